@@ -1,0 +1,388 @@
+//! `auth_http`: an HTTP service decides. The protocol is that of nginx's ngx_mail_auth_http_module
+//! and Angie's, to the byte.
+//!
+//! It fails closed: what is not a complete and consistent OK lets nobody in.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::{Grant, Refusal, Verdict};
+use crate::config::Protocol;
+use crate::log::{Severity, escape};
+use crate::net::http::{HttpClient, HttpError, Response};
+use crate::net::line::Line;
+use crate::net::socket::Deadline;
+use crate::sasl::{Credentials, Envelope};
+use crate::session::error::Cause;
+use crate::session::{Session, Step};
+use crate::tls::Verdict as Certificate;
+
+/// Longest `Auth-Wait` that is believed.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+
+/// The headers that have a meaning; sent twice with different values, they have none.
+const MEANINGFUL: [&str; 10] = [
+    "Auth-Status",
+    "Auth-Server",
+    "Auth-Port",
+    "Auth-User",
+    "Auth-Pass",
+    "Auth-Wait",
+    "Auth-Error-Code",
+    "Auth-Error-SASL",
+    "Auth-SMTP-Auth",
+    "Auth-Authzid",
+];
+
+/// The auth servers of one `[server]`, in the order in which they are tried.
+#[derive(Debug)]
+pub struct AuthHttp {
+    servers: Vec<HttpClient>,
+}
+
+impl AuthHttp {
+    /// At least one server.
+    pub fn new(servers: Vec<HttpClient>) -> Self {
+        Self { servers }
+    }
+
+    /// Asks about one login.
+    ///
+    /// # Errors
+    /// No server answered in time, or the answer is unusable.
+    pub fn authenticate(
+        &self,
+        session: &mut Session,
+        credentials: &Credentials,
+    ) -> Result<Verdict, Cause> {
+        let request = request(session, credentials);
+        session.step = Step::InHttpAuth;
+        let limit = session.service.conf.auth_http_timeout;
+        let deadline = Deadline::after(limit, "auth_http_timeout");
+        let (client, response) = self.ask(session, &request, deadline)?;
+        let answer = Answer {
+            server: client.name(),
+            response,
+        };
+        answer.verdict(session, credentials)
+    }
+
+    /// The first answer. A server that does not answer leaves its successors an equal share of the
+    /// time.
+    fn ask(
+        &self,
+        session: &Session,
+        request: &[u8],
+        deadline: Deadline,
+    ) -> Result<(&HttpClient, Response), Cause> {
+        let mut failed = None;
+        for (at, client) in self.servers.iter().enumerate() {
+            let others = u32::try_from(self.servers.len() - at).unwrap_or(1);
+            let share = deadline.remaining().unwrap_or_default() / others;
+            let error = match client.get(request, Deadline::after(share, "auth_http_timeout")) {
+                Ok(response) => return Ok((client, response)),
+                Err(error) => error,
+            };
+            if others > 1 {
+                let text = format!(
+                    "auth http server {}: {error}, trying the next",
+                    client.name()
+                );
+                session.log_failure(Severity::Warn, file!(), &text, error.into_io().as_ref());
+            } else {
+                failed = Some(failure(client, error));
+            }
+        }
+        Err(failed.unwrap_or_else(|| Cause::Internal("no auth server is configured".into())))
+    }
+}
+
+/// The last server's failure, in the words that nginx has for it.
+fn failure(client: &HttpClient, error: HttpError) -> Cause {
+    let server = client.name();
+    let text = match &error {
+        HttpError::Timeout => format!("auth http server {server} timed out"),
+        HttpError::Connect(_) => "recv() failed".to_owned(),
+        other => format!("auth http server {server}: {other}"),
+    };
+    Cause::AuthService(text, error.into_io())
+}
+
+/// The headers of one request, in their fixed order and spelling.
+fn request(session: &mut Session, credentials: &Credentials) -> Line {
+    let mut head = Head(Line::new(Vec::with_capacity(4096)));
+    head.add("Auth-Method", credentials.method.name());
+    head.add_encoded("Auth-User", &credentials.login);
+    head.add_encoded("Auth-Pass", credentials.secret.expose());
+    if let Some(salt) = &credentials.salt {
+        head.add("Auth-Salt", salt);
+    }
+    head.add("Auth-Protocol", session.service.record.name);
+    head.add("Auth-Login-Attempt", &session.attempts.to_string());
+    let client = session.client;
+    head.add(
+        "Client-IP",
+        &client.ip().map_or("unix:".into(), |ip| ip.to_string()),
+    );
+    if session.service.conf.protocol == Protocol::Smtp {
+        let limit = 2 * session.service.conf.resolver_timeout;
+        let name = session.host_name(Deadline::after(limit, "resolver_timeout"));
+        head.add("Client-Host", &name.to_string());
+    }
+    if let Some((source, destination)) = session.proxied {
+        let addresses = [
+            ("Addr", "Port", source),
+            ("Server-Addr", "Server-Port", destination),
+        ];
+        for (addr, port, address) in addresses {
+            let ip = address.ip().to_string();
+            head.add(&format!("Proxy-Protocol-{addr}"), &ip);
+            head.add(
+                &format!("Proxy-Protocol-{port}"),
+                &address.port().to_string(),
+            );
+        }
+    }
+    if let Some(envelope) = &credentials.envelope {
+        head.add_envelope(envelope);
+    }
+    head.add_tls(session);
+    if let Some(authzid) = &credentials.authzid {
+        head.add_encoded("Auth-Authzid", authzid);
+    }
+    for (name, value) in &session.service.conf.auth_http_header {
+        head.add(name, value);
+    }
+    head.0
+}
+
+/// Header lines under construction.
+struct Head(Line);
+
+impl Head {
+    fn add(&mut self, name: &str, value: &str) {
+        self.add_bytes(name, value.as_bytes());
+    }
+
+    fn add_bytes(&mut self, name: &str, value: &[u8]) {
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.extend_from_slice(b": ");
+        self.0.extend_from_slice(value);
+        self.0.extend_from_slice(b"\r\n");
+    }
+
+    /// Percent-encoding of exactly the controls, space and `%`.
+    fn add_encoded(&mut self, name: &str, value: &[u8]) {
+        let mut encoded = Line::new(Vec::with_capacity(value.len() * 3));
+        for &byte in value {
+            match byte {
+                0..=b' ' | b'%' => encoded.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+                _ => encoded.push(byte),
+            }
+        }
+        self.add_bytes(name, &encoded);
+    }
+
+    fn add_envelope(&mut self, envelope: &Envelope) {
+        self.add_bytes("Auth-SMTP-Helo", &envelope.helo);
+        self.add_bytes("Auth-SMTP-From", &envelope.from);
+        self.add_bytes("Auth-SMTP-To", &envelope.to);
+    }
+
+    fn add_tls(&mut self, session: &Session) {
+        let Some(tls) = &session.tls else {
+            return;
+        };
+        self.add("Auth-SSL", "on");
+        self.add_filled("Auth-SSL-Protocol", &tls.protocol);
+        self.add_filled("Auth-SSL-Cipher", &tls.cipher);
+        if tls.verdict == Certificate::NotAsked {
+            return;
+        }
+        self.add_filled("Auth-SSL-Verify", &tls.verdict.to_string());
+        let Some(peer) = &tls.peer else {
+            return;
+        };
+        self.add_filled("Auth-SSL-Subject", &peer.subject);
+        self.add_filled("Auth-SSL-Issuer", &peer.issuer);
+        self.add_filled("Auth-SSL-Serial", &peer.serial);
+        self.add_filled("Auth-SSL-Fingerprint", &peer.fingerprint);
+        if session.service.conf.auth_http_pass_client_cert {
+            self.add_encoded("Auth-SSL-Cert", peer.pem.as_bytes());
+        }
+    }
+
+    /// Names in certificates are a stranger's text: what could end the line is left out.
+    fn add_filled(&mut self, name: &str, value: &str) {
+        let value: String = value.chars().filter(|c| !c.is_control()).collect();
+        if !value.is_empty() {
+            self.add(name, &value);
+        }
+    }
+}
+
+/// One auth server's answer.
+struct Answer {
+    server: String,
+    response: Response,
+}
+
+impl Answer {
+    fn verdict(&self, session: &Session, credentials: &Credentials) -> Result<Verdict, Cause> {
+        self.check_headers()?;
+        match self.header("Auth-Status") {
+            None | Some(b"") => Err(self.unusable("did not send Auth-Status")),
+            Some(b"WAIT") => Ok(Verdict::Wait(self.wait().unwrap_or(Duration::from_secs(1)))),
+            Some(b"OK") if !(200..300).contains(&self.response.status) => {
+                let status = self.response.status;
+                Err(self.unusable(&format!("sent OK with HTTP status {status}")))
+            }
+            Some(b"OK") => self.grant(session, credentials),
+            Some(text) => Ok(Verdict::Refused(Refusal {
+                text: text.to_vec(),
+                code: self
+                    .header("Auth-Error-Code")
+                    .filter(|code| is_error_code(code))
+                    .map(<[u8]>::to_vec),
+                sasl: self
+                    .header("Auth-Error-SASL")
+                    .filter(|_| credentials.method.is_oauth())
+                    .map(<[u8]>::to_vec),
+                wait: self.wait(),
+            })),
+        }
+    }
+
+    fn grant(&self, session: &Session, credentials: &Credentials) -> Result<Verdict, Cause> {
+        let (Some(host), Some(port)) = (self.header("Auth-Server"), self.header("Auth-Port"))
+        else {
+            return Err(self.unusable("did not send server or port"));
+        };
+        let host = self.backend_host(host)?;
+        let port = self.backend_port(port)?;
+        let smtp_auth = match self.header("Auth-SMTP-Auth") {
+            Some(value) => value.eq_ignore_ascii_case(b"on"),
+            None => session.service.conf.proxy_smtp_auth,
+        };
+        let mut grant = Grant::new(host, port, credentials, smtp_auth);
+        if let Some(login) = self.filled("Auth-User") {
+            grant.login = login.to_vec();
+        }
+        if let Some(password) = self.filled("Auth-Pass") {
+            grant.set_password(password);
+        }
+        let protocol = session.service.conf.protocol;
+        let needs_password = protocol != Protocol::Smtp || grant.smtp_auth && !grant.without_login;
+        if needs_password && !grant.has_password() {
+            return Err(self.unusable("did not send password"));
+        }
+        if credentials.authzid.is_some() {
+            let repeated = self.header("Auth-Authzid").map(<[u8]>::to_vec);
+            if repeated != credentials.authzid {
+                return Ok(Verdict::Refused(Refusal::ours(
+                    "authorization identity refused",
+                )));
+            }
+            grant.authzid = repeated;
+        }
+        Ok(Verdict::Granted(grant))
+    }
+
+    /// An address or a host name.
+    fn backend_host(&self, host: &[u8]) -> Result<String, Cause> {
+        let text = std::str::from_utf8(host).unwrap_or_default();
+        let bare = text
+            .strip_prefix('[')
+            .and_then(|text| text.strip_suffix(']'))
+            .unwrap_or(text);
+        let is_name = |name: &str| {
+            let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+            !name.is_empty() && name.len() <= 253 && name.chars().all(ok)
+        };
+        if bare.parse::<std::net::IpAddr>().is_ok() || is_name(bare) {
+            return Ok(bare.to_owned());
+        }
+        Err(self.unusable(&format!("sent invalid server address:\"{}\"", escape(host))))
+    }
+
+    fn backend_port(&self, port: &[u8]) -> Result<u16, Cause> {
+        let digits = std::str::from_utf8(port).unwrap_or_default();
+        digits
+            .parse()
+            .ok()
+            .filter(|&number| number > 0 && digits.bytes().all(|byte| byte.is_ascii_digit()))
+            .ok_or_else(|| self.unusable(&format!("sent invalid server port:\"{}\"", escape(port))))
+    }
+
+    /// Seconds; 0 or no number counts as absent.
+    fn wait(&self) -> Option<Duration> {
+        let seconds = std::str::from_utf8(self.header("Auth-Wait")?)
+            .ok()?
+            .parse()
+            .ok()?;
+        let wait = Duration::from_secs(seconds).min(LONGEST_WAIT);
+        (!wait.is_zero()).then_some(wait)
+    }
+
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        self.response.header(name)
+    }
+
+    fn filled(&self, name: &str) -> Option<&[u8]> {
+        self.header(name).filter(|value| !value.is_empty())
+    }
+
+    fn check_headers(&self) -> Result<(), Cause> {
+        for name in MEANINGFUL {
+            let mut values = self
+                .response
+                .headers
+                .iter()
+                .filter(|(header, _)| header.eq_ignore_ascii_case(name))
+                .map(|(_, value)| value);
+            let first = values.next();
+            if values.any(|value| Some(value) != first) {
+                return Err(self.unusable(&format!("sent two different {name}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn unusable(&self, what: &str) -> Cause {
+        let mut text = format!("auth http server {}", self.server);
+        let _ = write!(text, " {what}");
+        Cause::AuthService(text, None)
+    }
+}
+
+/// An SMTP code that refuses (RFC 5321, section 4.2.1), perhaps with an enhanced one behind it.
+fn is_error_code(code: &[u8]) -> bool {
+    let (Some(digits), rest) = (code.get(..3), code.get(3..).unwrap_or_default()) else {
+        return false;
+    };
+    matches!(digits[0], b'4' | b'5')
+        && digits.iter().all(u8::is_ascii_digit)
+        && rest.first().is_none_or(|&byte| byte == b' ')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_controls_space_and_percent_are_encoded() {
+        let mut head = Head(Line::new(Vec::new()));
+        head.add_encoded("Auth-User", b"a b%c\r\n\x7f\xc3\xa9\"+");
+        assert_eq!(*head.0, b"Auth-User: a%20b%25c%0D%0A\x7f\xc3\xa9\"+\r\n");
+    }
+
+    #[test]
+    fn an_error_code_refuses() {
+        for good in [&b"535 5.7.8"[..], b"454 4.7.0", b"550"] {
+            assert!(is_error_code(good));
+        }
+        for bad in [&b"250 OK"[..], b"", b"5", b"535-5.7.8", b"5x5"] {
+            assert!(!is_error_code(bad));
+        }
+    }
+}

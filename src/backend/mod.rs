@@ -1,0 +1,3 @@
+//! Reaching the mail server that a login belongs to.
+
+pub mod dial;

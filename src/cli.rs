@@ -1,0 +1,109 @@
+//! The command line: which command, which file, and the exit status.
+//!
+//! 0 is success, 1 a failure while running, 2 a wrong configuration or usage.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config;
+use crate::daemon::{self, Failure};
+
+/// Where packages put the configuration.
+const CONFIG: &str = "/etc/postern/postern.ini";
+
+const FAILED: u8 = 1;
+const WRONG: u8 = 2;
+
+/// A mail proxy for IMAP, POP3 and SMTP.
+#[derive(Debug, Parser)]
+#[command(
+    name = "postern",
+    version,
+    about,
+    args_conflicts_with_subcommands = true
+)]
+struct Cli {
+    /// The configuration file.
+    #[arg(long, short, value_name = "FILE", default_value = CONFIG)]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Validates the configuration and prints what would listen where.
+    Check {
+        /// The configuration file.
+        #[arg(long, short, value_name = "FILE", default_value = CONFIG)]
+        config: PathBuf,
+    },
+    /// Prints every directive with its sections, type, default and meaning.
+    Reference,
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too.
+            let _ = error.print();
+            return match error.use_stderr() {
+                true => ExitCode::from(WRONG),
+                false => ExitCode::SUCCESS,
+            };
+        }
+    };
+    match cli.command {
+        None => run(&cli.config),
+        Some(Command::Check { config }) => check(&config),
+        Some(Command::Reference) => {
+            print(&config::reference());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn run(file: &std::path::Path) -> ExitCode {
+    match daemon::run(file) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Configuration(errors)) => wrong(&errors),
+        Err(Failure::Running(error)) => {
+            complain(&format!("postern: {error}\n"));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn check(file: &std::path::Path) -> ExitCode {
+    match config::load(file) {
+        Ok(config) => {
+            for warning in &config.warnings {
+                complain(&format!("warning: {warning}\n"));
+            }
+            print(&config::describe(&config));
+            ExitCode::SUCCESS
+        }
+        Err(errors) => wrong(&errors),
+    }
+}
+
+fn wrong(errors: &[String]) -> ExitCode {
+    for error in errors {
+        complain(&format!("{error}\n"));
+    }
+    ExitCode::from(WRONG)
+}
+
+/// A closed standard output is nobody's mistake.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn complain(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}

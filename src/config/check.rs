@@ -1,0 +1,311 @@
+//! Rules that span several directives, and what `postern check` prints when they all hold.
+//!
+//! Every rule reports; none stops at the first mistake. Values by themselves were checked by their
+//! setters. Nothing is bound or opened here.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use nix::unistd::{Group, User};
+
+use super::directives;
+use super::draft::{Draft, Drafts};
+use super::source::{At, Report, Section};
+use super::value::shown;
+use super::{Config, Listen, ListenAddress, Process, Protocol, Server};
+
+/// Applies the rules and gives what is left when they hold. After a mistake the result is not to be
+/// used.
+pub(super) fn check(drafts: Drafts<'_>, report: &mut Report) -> (Process, Vec<Server>) {
+    check_accounts(&drafts, report);
+    check_addresses(&drafts.servers, report);
+    check_real_ip(&drafts, report);
+    check_filters(&drafts, report);
+    if drafts.servers.is_empty() {
+        let at = At {
+            line: 1,
+            section: "",
+            key: "",
+        };
+        report.mistake(
+            at,
+            "no server: write a [server NAME] section with a listen line",
+        );
+    }
+
+    let servers = drafts.servers.into_iter();
+    let servers = servers.map(|(section, draft)| check_server(section, draft, drafts.mail, report));
+    let servers = servers.collect();
+    let process = Process {
+        error_log: drafts.process.error_log,
+        error_log_user_tag: drafts.process.error_log_user_tag,
+        ..drafts.process.process
+    };
+    (process, servers)
+}
+
+/// What would listen where: one line per listener.
+pub fn describe(config: &Config) -> String {
+    let mut text = String::new();
+    for server in &config.servers {
+        for listen in &server.listen {
+            describe_listener(&mut text, server, listen);
+        }
+    }
+    text
+}
+
+fn describe_listener(text: &mut String, server: &Server, listen: &Listen) {
+    let (protocol, address, name) = (server.protocol.name(), &listen.address, &server.name);
+    // Writing to a String cannot fail.
+    let _ = write!(text, "{protocol}  {address}  [server {name}]");
+    if listen.ssl {
+        text.push_str("  ssl");
+    }
+    if listen.proxy_protocol {
+        text.push_str("  proxy_protocol");
+    }
+    if matches!(listen.address, ListenAddress::Tcp(at) if at.is_ipv6()) && !listen.ipv6only {
+        text.push_str("  ipv6only=off");
+    }
+    for url in &server.auth_http {
+        let _ = write!(text, "  auth_http {url}");
+    }
+    text.push('\n');
+}
+
+fn at<'a>(section: &'a Section, key: &'a str) -> At<'a> {
+    let line = section.lines(key).next().map(|entry| entry.line);
+    At {
+        line: line.unwrap_or(section.line),
+        section: &section.name,
+        key,
+    }
+}
+
+fn check_accounts(drafts: &Drafts<'_>, report: &mut Report) {
+    let Some(postern) = drafts.postern else {
+        return;
+    };
+    let process = &drafts.process.process;
+    if let Some(user) = &process.user
+        && !matches!(User::from_name(user), Ok(Some(_)))
+    {
+        let text = format!("the system knows no user {}", shown(user));
+        report.mistake(at(postern, "user"), &text);
+    }
+    if let Some(group) = &process.group
+        && !matches!(Group::from_name(group), Ok(Some(_)))
+    {
+        let text = format!("the system knows no group {}", shown(group));
+        report.mistake(at(postern, "group"), &text);
+    }
+}
+
+/// No address may be listened on twice, in one server or in two.
+fn check_addresses(servers: &[(&Section, Draft)], report: &mut Report) {
+    let mut taken: HashMap<Bound, (&str, usize)> = HashMap::new();
+    for (section, draft) in servers {
+        for (listen, line) in draft.server.listen.iter().zip(&draft.listen_lines) {
+            let bound = bound(listen);
+            if let Some((name, first)) = bound.iter().find_map(|bound| taken.get(bound)) {
+                let here = At {
+                    line: *line,
+                    section: &section.name,
+                    key: "listen",
+                };
+                let address = &listen.address;
+                let text = format!("{address} is taken already by [{name}] in line {first}");
+                report.mistake(here, &text);
+            }
+            for bound in bound {
+                taken.entry(bound).or_insert((&section.name, *line));
+            }
+        }
+    }
+}
+
+/// What nobody else may listen on too.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Bound {
+    Tcp(IpAddr, u16),
+    Unix(PathBuf),
+}
+
+/// A wildcard and a specific address differ; `[::]` with `ipv6only=off` is both wildcards.
+fn bound(listen: &Listen) -> Vec<Bound> {
+    let address = match &listen.address {
+        ListenAddress::Unix(path) => return vec![Bound::Unix(path.clone())],
+        ListenAddress::Tcp(address) => address,
+    };
+    let (ip, port) = (address.ip(), address.port());
+    if port == 0 {
+        return Vec::new();
+    }
+    let mut bound = vec![Bound::Tcp(ip, port)];
+    if ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !listen.ipv6only {
+        bound.push(Bound::Tcp(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
+    }
+    bound
+}
+
+/// `set_real_ip_from` needs a listener whose connections begin with a PROXY header.
+fn check_real_ip(drafts: &Drafts<'_>, report: &mut Report) {
+    const KEY: &str = "set_real_ip_from";
+    const TEXT: &str = "has no effect without listen … proxy_protocol";
+    let has_proxy = |draft: &Draft| draft.server.listen.iter().any(|one| one.proxy_protocol);
+    for (section, draft) in &drafts.servers {
+        if section.lines(KEY).next().is_some() && !has_proxy(draft) {
+            report.warning(at(section, KEY), TEXT);
+        }
+    }
+    if let Some(mail) = drafts.mail
+        && mail.lines(KEY).next().is_some()
+        && !drafts.servers.iter().any(|(_, draft)| has_proxy(draft))
+    {
+        report.warning(at(mail, KEY), TEXT);
+    }
+}
+
+/// A filter for a tag that no line has lets nothing through.
+fn check_filters(drafts: &Drafts<'_>, report: &mut Report) {
+    // Every line of a session has this one.
+    let mut tags: HashSet<&str> = HashSet::from(["mail"]);
+    let servers = drafts.servers.iter().map(|(_, draft)| draft);
+    for draft in servers.chain([&drafts.process]) {
+        tags.extend(draft.error_log_user_tag.iter().map(String::as_str));
+    }
+
+    let servers = drafts.servers.iter().map(|(section, _)| *section);
+    for section in servers.chain(drafts.postern).chain(drafts.mail) {
+        for entry in section.lines("error_log") {
+            let mut words = entry.value.split_whitespace();
+            let Some(tag) = words.find_map(|word| word.strip_prefix("filter=tag:")) else {
+                continue;
+            };
+            if !tags.contains(tag) {
+                let here = At {
+                    line: entry.line,
+                    section: &section.name,
+                    key: "error_log",
+                };
+                let text = format!("lets nothing through: no error_log_user_tag {}", shown(tag));
+                report.warning(here, &text);
+            }
+        }
+    }
+}
+
+fn check_server(
+    section: &Section,
+    draft: Draft,
+    mail: Option<&Section>,
+    report: &mut Report,
+) -> Server {
+    let name = section.name.split(' ').nth(1).unwrap_or_default();
+    if section.lines("listen").next().is_none() {
+        let text = "missing: write listen = ADDRESS:PORT";
+        report.mistake(at(section, "listen"), text);
+    }
+    if draft.server.auth_http.is_empty() && !draft.failed.contains(&"auth_http") {
+        let text = "missing: write auth_http = http://HOST:PORT/URI here or in [mail]";
+        report.mistake(at(section, "auth_http"), text);
+    }
+
+    let protocol = protocol_of(section, &draft, report);
+    if let Some(protocol) = protocol {
+        warn_of_foreign_keys(section, protocol, report);
+    }
+    warn_of_no_effect(section, mail, &draft, protocol, report);
+
+    Server {
+        name: name.to_owned(),
+        protocol: protocol.unwrap_or(Protocol::Imap),
+        error_log: draft.error_log,
+        error_log_user_tag: draft.error_log_user_tag,
+        ..draft.server
+    }
+}
+
+/// What is said, else what the ports imply; `None` if a line about it is wrong.
+fn protocol_of(section: &Section, draft: &Draft, report: &mut Report) -> Option<Protocol> {
+    if draft.protocol.is_some() || draft.failed.contains(&"protocol") {
+        return draft.protocol;
+    }
+    let mut implied: Option<(Protocol, u16)> = None;
+    for (listen, line) in draft.server.listen.iter().zip(&draft.listen_lines) {
+        let ListenAddress::Tcp(address) = &listen.address else {
+            continue;
+        };
+        let port = address.port();
+        let Some(protocol) = Protocol::of_port(port) else {
+            continue;
+        };
+        let (first, first_port) = *implied.get_or_insert((protocol, port));
+        if first != protocol {
+            let (name, first) = (protocol.name(), first.name());
+            let text = format!(
+                "port {port} implies {name}, port {first_port} implies {first}: write protocol = …, \
+                 or two [server] sections"
+            );
+            report.mistake(
+                At {
+                    line: *line,
+                    ..at(section, "listen")
+                },
+                &text,
+            );
+            return None;
+        }
+    }
+    // Without listeners, or with a wrong line of them, this would only repeat that.
+    let complete = !draft.server.listen.is_empty() && !draft.failed.contains(&"listen");
+    if implied.is_none() && complete {
+        let text = "missing: no port tells it, write protocol = imap, pop3 or smtp";
+        report.mistake(at(section, "protocol"), text);
+    }
+    implied.map(|(protocol, _)| protocol)
+}
+
+/// A server's own lines that are for another protocol.
+fn warn_of_foreign_keys(section: &Section, protocol: Protocol, report: &mut Report) {
+    for entry in &section.entries {
+        let only = directives::find(&entry.key).and_then(|directive| directive.only);
+        if only.is_some_and(|only| only != protocol) {
+            let here = At {
+                line: entry.line,
+                section: &section.name,
+                key: &entry.key,
+            };
+            let text = format!("has no effect: this server speaks {}", protocol.name());
+            report.warning(here, &text);
+        }
+    }
+}
+
+fn warn_of_no_effect(
+    section: &Section,
+    mail: Option<&Section>,
+    draft: &Draft,
+    protocol: Option<Protocol>,
+    report: &mut Report,
+) {
+    let server = &draft.server;
+    let mut warn = |key: &str, text: &str| {
+        let sections = std::iter::once(section).chain(mail);
+        let mut sections = sections.filter(|section| section.lines(key).next().is_some());
+        if let Some(section) = sections.next() {
+            report.warning(at(section, key), text);
+        }
+    };
+    if server.auth_http_pass_client_cert {
+        let text = "has no effect without TLS and ssl_verify_client";
+        warn("auth_http_pass_client_cert", text);
+    }
+    if protocol == Some(Protocol::Smtp) && server.smtp_greeting_delay >= server.timeout {
+        let text = "is not below timeout: no client would ever be greeted";
+        warn("smtp_greeting_delay", text);
+    }
+}

@@ -1,0 +1,1140 @@
+//! The table of directives: name, sections, kind, default and help of each stand here and nowhere
+//! else.
+//!
+//! Its order is the order of the reference. Defaults are text and take the way of the operator's
+//! text. A directive of later work is a row with `NotYet`. One table, therefore a long file.
+
+use super::Protocol::{self, Imap, Pop3, Smtp};
+use super::address::{http_url, resolver, trusted_peer};
+use super::draft::Draft;
+use super::listen::listen;
+use super::log_target::error_log;
+use super::value::{
+    self, FROM_ZERO, POSITIVE, account, capabilities, count, flag, header, mechanisms, not_yet,
+    one_of, path, server_name, size, tags, time, time_or_off,
+};
+use super::{ProxyProtocol, Starttls, Xclient};
+
+/// The kinds of sections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// `[postern]`
+    Postern,
+    /// `[mail]`
+    Mail,
+    /// `[server NAME]`
+    Server,
+    /// `[backend NAME]`
+    Backend,
+    /// `[routes]`
+    Routes,
+}
+
+impl Place {
+    /// In the order of the sample.
+    pub(super) const ALL: [Self; 5] = [
+        Self::Postern,
+        Self::Mail,
+        Self::Server,
+        Self::Backend,
+        Self::Routes,
+    ];
+
+    /// First word of the section's name.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Postern => "postern",
+            Self::Mail => "mail",
+            Self::Server => "server",
+            Self::Backend => "backend",
+            Self::Routes => "routes",
+        }
+    }
+
+    /// Whether a NAME follows the word.
+    pub(super) fn is_named(self) -> bool {
+        matches!(self, Self::Server | Self::Backend)
+    }
+
+    /// Whether any directive of the section is supported yet.
+    pub(super) fn is_supported(self) -> bool {
+        let mut here = DIRECTIVES.iter().filter(|d| d.stands_in(self));
+        here.any(|directive| matches!(directive.setter, Setter::Is(_)))
+    }
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub(super) struct Directive {
+    /// The key.
+    pub(super) name: &'static str,
+    /// Sections it may stand in.
+    pub(super) places: &'static [Place],
+    /// What a value looks like, for people.
+    pub(super) kind: &'static str,
+    /// What holds where it is not set.
+    pub(super) default: DefaultValue,
+    /// How a value reaches its field.
+    pub(super) setter: Setter,
+    /// One or two sentences for an administrator.
+    pub(super) help: &'static str,
+    /// Whether it may stand several times, one entry a line.
+    pub(super) repeatable: bool,
+    /// The only protocol on which it has an effect.
+    pub(super) only: Option<Protocol>,
+    /// A value for the sample where the default is none.
+    pub(super) example: &'static str,
+}
+
+/// What holds where a directive is not set.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum DefaultValue {
+    /// A value, which passes through the setter.
+    Text(&'static str),
+    /// A value in `[postern]`; servers without their own share the process's.
+    OfProcess(&'static str),
+    /// The machine's host name.
+    HostName,
+    /// No value; the text says what that means.
+    Unset(&'static str),
+    /// `check` refuses a server without it.
+    Required,
+}
+
+/// How a value reaches its field.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Setter {
+    /// Changes the draft or says what is wrong with the text.
+    Is(fn(&mut Draft, &str) -> Result<(), String>),
+    /// Known, but refused.
+    NotYet,
+}
+
+impl Directive {
+    /// Whether it may stand in such a section.
+    pub(super) fn stands_in(&self, place: Place) -> bool {
+        self.places.contains(&place)
+    }
+
+    /// The default for people.
+    pub(super) fn default_text(&self) -> &'static str {
+        match self.default {
+            DefaultValue::Text(text)
+            | DefaultValue::OfProcess(text)
+            | DefaultValue::Unset(text) => text,
+            DefaultValue::HostName => "the machine's host name",
+            DefaultValue::Required => "required",
+        }
+    }
+
+    const fn repeatable(mut self) -> Self {
+        self.repeatable = true;
+        self
+    }
+
+    const fn only(mut self, protocol: Protocol) -> Self {
+        self.only = Some(protocol);
+        self
+    }
+
+    const fn example(mut self, example: &'static str) -> Self {
+        self.example = example;
+        self
+    }
+}
+
+/// The row of a key, whatever its section.
+pub(super) fn find(name: &str) -> Option<&'static Directive> {
+    DIRECTIVES.iter().find(|directive| directive.name == name)
+}
+
+const fn row(
+    name: &'static str,
+    places: &'static [Place],
+    kind: &'static str,
+    default: DefaultValue,
+    setter: Setter,
+    help: &'static str,
+) -> Directive {
+    Directive {
+        name,
+        places,
+        kind,
+        default,
+        setter,
+        help,
+        repeatable: false,
+        only: None,
+        example: "",
+    }
+}
+
+fn put<T>(field: &mut T, value: Result<T, String>) -> Result<(), String> {
+    *field = value?;
+    Ok(())
+}
+
+fn put_methods(
+    draft: &mut Draft,
+    text: &str,
+    field: fn(&mut super::Server) -> &mut super::Mechanisms,
+    known: &[&str],
+) -> Result<(), String> {
+    let (methods, twice) = mechanisms(text, known)?;
+    *field(&mut draft.server) = methods;
+    draft.warnings.extend(twice);
+    Ok(())
+}
+
+fn not_empty(items: Result<Vec<String>, String>) -> Result<Vec<String>, String> {
+    match items {
+        Ok(items) if items.is_empty() => Err("is empty".to_owned()),
+        other => other,
+    }
+}
+
+fn set_starttls(draft: &mut Draft, text: &str) -> Result<(), String> {
+    let words = [
+        ("off", Starttls::Off),
+        ("on", Starttls::On),
+        ("only", Starttls::Only),
+    ];
+    match one_of(text, &words)? {
+        Starttls::Off => draft.server.starttls = Starttls::Off,
+        _ => return Err(not_yet("STARTTLS")),
+    }
+    Ok(())
+}
+
+const POSTERN: &[Place] = &[Place::Postern];
+const SERVER: &[Place] = &[Place::Server];
+const MAIL: &[Place] = &[Place::Mail, Place::Server];
+const LOG: &[Place] = &[Place::Postern, Place::Mail, Place::Server];
+const TO_BACKEND: &[Place] = &[Place::Mail, Place::Server, Place::Backend];
+const BACKEND: &[Place] = &[Place::Backend];
+const ROUTES: &[Place] = &[Place::Routes];
+
+const SWITCH: &str = "on | off";
+const TIME: &str = "time";
+const SIZE: &str = "size";
+const FILE: &str = "file";
+const LIST: &str = "list";
+const WORD: &str = "name";
+
+const CLIENT_BUFFER: std::ops::RangeInclusive<usize> = 1024..=1024 * 1024;
+const RELAY_BUFFER: std::ops::RangeInclusive<usize> = 1024..=16 * 1024 * 1024;
+
+use DefaultValue::{HostName, OfProcess, Required, Text, Unset};
+use Setter::{Is, NotYet};
+
+/// Every directive, in the order of the reference.
+pub(super) static DIRECTIVES: &[Directive] = &[
+    // The process.
+    row(
+        "workers",
+        POSTERN,
+        "number, 1 to 10000",
+        Text("128"),
+        Is(|d, v| put(&mut d.process.workers, count(v, 1..=10_000))),
+        "Threads that carry sessions from their first byte to the end of their login. A session \
+         that is logged in needs none of them.",
+    ),
+    row(
+        "accept_queue",
+        POSTERN,
+        "number, 1 to 65535",
+        Text("512"),
+        Is(|d, v| put(&mut d.process.accept_queue, count(v, 1..=65_535))),
+        "Accepted connections that may wait for a worker. When the queue is full, newcomers are \
+         told that the server is busy.",
+    ),
+    row(
+        "max_sessions",
+        POSTERN,
+        "number, 1 to 1000000",
+        Text("4096"),
+        Is(|d, v| put(&mut d.process.max_sessions, count(v, 1..=1_000_000))),
+        "Sessions from accept to close, logged in or not. Newcomers above it are told that the \
+         server is busy.",
+    ),
+    row(
+        "max_prelogin_per_ip",
+        POSTERN,
+        "number, from 1",
+        Text("32"),
+        Is(|d, v| put(&mut d.process.max_prelogin_per_ip, count(v, 1..=1_000_000))),
+        "Sessions of one client address (IPv6: of one /64) that may be before their login at the \
+         same time. Further ones wait for a place.",
+    ),
+    row(
+        "shutdown_timeout",
+        POSTERN,
+        TIME,
+        Text("30s"),
+        Is(|d, v| put(&mut d.process.shutdown_timeout, time(v, FROM_ZERO))),
+        "How long running sessions may go on after a graceful stop (signal QUIT).",
+    ),
+    row(
+        "reload_timeout",
+        POSTERN,
+        "time | off",
+        Text("off"),
+        Is(|d, v| put(&mut d.process.reload_timeout, time_or_off(v, POSITIVE))),
+        "Sessions begun before a reload (signal HUP) are closed that long after it. With off they \
+         may go on for ever, with the settings they began with.",
+    ),
+    row(
+        "user",
+        POSTERN,
+        WORD,
+        Unset("kept"),
+        Is(|d, v| put(&mut d.process.user, account(v).map(Some))),
+        "User to become once the ports are bound. Without effect unless started as root.",
+    )
+    .example("nobody"),
+    row(
+        "group",
+        POSTERN,
+        WORD,
+        Unset("the user's own"),
+        Is(|d, v| put(&mut d.process.group, account(v).map(Some))),
+        "Group to become once the ports are bound. Without effect unless started as root.",
+    )
+    .example("nogroup"),
+    row(
+        "pid",
+        POSTERN,
+        FILE,
+        Unset("none"),
+        Is(|d, v| {
+            let file = path(v, &d.folder);
+            put(&mut d.process.pid, file.map(Some))
+        }),
+        "File that gets the number of the process.",
+    )
+    .example("/run/postern.pid"),
+    // Where servers are, and who they are.
+    row(
+        "listen",
+        SERVER,
+        "ADDR:PORT | *:PORT | PORT | [v6]:PORT | HOST:PORT | ADDR:FROM-TO | unix:/path, then \
+         flags: ssl, proxy_protocol, backlog=N, rcvbuf=SIZE, sndbuf=SIZE, ipv6only=on|off, \
+         so_keepalive=on|off|[IDLE]:[INTVL]:[CNT], bind",
+        Required,
+        Is(|d, v| {
+            let listeners = listen(v, &d.folder, d.lookup, &mut d.warnings)?;
+            d.add_listeners(listeners)
+        }),
+        "Where the server listens. A port alone means every IPv4 address; [::]:PORT means every \
+         IPv6 address and, unless ipv6only=off, no IPv4 address. With proxy_protocol each \
+         connection must begin with a PROXY header.",
+    )
+    .repeatable(),
+    row(
+        "protocol",
+        SERVER,
+        "imap | pop3 | smtp",
+        Unset("from the port: 143 and 993 imap, 110 and 995 pop3, 25, 465 and 587 smtp"),
+        Is(|d, v| {
+            let words = [("imap", Imap), ("pop3", Pop3), ("smtp", Smtp)];
+            put(&mut d.protocol, one_of(v, &words).map(Some))
+        }),
+        "What is spoken on the listeners.",
+    )
+    .example("imap"),
+    row(
+        "server_name",
+        MAIL,
+        "host name | [ADDRESS]",
+        HostName,
+        Is(|d, v| put(&mut d.server.server_name, server_name(v))),
+        "Name of this machine in the SMTP greeting, in EHLO to the backend and in the salts of \
+         APOP and CRAM-MD5.",
+    )
+    .example("mail.example.org"),
+    // Limits of the dialogue before login.
+    row(
+        "timeout",
+        MAIL,
+        TIME,
+        Text("60s"),
+        Is(|d, v| put(&mut d.server.timeout, time(v, POSITIVE))),
+        "How long a client may take from its connection, or its last failed login, to its login \
+         command; and again, how long the whole login to the backend may take.",
+    ),
+    row(
+        "max_errors",
+        MAIL,
+        "number, from 1",
+        Text("5"),
+        Is(|d, v| put(&mut d.server.max_errors, count(v, 1..=1_000_000))),
+        "Lines that make no sense before a session is closed.",
+    ),
+    row(
+        "max_commands",
+        MAIL,
+        "number, from 1",
+        Text("1000"),
+        Is(|d, v| put(&mut d.server.max_commands, count(v, 1..=1_000_000))),
+        "Commands before login, sensible ones included, before a session is closed.",
+    ),
+    // Names.
+    row(
+        "resolver",
+        MAIL,
+        "off | system | ADDR[:PORT] … [valid=TIME] [ipv4=on|off] [ipv6=on|off]",
+        Text("off"),
+        Is(|d, v| put(&mut d.server.resolver, resolver(v))),
+        "DNS servers that are asked for the name of an SMTP client, and for the names of backends \
+         and auth servers. With off, clients have no name, and other names are found as the \
+         system does it.",
+    ),
+    row(
+        "resolver_timeout",
+        MAIL,
+        TIME,
+        Text("30s"),
+        Is(|d, v| put(&mut d.server.resolver_timeout, time(v, POSITIVE))),
+        "How long each look-up may take.",
+    ),
+    // Who decides about logins.
+    row(
+        "auth",
+        MAIL,
+        "http | file | passthrough",
+        Text("http"),
+        NotYet,
+        "Who decides about logins: the auth server of auth_http, a file of users, or the backend \
+         itself.",
+    ),
+    row(
+        "auth_http",
+        MAIL,
+        "http://HOST[:PORT]/URI | HOST[:PORT]/URI | unix:/path:/uri | https://HOST[:PORT]/URI",
+        Unset("none; each server needs one"),
+        Is(|d, v| {
+            let url = http_url(v, &d.folder)?;
+            d.server.auth_http.push(url);
+            Ok(())
+        }),
+        "The auth server, asked with each login who the user is and which backend holds the \
+         mailbox. Several are tried in order. Port 80 and path / if left out.",
+    )
+    .repeatable()
+    .example("http://127.0.0.1:9000/auth"),
+    row(
+        "auth_http_timeout",
+        MAIL,
+        TIME,
+        Text("60s"),
+        Is(|d, v| put(&mut d.server.auth_http_timeout, time(v, POSITIVE))),
+        "How long an auth server may take to answer.",
+    ),
+    row(
+        "auth_http_header",
+        MAIL,
+        "NAME VALUE",
+        Unset("none"),
+        Is(|d, v| {
+            let header = header(v)?;
+            d.server.auth_http_header.push(header);
+            Ok(())
+        }),
+        "A header added to each request to the auth server, such as a shared key.",
+    )
+    .repeatable()
+    .example("X-Auth-Key \"a shared secret\""),
+    row(
+        "auth_http_pass_client_cert",
+        MAIL,
+        SWITCH,
+        Text("off"),
+        Is(|d, v| put(&mut d.server.auth_http_pass_client_cert, flag(v))),
+        "Sends the client's certificate to the auth server as Auth-SSL-Cert.",
+    ),
+    row(
+        "auth_http_ssl_verify",
+        MAIL,
+        SWITCH,
+        Text("on"),
+        NotYet,
+        "Whether the certificate of an https:// auth server must be good.",
+    ),
+    row(
+        "auth_http_ssl_trusted_certificate",
+        MAIL,
+        FILE,
+        Unset("the system's certificates"),
+        NotYet,
+        "Certificates that an https:// auth server's must come from.",
+    ),
+    row(
+        "auth_http_ssl_name",
+        MAIL,
+        WORD,
+        Unset("the host of the URL"),
+        NotYet,
+        "Name that an https:// auth server's certificate must have.",
+    ),
+    row(
+        "login_domain",
+        MAIL,
+        WORD,
+        Unset("none"),
+        NotYet,
+        "Domain that is added to a login without one before the login is checked.",
+    ),
+    row(
+        "login_domain_pass",
+        MAIL,
+        SWITCH,
+        Text("on"),
+        NotYet,
+        "Whether the domain added by login_domain is part of the login to the backend too.",
+    ),
+    row(
+        "strip_domain",
+        MAIL,
+        SWITCH,
+        Text("off"),
+        NotYet,
+        "Whether a login loses its domain before it goes to the backend.",
+    ),
+    // IMAP.
+    row(
+        "imap_auth",
+        MAIL,
+        "list of plain, login, cram-md5, external, xoauth2, oauthbearer",
+        Text("plain"),
+        Is(|d, v| {
+            let known = [
+                "plain",
+                "login",
+                "cram-md5",
+                "external",
+                "xoauth2",
+                "oauthbearer",
+            ];
+            put_methods(d, v, |server| &mut server.imap_auth, &known)
+        }),
+        "Ways to log in that IMAP clients are offered. PLAIN and LOGIN are always understood.",
+    )
+    .only(Imap),
+    row(
+        "imap_capabilities",
+        MAIL,
+        "list | auto",
+        Text("IMAP4 IMAP4rev1 UIDPLUS"),
+        Is(|d, v| put(&mut d.server.imap_capabilities, not_empty(capabilities(v)))),
+        "What IMAP clients are told before login. List what the backends can do; methods of login \
+         and STARTTLS are added.",
+    )
+    .only(Imap),
+    row(
+        "imap_client_buffer",
+        MAIL,
+        SIZE,
+        Text("16k"),
+        Is(|d, v| put(&mut d.server.imap_client_buffer, size(v, CLIENT_BUFFER))),
+        "Longest IMAP command before login, literals included; 1k to 1m.",
+    )
+    .only(Imap),
+    // POP3.
+    row(
+        "pop3_auth",
+        MAIL,
+        "list of plain, apop, cram-md5, external, xoauth2, oauthbearer",
+        Text("plain"),
+        Is(|d, v| {
+            let known = [
+                "plain",
+                "apop",
+                "cram-md5",
+                "external",
+                "xoauth2",
+                "oauthbearer",
+            ];
+            put_methods(d, v, |server| &mut server.pop3_auth, &known)
+        }),
+        "Ways to log in that POP3 clients are offered. USER and PASS are always understood.",
+    )
+    .only(Pop3),
+    row(
+        "pop3_capabilities",
+        MAIL,
+        "list | auto",
+        Text("TOP USER UIDL"),
+        Is(|d, v| put(&mut d.server.pop3_capabilities, capabilities(v))),
+        "What POP3 clients are told in the answer to CAPA. Methods of login and STLS are added.",
+    )
+    .only(Pop3),
+    row(
+        "pop3_client_buffer",
+        MAIL,
+        SIZE,
+        Text("16k"),
+        Is(|d, v| put(&mut d.server.pop3_client_buffer, size(v, CLIENT_BUFFER))),
+        "Longest POP3 command line before login; 1k to 1m.",
+    )
+    .only(Pop3),
+    // SMTP.
+    row(
+        "smtp_auth",
+        MAIL,
+        "list of plain, login, cram-md5, external, xoauth2, oauthbearer, none",
+        Text("plain login"),
+        Is(|d, v| {
+            let known = [
+                "plain",
+                "login",
+                "cram-md5",
+                "external",
+                "xoauth2",
+                "oauthbearer",
+                "none",
+            ];
+            put_methods(d, v, |server| &mut server.smtp_auth, &known)
+        }),
+        "Ways to log in that SMTP clients are offered. With none, mail is taken without a login \
+         too, if the auth server agrees.",
+    )
+    .only(Smtp),
+    row(
+        "smtp_capabilities",
+        MAIL,
+        "list | auto",
+        Unset("none"),
+        Is(|d, v| put(&mut d.server.smtp_capabilities, capabilities(v))),
+        "Further lines of the answer to EHLO. List only what every backend can do.",
+    )
+    .only(Smtp)
+    .example("\"SIZE 10485760\" 8BITMIME"),
+    row(
+        "smtp_client_buffer",
+        MAIL,
+        SIZE,
+        Text("16k"),
+        Is(|d, v| put(&mut d.server.smtp_client_buffer, size(v, CLIENT_BUFFER))),
+        "Longest SMTP command line before login; 1k to 1m.",
+    )
+    .only(Smtp),
+    row(
+        "smtp_greeting_delay",
+        MAIL,
+        TIME,
+        Text("0"),
+        Is(|d, v| put(&mut d.server.smtp_greeting_delay, time(v, FROM_ZERO))),
+        "Holds the SMTP greeting back. A client that talks before it is refused, as most senders \
+         of spam are.",
+    )
+    .only(Smtp),
+    // Towards the backend.
+    row(
+        "proxy_buffer",
+        MAIL,
+        SIZE,
+        Unset("chosen by Postern"),
+        Is(|d, v| put(&mut d.server.proxy_buffer, size(v, RELAY_BUFFER).map(Some))),
+        "Size of a buffer between client and backend, one per direction, held only while data \
+         flows; 1k to 16m.",
+    )
+    .example("16k"),
+    row(
+        "proxy_timeout",
+        MAIL,
+        TIME,
+        Text("24h"),
+        Is(|d, v| put(&mut d.server.proxy_timeout, time(v, POSITIVE))),
+        "How long a logged-in session may be silent in both directions.",
+    ),
+    row(
+        "proxy_pass_error_message",
+        MAIL,
+        SWITCH,
+        Text("off"),
+        Is(|d, v| put(&mut d.server.proxy_pass_error_message, flag(v))),
+        "Hands the client what the backend said when it refused the login, instead of a general \
+         error.",
+    ),
+    row(
+        "proxy_protocol",
+        MAIL,
+        "on | off | v1 | v2",
+        Text("off"),
+        Is(|d, v| {
+            let words = [
+                ("on", ProxyProtocol::V1),
+                ("off", ProxyProtocol::Off),
+                ("v1", ProxyProtocol::V1),
+                ("v2", ProxyProtocol::V2),
+            ];
+            put(&mut d.server.proxy_protocol, one_of(v, &words))
+        }),
+        "Sends a PROXY header to the backend, which must expect one; on is version 1.",
+    ),
+    row(
+        "proxy_smtp_auth",
+        MAIL,
+        SWITCH,
+        Text("off"),
+        Is(|d, v| put(&mut d.server.proxy_smtp_auth, flag(v))),
+        "Logs in to the SMTP backend with AUTH and the user's password.",
+    )
+    .only(Smtp),
+    row(
+        "xclient",
+        MAIL,
+        "on | off | auto | full",
+        Text("on"),
+        Is(|d, v| {
+            let words = [
+                ("on", Xclient::On),
+                ("off", Xclient::Off),
+                ("auto", Xclient::Auto),
+                ("full", Xclient::Full),
+            ];
+            put(&mut d.server.xclient, one_of(v, &words))
+        }),
+        "Tells the SMTP backend about the client with XCLIENT. The backend must allow it (Postfix: \
+         smtpd_authorized_xclient_hosts); auto sends it only where it is offered, full sends \
+         every attribute that is offered.",
+    )
+    .only(Smtp),
+    // The PROXY protocol from clients.
+    row(
+        "set_real_ip_from",
+        MAIL,
+        "ADDR | ADDR/BITS | unix:",
+        Unset("nobody"),
+        Is(|d, v| {
+            let (peer, note) = trusted_peer(v)?;
+            d.server.set_real_ip_from.push(peer);
+            d.warnings.extend(note);
+            Ok(())
+        }),
+        "Peers whose PROXY header says who the client is; needs listen … proxy_protocol.",
+    )
+    .repeatable()
+    .example("10.0.0.0/8"),
+    // The log.
+    row(
+        "error_log",
+        LOG,
+        "stderr | FILE | syslog:server=ADDR[:PORT]|unix:PATH[,facility=F][,tag=T][,severity=S]\
+         [,nohostname], then [LEVEL] [format=text|json] [filter=tag:NAME]",
+        OfProcess("stderr info"),
+        Is(|d, v| {
+            let target = error_log(v, &d.folder)?;
+            d.error_log.push(target);
+            Ok(())
+        }),
+        "Where log lines go. LEVEL and everything above it: debug, info, notice, warn, error, \
+         crit, alert, emerg; error if left out. Servers without their own use that of [mail], \
+         else that of [postern].",
+    )
+    .repeatable(),
+    row(
+        "error_log_user_tag",
+        LOG,
+        LIST,
+        Unset("none"),
+        Is(|d, v| put(&mut d.error_log_user_tag, tags(v))),
+        "Marks log lines, for filter=tag:NAME of error_log.",
+    )
+    .example("office"),
+    // TLS towards clients.
+    row(
+        "tls_library",
+        MAIL,
+        "rustls | native",
+        Text("rustls"),
+        NotYet,
+        "The library that speaks TLS; native is the operating system's, for devices that only \
+         speak what rustls no longer does.",
+    ),
+    row(
+        "starttls",
+        MAIL,
+        "off | on | only",
+        Text("off"),
+        Is(set_starttls),
+        "Whether clients may change to TLS on a plain connection; with only they must, before \
+         they log in.",
+    ),
+    row(
+        "ssl_certificate",
+        MAIL,
+        FILE,
+        Unset("none"),
+        NotYet,
+        "The server's certificate, with its chain. Several are chosen from by the name that the \
+         client asks for.",
+    )
+    .repeatable(),
+    row(
+        "ssl_certificate_key",
+        MAIL,
+        FILE,
+        Unset("none"),
+        NotYet,
+        "The key of the ssl_certificate in the same place of the order.",
+    )
+    .repeatable(),
+    row(
+        "ssl_password_file",
+        MAIL,
+        FILE,
+        Unset("none"),
+        NotYet,
+        "Passphrases of encrypted keys, one a line.",
+    ),
+    row(
+        "ssl_protocols",
+        MAIL,
+        LIST,
+        Text("TLSv1.2 TLSv1.3"),
+        NotYet,
+        "Versions of TLS that clients may use.",
+    ),
+    row(
+        "ssl_ciphers",
+        MAIL,
+        LIST,
+        Unset("the library's"),
+        NotYet,
+        "Ciphers that clients may use, in OpenSSL's spelling.",
+    ),
+    row(
+        "ssl_ecdh_curve",
+        MAIL,
+        LIST,
+        Text("auto"),
+        NotYet,
+        "Groups for the key exchange.",
+    ),
+    row(
+        "ssl_prefer_server_ciphers",
+        MAIL,
+        SWITCH,
+        Text("off"),
+        NotYet,
+        "Whether the server's order of ciphers counts more than the client's.",
+    ),
+    row(
+        "ssl_dhparam",
+        MAIL,
+        FILE,
+        Unset("none"),
+        NotYet,
+        "Parameters of a key exchange that is no longer done.",
+    ),
+    row(
+        "ssl_session_cache",
+        MAIL,
+        "none | off | builtin[:SIZE] | shared:NAME:SIZE",
+        Text("none"),
+        NotYet,
+        "Memory of TLS sessions, so that a returning client connects faster.",
+    ),
+    row(
+        "ssl_session_tickets",
+        MAIL,
+        SWITCH,
+        Text("on"),
+        NotYet,
+        "Whether clients keep their TLS session themselves.",
+    ),
+    row(
+        "ssl_session_ticket_key",
+        MAIL,
+        FILE,
+        Unset("made at start"),
+        NotYet,
+        "Key of session tickets, 48 or 80 bytes, for nodes that share them.",
+    )
+    .repeatable(),
+    row(
+        "ssl_session_timeout",
+        MAIL,
+        TIME,
+        Text("5m"),
+        NotYet,
+        "How long a TLS session can be taken up again.",
+    ),
+    row(
+        "ssl_verify_client",
+        MAIL,
+        "off | on | optional | optional_no_ca",
+        Text("off"),
+        NotYet,
+        "Whether clients are asked for a certificate.",
+    ),
+    row(
+        "ssl_client_certificate",
+        MAIL,
+        FILE,
+        Unset("none"),
+        NotYet,
+        "Certificates that client certificates must come from; their names are sent to clients.",
+    ),
+    row(
+        "ssl_trusted_certificate",
+        MAIL,
+        FILE,
+        Unset("none"),
+        NotYet,
+        "Further certificates that client certificates may come from; not sent to clients.",
+    ),
+    row(
+        "ssl_verify_depth",
+        MAIL,
+        "number",
+        Text("1"),
+        NotYet,
+        "Longest chain of a client certificate.",
+    ),
+    row(
+        "ssl_crl",
+        MAIL,
+        FILE,
+        Unset("none"),
+        NotYet,
+        "Revoked client certificates.",
+    ),
+    row(
+        "ssl_conf_command",
+        MAIL,
+        "NAME VALUE",
+        Unset("none"),
+        NotYet,
+        "A setting of OpenSSL, which Postern does not use for TLS.",
+    )
+    .repeatable(),
+    // TLS towards backends.
+    row(
+        "proxy_ssl",
+        TO_BACKEND,
+        "off | on | starttls",
+        Text("off"),
+        NotYet,
+        "Whether the connection to a backend is encrypted, from its start or after STARTTLS.",
+    ),
+    row(
+        "proxy_ssl_verify",
+        TO_BACKEND,
+        SWITCH,
+        Text("on"),
+        NotYet,
+        "Whether the certificate of a backend must be good.",
+    ),
+    row(
+        "proxy_ssl_trusted_certificate",
+        TO_BACKEND,
+        FILE,
+        Unset("the system's certificates"),
+        NotYet,
+        "Certificates that a backend's must come from.",
+    ),
+    row(
+        "proxy_ssl_name",
+        TO_BACKEND,
+        WORD,
+        Unset("the backend's host name"),
+        NotYet,
+        "Name that a backend's certificate must have.",
+    ),
+    row(
+        "proxy_ssl_fingerprint",
+        TO_BACKEND,
+        "SHA-256 in hexadecimal",
+        Unset("none"),
+        NotYet,
+        "The only certificates that a backend may have, whoever signed them.",
+    )
+    .repeatable(),
+    row(
+        "proxy_ssl_protocols",
+        TO_BACKEND,
+        LIST,
+        Text("TLSv1.2 TLSv1.3"),
+        NotYet,
+        "Versions of TLS that may be used towards backends.",
+    ),
+    row(
+        "proxy_ssl_ciphers",
+        TO_BACKEND,
+        LIST,
+        Unset("the library's"),
+        NotYet,
+        "Ciphers that may be used towards backends, in OpenSSL's spelling.",
+    ),
+    row(
+        "proxy_ssl_certificate",
+        TO_BACKEND,
+        FILE,
+        Unset("none"),
+        NotYet,
+        "Certificate that is shown to a backend that asks for one.",
+    ),
+    row(
+        "proxy_ssl_certificate_key",
+        TO_BACKEND,
+        FILE,
+        Unset("none"),
+        NotYet,
+        "Key of proxy_ssl_certificate.",
+    ),
+    // Backends.
+    row(
+        "hosts",
+        BACKEND,
+        LIST,
+        Required,
+        NotYet,
+        "Names or addresses of the machines of this backend.",
+    ),
+    row(
+        "imap_port",
+        BACKEND,
+        "port",
+        Text("143"),
+        NotYet,
+        "Where the backend speaks IMAP.",
+    ),
+    row(
+        "pop3_port",
+        BACKEND,
+        "port",
+        Text("110"),
+        NotYet,
+        "Where the backend speaks POP3.",
+    ),
+    row(
+        "smtp_port",
+        BACKEND,
+        "port",
+        Text("25"),
+        NotYet,
+        "Where the backend speaks SMTP.",
+    ),
+    row(
+        "auth_mechanism",
+        BACKEND,
+        "mechanism | auto",
+        Text("auto"),
+        NotYet,
+        "The SASL mechanism used to log in to the backend.",
+    ),
+    row(
+        "balance",
+        BACKEND,
+        "method",
+        Unset("in order"),
+        NotYet,
+        "How one of several hosts is chosen.",
+    ),
+    row(
+        "connect_timeout",
+        BACKEND,
+        TIME,
+        Unset("timeout"),
+        NotYet,
+        "How long one host may take to accept a connection.",
+    ),
+    row(
+        "fail_timeout",
+        BACKEND,
+        TIME,
+        Text("10s"),
+        NotYet,
+        "How long a host that failed is left alone.",
+    ),
+    row(
+        "health_check",
+        BACKEND,
+        "time | off",
+        Text("off"),
+        NotYet,
+        "How often hosts are tried without being asked to by a client.",
+    ),
+    row(
+        "route",
+        ROUTES,
+        "PATTERN BACKEND",
+        Unset("none"),
+        NotYet,
+        "The backend of the logins that fit a pattern; the first that fits wins.",
+    )
+    .repeatable(),
+    row(
+        "map",
+        ROUTES,
+        FILE,
+        Unset("none"),
+        NotYet,
+        "A file with a login and its backend on each line.",
+    )
+    .repeatable(),
+];
+
+/// The host name that `server_name` takes by default.
+pub(super) fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok();
+    let name = name.and_then(|name| name.into_string().ok());
+    name.filter(|name| value::server_name(name).is_ok())
+        .unwrap_or_else(|| "localhost".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_stands_once() {
+        for (index, directive) in DIRECTIVES.iter().enumerate() {
+            let twice = DIRECTIVES[index + 1..]
+                .iter()
+                .any(|d| d.name == directive.name);
+            assert!(!twice, "{}", directive.name);
+            assert!(!directive.places.is_empty() && !directive.help.is_empty());
+            assert!(directive.help.ends_with('.'), "{}", directive.name);
+        }
+    }
+
+    #[test]
+    fn defaults_and_examples_pass_their_setters() {
+        for directive in DIRECTIVES {
+            let Setter::Is(set) = directive.setter else {
+                continue;
+            };
+            let mut draft = Draft::for_tests();
+            if let Text(text) | OfProcess(text) = directive.default {
+                assert_eq!(set(&mut draft, text), Ok(()), "{}", directive.name);
+            }
+            if !directive.example.is_empty() {
+                assert_eq!(
+                    set(&mut draft, directive.example),
+                    Ok(()),
+                    "{}",
+                    directive.name
+                );
+            }
+            assert_eq!(draft.warnings, Vec::<String>::new(), "{}", directive.name);
+        }
+    }
+
+    #[test]
+    fn no_setter_panics_on_odd_text() {
+        let odd = [
+            "", " ", "\"", "\\", "=", ":", "[", "]", "é", "\u{0}", "-", "1é", "unix:", "::",
+        ];
+        for directive in DIRECTIVES {
+            if let Setter::Is(set) = directive.setter {
+                for text in odd {
+                    let _ = set(&mut Draft::for_tests(), text);
+                    let _ = set(&mut Draft::for_tests(), &text.repeat(3000));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! From sections to typed settings: known keys, inheritance from `[mail]`, defaults.
+//!
+//! Each line passes its directive's setter and leaves a value or a mistake behind. Rules that need
+//! more than one directive are `check`'s.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Xclient;
+use super::directives::{self, DIRECTIVES, DefaultValue, Directive, Place, Setter};
+use super::listen::Lookup;
+use super::source::{At, Report, Section};
+use super::value::{nearest, not_yet, shown};
+use super::{Listen, LogTarget, Mechanisms, Process, Protocol, ProxyProtocol, Server, Starttls};
+
+/// Most listeners of one server; each is a socket and a thread.
+const MAX_LISTENERS: usize = 4096;
+
+/// What setters write into: a process or a server, whichever the section is for.
+#[derive(Debug)]
+pub(super) struct Draft {
+    /// `[postern]`.
+    pub(super) process: Process,
+    /// `[server NAME]`; its protocol is not settled before `check`.
+    pub(super) server: Server,
+    /// `protocol`, if it is said.
+    pub(super) protocol: Option<Protocol>,
+    /// Of the process or the server.
+    pub(super) error_log: Vec<LogTarget>,
+    /// Of the process or the server.
+    pub(super) error_log_user_tag: Vec<String>,
+    /// The line of each of the server's listeners.
+    pub(super) listen_lines: Vec<usize>,
+    /// Directives of which a line was refused.
+    pub(super) failed: Vec<&'static str>,
+    /// What the line now being set says without effect.
+    pub(super) warnings: Vec<String>,
+    /// What relative file names are relative to.
+    pub(super) folder: PathBuf,
+    /// How host names become addresses.
+    pub(super) lookup: Lookup,
+    line: usize,
+}
+
+/// Everything that the sections say, before the rules across directives.
+#[derive(Debug)]
+pub(super) struct Drafts<'a> {
+    /// `[postern]`, or its defaults.
+    pub(super) process: Draft,
+    /// Its section, if there is one.
+    pub(super) postern: Option<&'a Section>,
+    /// `[mail]`, if there is one.
+    pub(super) mail: Option<&'a Section>,
+    /// The servers, in file order.
+    pub(super) servers: Vec<(&'a Section, Draft)>,
+}
+
+impl Draft {
+    /// Nothing set yet: the setters of all defaults have to follow.
+    pub(super) fn new(folder: &Path, lookup: Lookup) -> Self {
+        Self {
+            process: empty_process(),
+            server: empty_server(),
+            protocol: None,
+            error_log: Vec::new(),
+            error_log_user_tag: Vec::new(),
+            listen_lines: Vec::new(),
+            failed: Vec::new(),
+            warnings: Vec::new(),
+            folder: folder.to_owned(),
+            lookup,
+            line: 0,
+        }
+    }
+
+    /// A draft that asks nobody for addresses.
+    #[cfg(test)]
+    pub(super) fn for_tests() -> Self {
+        Self::new(Path::new("/etc/postern"), |_| Vec::new())
+    }
+
+    /// Adds the listeners of the line now being set.
+    pub(super) fn add_listeners(&mut self, listeners: Vec<Listen>) -> Result<(), String> {
+        if self.server.listen.len() + listeners.len() > MAX_LISTENERS {
+            return Err(format!("a server has at most {MAX_LISTENERS} listeners"));
+        }
+        for listener in listeners {
+            self.server.listen.push(listener);
+            self.listen_lines.push(self.line);
+        }
+        Ok(())
+    }
+
+    /// Sets every supported directive of a place: from the section's own lines, else from the
+    /// inherited ones, else from its default.
+    fn fill(
+        &mut self,
+        place: Place,
+        own: &Section,
+        inherited: Option<&Section>,
+        report: &mut Report,
+    ) {
+        for directive in DIRECTIVES.iter().filter(|d| d.stands_in(place)) {
+            let Setter::Is(set) = directive.setter else {
+                continue;
+            };
+            let from = std::iter::once(own).chain(inherited.filter(|_| inherits(directive)));
+            let from = from.filter(|section| section.lines(directive.name).next().is_some());
+            match from.into_iter().next() {
+                Some(section) => self.set_lines(directive, set, section, report),
+                None => self.set_default(directive, set, place, own, report),
+            }
+        }
+    }
+
+    fn set_lines(
+        &mut self,
+        directive: &'static Directive,
+        set: fn(&mut Self, &str) -> Result<(), String>,
+        section: &Section,
+        report: &mut Report,
+    ) {
+        let allowed = if directive.repeatable { usize::MAX } else { 1 };
+        for entry in section.lines(directive.name).take(allowed) {
+            let at = At {
+                line: entry.line,
+                section: &section.name,
+                key: directive.name,
+            };
+            self.line = entry.line;
+            if let Err(text) = set(self, &entry.value) {
+                report.mistake(at, &text);
+                self.failed.push(directive.name);
+            }
+            for text in self.warnings.drain(..) {
+                report.warning(at, &text);
+            }
+        }
+    }
+
+    fn set_default(
+        &mut self,
+        directive: &'static Directive,
+        set: fn(&mut Self, &str) -> Result<(), String>,
+        place: Place,
+        own: &Section,
+        report: &mut Report,
+    ) {
+        let result = match directive.default {
+            DefaultValue::Text(text) => set(self, text),
+            DefaultValue::OfProcess(text) if place == Place::Postern => set(self, text),
+            DefaultValue::HostName => set(self, &directives::host_name()),
+            DefaultValue::OfProcess(_) | DefaultValue::Unset(_) | DefaultValue::Required => Ok(()),
+        };
+        if let Err(text) = result {
+            let at = At {
+                line: own.line,
+                section: &own.name,
+                key: directive.name,
+            };
+            report.mistake(at, &format!("its default: {text}"));
+        }
+    }
+}
+
+fn inherits(directive: &Directive) -> bool {
+    directive.stands_in(Place::Mail)
+}
+
+/// Sorts the sections, looks at every key and sets every value.
+pub(super) fn assemble<'a>(
+    sections: &'a [Section],
+    folder: &Path,
+    lookup: Lookup,
+    report: &mut Report,
+) -> Drafts<'a> {
+    let known: Vec<(Place, &Section)> = sections
+        .iter()
+        .filter_map(|section| Some((place_of(section, report)?, section)))
+        .collect();
+    let first = |name: &str| known.iter().find(|(_, s)| s.name == name).map(|(_, s)| *s);
+    let mail = first(Place::Mail.word());
+
+    let mut drafts = Drafts {
+        process: Draft::new(folder, lookup),
+        postern: first(Place::Postern.word()),
+        mail,
+        servers: Vec::new(),
+    };
+    if drafts.postern.is_none() {
+        let nothing = Section {
+            name: Place::Postern.word().to_owned(),
+            line: 1,
+            entries: Vec::new(),
+        };
+        drafts.process.fill(Place::Postern, &nothing, None, report);
+    }
+    for (place, section) in &known {
+        check_keys(*place, section, report);
+        if !place.is_supported() {
+            continue;
+        }
+        // A section that stands twice is looked at all the same: its mistakes are to come now.
+        let mut draft = Draft::new(folder, lookup);
+        let inherited = mail.filter(|_| *place == Place::Server);
+        draft.fill(*place, section, inherited, report);
+        match first(&section.name).filter(|first| first.line < section.line) {
+            Some(first) => {
+                let text = format!("stands twice; first in line {}", first.line);
+                report.mistake(section_at(section), &text);
+            }
+            None if *place == Place::Postern => drafts.process = draft,
+            None if *place == Place::Server => drafts.servers.push((section, draft)),
+            None => {}
+        }
+    }
+    drafts
+}
+
+fn section_at(section: &Section) -> At<'_> {
+    At {
+        line: section.line,
+        section: &section.name,
+        key: "",
+    }
+}
+
+/// The kind of a section, or a mistake.
+fn place_of(section: &Section, report: &mut Report) -> Option<Place> {
+    let words: Vec<&str> = section.name.split(' ').collect();
+    let place = Place::ALL.into_iter().find(|p| p.word() == words[0]);
+    let text = match place {
+        Some(place) if place.is_named() => match words[..] {
+            [_, name] if name.contains('"') => "NAME takes no quotes".to_owned(),
+            [_, _] => return Some(place),
+            _ => format!("write [{} NAME], NAME being one word", place.word()),
+        },
+        Some(place) if words.len() == 1 => return Some(place),
+        Some(place) => format!("takes no name: write [{}]", place.word()),
+        None => {
+            let known: Vec<&str> = Place::ALL.iter().map(|place| place.word()).collect();
+            let hint = nearest(words[0], &known).map(|word| (word, Place::Server.word()));
+            match hint {
+                Some((word, server)) if word == server => {
+                    "unknown section; did you mean `server NAME`?".to_owned()
+                }
+                Some((word, _)) => format!("unknown section; did you mean `{word}`?"),
+                None => "unknown section; sections are postern, mail, server NAME, backend NAME, \
+                         routes"
+                    .to_owned(),
+            }
+        }
+    };
+    report.mistake(section_at(section), &text);
+    None
+}
+
+/// Whether each key is known, may stand here, stands once and is supported.
+fn check_keys(place: Place, section: &Section, report: &mut Report) {
+    if !place.is_supported() {
+        let what = format!("[{}]", place.word());
+        report.mistake(section_at(section), &not_yet(&what));
+    }
+    let mut seen = std::collections::HashMap::new();
+    for entry in &section.entries {
+        let at = At {
+            line: entry.line,
+            section: &section.name,
+            key: &entry.key,
+        };
+        let Some(directive) = directives::find(&entry.key) else {
+            report.mistake(at, &unknown_key(place, &entry.key));
+            continue;
+        };
+        if !directive.stands_in(place) {
+            report.mistake(at, &misplaced(directive));
+            continue;
+        }
+        if let Some(first) = seen.insert(directive.name, entry.line)
+            && !directive.repeatable
+        {
+            seen.insert(directive.name, first);
+            report.mistake(at, &format!("stands twice; first in line {first}"));
+        } else if matches!(directive.setter, Setter::NotYet) && place.is_supported() {
+            report.mistake(at, &not_yet(&shown(directive.name)));
+        }
+    }
+}
+
+fn unknown_key(place: Place, key: &str) -> String {
+    let here = DIRECTIVES.iter().filter(|d| d.stands_in(place));
+    let here: Vec<&str> = here.map(|directive| directive.name).collect();
+    let elsewhere: Vec<&str> = DIRECTIVES.iter().map(|directive| directive.name).collect();
+    let hint = nearest(key, &here).or_else(|| nearest(key, &elsewhere));
+    match hint {
+        Some(name) => format!("unknown key; did you mean `{name}`?"),
+        None => "unknown key".to_owned(),
+    }
+}
+
+fn misplaced(directive: &Directive) -> String {
+    let places: Vec<String> = directive.places.iter().map(|p| show_place(*p)).collect();
+    format!("may not stand here, but in {}", places.join(" or "))
+}
+
+/// A kind of section for people: `[server NAME]`.
+pub(super) fn show_place(place: Place) -> String {
+    let name = if place.is_named() { " NAME" } else { "" };
+    format!("[{}{name}]", place.word())
+}
+
+fn empty_process() -> Process {
+    Process {
+        workers: 0,
+        accept_queue: 0,
+        max_sessions: 0,
+        max_prelogin_per_ip: 0,
+        shutdown_timeout: Duration::ZERO,
+        reload_timeout: None,
+        user: None,
+        group: None,
+        pid: None,
+        error_log: Vec::new(),
+        error_log_user_tag: Vec::new(),
+    }
+}
+
+fn empty_server() -> Server {
+    Server {
+        name: String::new(),
+        protocol: Protocol::Imap,
+        listen: Vec::new(),
+        server_name: String::new(),
+        timeout: Duration::ZERO,
+        max_errors: 0,
+        max_commands: 0,
+        resolver: None,
+        resolver_timeout: Duration::ZERO,
+        auth_http: Vec::new(),
+        auth_http_timeout: Duration::ZERO,
+        auth_http_header: Vec::new(),
+        auth_http_pass_client_cert: false,
+        imap_auth: Mechanisms::default(),
+        imap_capabilities: Vec::new(),
+        imap_client_buffer: 0,
+        pop3_auth: Mechanisms::default(),
+        pop3_capabilities: Vec::new(),
+        pop3_client_buffer: 0,
+        smtp_auth: Mechanisms::default(),
+        smtp_capabilities: Vec::new(),
+        smtp_client_buffer: 0,
+        smtp_greeting_delay: Duration::ZERO,
+        proxy_buffer: None,
+        proxy_timeout: Duration::ZERO,
+        proxy_pass_error_message: false,
+        proxy_protocol: ProxyProtocol::Off,
+        proxy_smtp_auth: false,
+        xclient: Xclient::Off,
+        set_real_ip_from: Vec::new(),
+        starttls: Starttls::Off,
+        error_log: Vec::new(),
+        error_log_user_tag: Vec::new(),
+    }
+}

@@ -1,0 +1,430 @@
+//! The configuration as the rest of the program sees it: typed, complete, immutable.
+//!
+//! A field has its directive's name. A file goes through `source` (lines), `draft` (the setters of
+//! the table `directives`, which parse with `value`, `address`, `listen` and `log_target`) and
+//! `check` (rules across directives); `reference` renders the table for people. No socket is opened.
+
+mod address;
+mod check;
+mod directives;
+mod draft;
+mod listen;
+mod log_target;
+mod reference;
+mod source;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::log::Severity;
+
+pub use check::describe;
+pub use reference::{reference, sample};
+
+/// Reads a configuration file of at most 1 MiB. File names in it are relative to its folder.
+///
+/// # Errors
+/// Every mistake at once, sorted by line, each as `FILE:LINE: [section] key: what is wrong` with
+/// FILE as given; or `FILE: …` if it cannot be read.
+pub fn load(path: &Path) -> Result<Config, Vec<String>> {
+    let bytes = read_file(path).map_err(|error| {
+        let file = path.display();
+        vec![format!("{file}: cannot be read: {error}")]
+    })?;
+    build(&bytes, path, listen::system_lookup)
+}
+
+/// The same for text that is already there; `file` is what errors call it.
+///
+/// # Errors
+/// As `load`.
+pub fn parse(text: &str, file: &Path) -> Result<Config, Vec<String>> {
+    build(text.as_bytes(), file, listen::system_lookup)
+}
+
+fn build(bytes: &[u8], file: &Path, lookup: listen::Lookup) -> Result<Config, Vec<String>> {
+    if bytes.len() > source::MAX_FILE {
+        return Err(vec![format!("{}: larger than 1 MiB", file.display())]);
+    }
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    // The process may change its folder later on.
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+
+    let mut report = source::Report::new(file.display().to_string());
+    let sections = source::read(bytes, &mut report);
+    let drafts = draft::assemble(&sections, &folder, lookup, &mut report);
+    let (process, servers) = check::check(drafts, &mut report);
+
+    let (mistakes, warnings) = report.finish();
+    if !mistakes.is_empty() {
+        return Err(mistakes);
+    }
+    Ok(Config {
+        process,
+        servers,
+        warnings,
+    })
+}
+
+/// At most one byte more than is allowed.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let limit = u64::try_from(source::MAX_FILE).unwrap_or(u64::MAX);
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Everything one configuration file says.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[postern]`: the process.
+    pub process: Process,
+    /// One per `[server NAME]`, in file order, `[mail]` already merged in.
+    pub servers: Vec<Server>,
+    /// What is merely without effect, as `FILE:LINE: [section] key: …`; for the log and for `check`.
+    pub warnings: Vec<String>,
+}
+
+/// `[postern]`.
+#[derive(Debug, Clone)]
+pub struct Process {
+    /// Threads that carry sessions up to the end of their login.
+    pub workers: usize,
+    /// Accepted connections that may wait for a worker.
+    pub accept_queue: usize,
+    /// Sessions from accept to close, relays included.
+    pub max_sessions: usize,
+    /// Sessions before login of one address (IPv6: of one /64).
+    pub max_prelogin_per_ip: usize,
+    /// How long QUIT lets relays run.
+    pub shutdown_timeout: Duration,
+    /// How long sessions begun before a reload may go on; `None` is for ever.
+    pub reload_timeout: Option<Duration>,
+    /// User to become once the ports are bound.
+    pub user: Option<String>,
+    /// Group to become once the ports are bound; the user's own if unset.
+    pub group: Option<String>,
+    /// File that gets the process id.
+    pub pid: Option<PathBuf>,
+    /// Where lines outside sessions go, and those of servers without their own `error_log`.
+    pub error_log: Vec<LogTarget>,
+    /// Tags of the process's own lines, for `filter=tag:`.
+    pub error_log_user_tag: Vec<String>,
+}
+
+/// One `[server NAME]`.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// NAME of the section.
+    pub name: String,
+    /// The protocol spoken on its listeners.
+    pub protocol: Protocol,
+    /// Where it listens; never empty.
+    pub listen: Vec<Listen>,
+    /// Name in the SMTP greeting, in EHLO to the backend and in salts.
+    pub server_name: String,
+    /// From accept, or the last failed login, to the login command; and again for the backend login.
+    pub timeout: Duration,
+    /// Unparsable lines before the session is closed.
+    pub max_errors: u32,
+    /// Parsed commands before login.
+    pub max_commands: u32,
+    /// DNS servers for the client's name; `None` is off.
+    pub resolver: Option<Resolver>,
+    /// Limit of each look-up.
+    pub resolver_timeout: Duration,
+    /// Auth servers, asked in this order.
+    pub auth_http: Vec<HttpUrl>,
+    /// Limit of one request to an auth server.
+    pub auth_http_timeout: Duration,
+    /// Headers added to each request, in order.
+    pub auth_http_header: Vec<(String, String)>,
+    /// Whether `Auth-SSL-Cert` is sent.
+    pub auth_http_pass_client_cert: bool,
+    /// SASL mechanisms offered by an IMAP server.
+    pub imap_auth: Mechanisms,
+    /// Capabilities announced by an IMAP server before login.
+    pub imap_capabilities: Vec<String>,
+    /// Bytes a command may have before login, literals included.
+    pub imap_client_buffer: usize,
+    /// SASL mechanisms (and APOP) offered by a POP3 server.
+    pub pop3_auth: Mechanisms,
+    /// Capabilities announced by a POP3 server before login.
+    pub pop3_capabilities: Vec<String>,
+    /// Bytes a command line may have before login.
+    pub pop3_client_buffer: usize,
+    /// SASL mechanisms offered by an SMTP server; `none` lets mail in without login.
+    pub smtp_auth: Mechanisms,
+    /// Extra lines of the answer to EHLO.
+    pub smtp_capabilities: Vec<String>,
+    /// Bytes a command line may have before login.
+    pub smtp_client_buffer: usize,
+    /// How long the SMTP greeting is held back.
+    pub smtp_greeting_delay: Duration,
+    /// Size of a relay buffer; `None` leaves the choice to Postern.
+    pub proxy_buffer: Option<usize>,
+    /// Longest silence of a relay, both directions taken together.
+    pub proxy_timeout: Duration,
+    /// Whether the backend's refusal is handed to the client.
+    pub proxy_pass_error_message: bool,
+    /// PROXY header sent to the backend.
+    pub proxy_protocol: ProxyProtocol,
+    /// Whether SMTP backends are logged in to with AUTH.
+    pub proxy_smtp_auth: bool,
+    /// Whether SMTP backends are told about the client.
+    pub xclient: Xclient,
+    /// Peers whose PROXY header replaces the client's address.
+    pub set_real_ip_from: Vec<TrustedPeer>,
+    /// STARTTLS towards clients.
+    pub starttls: Starttls,
+    /// Where this server's lines go; empty: where `[postern]`'s go.
+    pub error_log: Vec<LogTarget>,
+    /// Tags of this server's lines.
+    pub error_log_user_tag: Vec<String>,
+}
+
+/// The three protocols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// RFC 3501, RFC 9051.
+    Imap,
+    /// RFC 1939.
+    Pop3,
+    /// RFC 5321.
+    Smtp,
+}
+
+impl Protocol {
+    /// As the configuration and `Auth-Protocol` call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Imap => "imap",
+            Self::Pop3 => "pop3",
+            Self::Smtp => "smtp",
+        }
+    }
+
+    /// The protocol that a well-known port implies.
+    pub fn of_port(port: u16) -> Option<Self> {
+        match port {
+            143 | 993 => Some(Self::Imap),
+            110 | 995 => Some(Self::Pop3),
+            25 | 465 | 587 => Some(Self::Smtp),
+            _ => None,
+        }
+    }
+}
+
+/// One `listen` line; a range of ports is several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Where to bind.
+    pub address: ListenAddress,
+    /// TLS from the first byte.
+    pub ssl: bool,
+    /// Every connection begins with a PROXY header.
+    pub proxy_protocol: bool,
+    /// Connections the kernel keeps until they are accepted.
+    pub backlog: i32,
+    /// SO_RCVBUF in bytes.
+    pub rcvbuf: Option<usize>,
+    /// SO_SNDBUF in bytes.
+    pub sndbuf: Option<usize>,
+    /// Whether an IPv6 socket refuses IPv4.
+    pub ipv6only: bool,
+    /// TCP keepalive towards clients.
+    pub so_keepalive: Keepalive,
+}
+
+/// What a listener binds to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ListenAddress {
+    /// A TCP port; 0 lets the system choose.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// `so_keepalive`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keepalive {
+    /// Not said: Postern's own 120/30/4 seconds.
+    Unset,
+    /// No keepalive.
+    Off,
+    /// Keepalive, with the system's value for what is `None`.
+    On {
+        /// Silence before the first probe.
+        idle: Option<Duration>,
+        /// Time between probes.
+        interval: Option<Duration>,
+        /// Unanswered probes before the connection is dead.
+        count: Option<u32>,
+    },
+}
+
+/// `resolver`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Resolver {
+    /// Servers in the order in which they are asked; empty stands for `system`.
+    pub servers: Vec<SocketAddr>,
+    /// Replaces the TTL of answers.
+    pub valid: Option<Duration>,
+    /// Whether A records are asked for.
+    pub ipv4: bool,
+    /// Whether AAAA records are asked for.
+    pub ipv6: bool,
+}
+
+/// Where an auth server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpUrl {
+    /// Whether to speak TLS.
+    pub tls: bool,
+    /// Whom to connect to.
+    pub host: HttpHost,
+    /// Request target, beginning with `/`.
+    pub uri: String,
+}
+
+/// The host part of an auth server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HttpHost {
+    /// Host name or address (IPv6 without brackets), and port.
+    Tcp(String, u16),
+    /// Unix socket.
+    Unix(PathBuf),
+}
+
+/// Set of authentication methods of one server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mechanisms {
+    /// PLAIN (RFC 4616).
+    pub plain: bool,
+    /// LOGIN, as announced.
+    pub login: bool,
+    /// CRAM-MD5 (RFC 2195).
+    pub cram_md5: bool,
+    /// EXTERNAL (RFC 4422).
+    pub external: bool,
+    /// XOAUTH2, as Google wrote it down.
+    pub xoauth2: bool,
+    /// OAUTHBEARER (RFC 7628).
+    pub oauthbearer: bool,
+    /// APOP (RFC 1939, section 7).
+    pub apop: bool,
+    /// SMTP without login.
+    pub none: bool,
+}
+
+/// `proxy_protocol` towards the backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// None.
+    Off,
+    /// Version 1; also `on`.
+    V1,
+    /// Version 2.
+    V2,
+}
+
+/// `xclient`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Xclient {
+    /// Never.
+    Off,
+    /// Always ADDR, LOGIN and NAME.
+    On,
+    /// Only when the backend's EHLO lists it.
+    Auto,
+    /// All attributes that the backend's EHLO lists.
+    Full,
+}
+
+/// `starttls`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Starttls {
+    /// Not offered.
+    Off,
+    /// Offered.
+    On,
+    /// Required before a login.
+    Only,
+}
+
+/// A peer that may say who its client is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TrustedPeer {
+    /// An address or a range.
+    Net(IpNet),
+    /// Every Unix socket peer.
+    Unix,
+}
+
+/// One `error_log` line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogTarget {
+    /// Where lines go.
+    pub destination: LogDestination,
+    /// This severity and everything above it.
+    pub level: Severity,
+    /// How a line looks.
+    pub format: LogFormat,
+    /// Only lines with this tag.
+    pub filter: Option<String>,
+}
+
+/// The kinds of places a line can go to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum LogDestination {
+    /// Standard error.
+    Stderr,
+    /// A file, appended to.
+    File(PathBuf),
+    /// RFC 3164 datagrams.
+    Syslog(Syslog),
+}
+
+/// `syslog:…`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Syslog {
+    /// Who collects.
+    pub server: SyslogServer,
+    /// Facility code, 0 to 23 (local7 is 23).
+    pub facility: u8,
+    /// TAG of each datagram.
+    pub tag: String,
+    /// Severity of every datagram instead of the line's own.
+    pub severity: Option<Severity>,
+    /// Leaves HOST out.
+    pub nohostname: bool,
+}
+
+/// Where a syslog collector is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SyslogServer {
+    /// UDP: host name or address, and port.
+    Udp(String, u16),
+    /// Unix datagram socket.
+    Unix(PathBuf),
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// nginx's layout.
+    Text,
+    /// One object a line.
+    Json,
+}

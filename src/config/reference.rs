@@ -1,0 +1,260 @@
+//! The table of directives for people: the reference and the sample configuration.
+//!
+//! Both come from the table alone; the committed sample is compared with `sample` by a test.
+
+use std::fmt::Write;
+
+use super::directives::{DIRECTIVES, DefaultValue, Directive, Place, Setter};
+use super::draft::show_place;
+
+const WIDTH: usize = 78;
+
+/// Every directive with its sections, type, default and help, in the order of the table. Plain text;
+/// names stand in the first column, everything else is indented by four spaces.
+pub fn reference() -> String {
+    let entries: Vec<String> = DIRECTIVES.iter().map(describe).collect();
+    entries.join("\n")
+}
+
+/// The whole of `etc/postern.ini`: a small office's set-up, and every other directive commented out
+/// with its default.
+pub fn sample() -> String {
+    let mut text = prose(INTRODUCTION);
+    for place in Place::ALL {
+        text.push('\n');
+        match place {
+            Place::Server => sample_servers(&mut text),
+            place if place.is_supported() => sample_section(&mut text, place),
+            place => sample_reserved_section(&mut text, place),
+        }
+    }
+    text
+}
+
+const INTRODUCTION: &str = "Postern: a proxy in front of IMAP, POP3 and SMTP servers.\n\
+    \n\
+    Lines that begin with # are remarks. Lines that begin with ; are settings with their default, \
+    or with an example where another default is named: take the ; away and change them. Look at \
+    the result with `postern check --config FILE` before you start or reload Postern.\n\
+    \n\
+    Times are 500ms, 30s, 5m, 24h, 1d or sums such as 1h30m; a bare number is seconds. Sizes are \
+    bytes, 4k or 1m. Items of a list are separated by spaces or commas; an item with spaces stands \
+    in double quotes. File names are relative to the folder of this file.";
+
+const OF_MAIL: &str = "Settings of all servers. Each may stand in a [server NAME] section too, \
+    where it replaces what stands here for that server.";
+
+const OF_PROCESS: &str = "Settings of the whole process.";
+
+const OF_SERVERS: &str = "The servers: one section for each, with a name of your choice. What \
+    stands above in [mail] may stand here too.";
+
+const RESERVED: &str = "Known, but refused by this version:";
+
+fn describe(directive: &'static Directive) -> String {
+    let mut text = format!("{}\n", directive.name);
+    let places: Vec<String> = directive.places.iter().map(|p| show_place(*p)).collect();
+    let mut field = |name: &str, value: &str| {
+        let first = format!("    {name:<10}");
+        wrap(&mut text, value, &first, &" ".repeat(14));
+    };
+    field("Sections:", &places.join(" "));
+    let repeat = if directive.repeatable {
+        "; may stand several times"
+    } else {
+        ""
+    };
+    field("Type:", &format!("{}{repeat}", directive.kind));
+    field("Default:", directive.default_text());
+    if let Some(protocol) = directive.only {
+        field("Only for:", protocol.name());
+    }
+    if matches!(directive.setter, Setter::NotYet) {
+        field("Status:", "not supported yet by this version");
+    }
+    wrap(&mut text, directive.help, "    ", "    ");
+    text
+}
+
+fn sample_section(text: &mut String, place: Place) {
+    let about = if place == Place::Mail {
+        OF_MAIL
+    } else {
+        OF_PROCESS
+    };
+    text.push_str(&prose(about));
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{}", show_place(place));
+
+    let here = |directive: &&Directive| directive.stands_in(place) && !in_earlier(directive, place);
+    for directive in DIRECTIVES.iter().filter(here).filter(is_supported) {
+        text.push('\n');
+        text.push_str(&prose(directive.help));
+        if let DefaultValue::HostName | DefaultValue::Unset(_) = directive.default {
+            let default = format!("Default: {}.", directive.default_text());
+            text.push_str(&prose(&default));
+        }
+        let setting = setting(directive);
+        let mark = if directive.name == "auth_http" {
+            ""
+        } else {
+            ";"
+        };
+        let _ = writeln!(text, "{mark}{setting}");
+    }
+    reserved(text, DIRECTIVES.iter().filter(here));
+}
+
+fn sample_servers(text: &mut String) {
+    text.push_str(&prose(OF_SERVERS));
+    for (name, port) in [("imap", 143), ("pop3", 110), ("smtp", 587)] {
+        let _ = writeln!(text, "[server {name}]");
+        if name == "imap" {
+            let own = |d: &&Directive| d.stands_in(Place::Server) && !d.stands_in(Place::Mail);
+            for directive in DIRECTIVES.iter().filter(own).filter(is_supported) {
+                text.push('\n');
+                text.push_str(&prose(directive.help));
+                let _ = match directive.name {
+                    "listen" => writeln!(text, "listen = {port}\n;listen = [::]:{port}"),
+                    _ => {
+                        let default = format!("Default: {}.", directive.default_text());
+                        text.push_str(&prose(&default));
+                        writeln!(text, ";{}", setting(directive))
+                    }
+                };
+            }
+        } else {
+            let _ = writeln!(text, "listen = {port}\n;listen = [::]:{port}");
+        }
+        text.push('\n');
+    }
+    text.pop();
+}
+
+/// Sections none of whose directives is supported yet.
+fn sample_reserved_section(text: &mut String, place: Place) {
+    text.push_str(&prose(RESERVED));
+    let _ = writeln!(text, ";{}", show_place(place));
+    for directive in DIRECTIVES.iter().filter(|d| d.stands_in(place)) {
+        if !in_earlier(directive, place) {
+            let _ = writeln!(text, ";{}", setting(directive));
+        }
+    }
+}
+
+fn reserved<'a>(text: &mut String, directives: impl Iterator<Item = &'a Directive>) {
+    let directives: Vec<&Directive> = directives.filter(|d| !is_supported(d)).collect();
+    if directives.is_empty() {
+        return;
+    }
+    text.push('\n');
+    text.push_str(&prose(RESERVED));
+    for directive in directives {
+        let _ = writeln!(text, ";{}", setting(directive));
+    }
+}
+
+fn is_supported(directive: &&Directive) -> bool {
+    matches!(directive.setter, Setter::Is(_))
+}
+
+/// Whether the sample has the directive in a section above already.
+fn in_earlier(directive: &Directive, place: Place) -> bool {
+    let mut earlier = Place::ALL.iter().take_while(|earlier| **earlier != place);
+    earlier.any(|earlier| directive.stands_in(*earlier))
+}
+
+fn setting(directive: &Directive) -> String {
+    let value = match directive.default {
+        DefaultValue::Text(text) | DefaultValue::OfProcess(text) => text,
+        _ if directive.example.is_empty() => "…",
+        _ => directive.example,
+    };
+    format!("{} = {value}", directive.name)
+}
+
+fn prose(text: &str) -> String {
+    let mut lines = String::new();
+    for paragraph in text.split('\n') {
+        wrap(&mut lines, paragraph, "# ", "# ");
+    }
+    lines.replace("# \n", "#\n")
+}
+
+/// Adds a paragraph, broken at spaces.
+fn wrap(text: &mut String, paragraph: &str, first: &str, other: &str) {
+    let mut line = first.to_owned();
+    let mut empty = true;
+    for word in paragraph.split_whitespace() {
+        if !empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            text.push_str(&line);
+            text.push('\n');
+            line = other.to_owned();
+            empty = true;
+        }
+        if !empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        empty = false;
+    }
+    text.push_str(&line);
+    text.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/etc/postern.ini");
+
+    #[test]
+    fn the_committed_sample_comes_from_the_table() {
+        if std::env::var_os("UPDATE_SAMPLE").is_some() {
+            std::fs::write(SAMPLE, sample()).expect("the sample can be written");
+        }
+        let committed = std::fs::read_to_string(SAMPLE).expect("etc/postern.ini");
+        let differs = committed
+            .lines()
+            .zip(sample().lines().map(str::to_owned).collect::<Vec<_>>())
+            .position(|(committed, generated)| committed != generated);
+        assert!(
+            committed == sample(),
+            "etc/postern.ini differs from the table (line {differs:?}, from 0); \
+             UPDATE_SAMPLE=1 cargo test --lib the_committed_sample rewrites it"
+        );
+    }
+
+    #[test]
+    fn the_sample_is_a_good_configuration() {
+        let config = super::super::parse(&sample(), Path::new("postern.ini"));
+        let config = config.expect("no mistakes");
+        assert_eq!(config.warnings, Vec::<String>::new());
+        assert_eq!(config.servers.len(), 3);
+    }
+
+    #[test]
+    fn the_sample_and_the_reference_name_every_directive() {
+        let (sample, reference) = (sample(), reference());
+        for directive in DIRECTIVES {
+            let name = directive.name;
+            let in_sample = sample.lines().any(|line| {
+                line.trim_start_matches(';')
+                    .starts_with(&format!("{name} = "))
+            });
+            assert!(in_sample, "{name} is not in the sample");
+            assert!(
+                reference.lines().any(|line| line == name),
+                "{name} is not in the reference"
+            );
+        }
+    }
+
+    #[test]
+    fn no_line_is_too_wide() {
+        for line in sample().lines().chain(reference().lines()) {
+            assert!(line.chars().count() <= 100, "{line}");
+        }
+    }
+}

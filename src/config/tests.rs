@@ -1,0 +1,204 @@
+//! Whole files: the good and bad samples of `tests/configs`, inheritance, and damaged text.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+const CONFIGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/configs");
+
+/// Never asks the network.
+fn lookup(_: &str) -> Vec<IpAddr> {
+    vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]
+}
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(Path::new(CONFIGS).join(folder)).expect("the folder is there");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let is_config = |path: &PathBuf| path.extension().is_some_and(|name| name == "ini");
+    let mut paths: Vec<PathBuf> = paths.filter(is_config).collect();
+    paths.sort();
+    paths
+}
+
+/// Messages with the bare name of the file.
+fn bare(lines: &[String], path: &Path) -> String {
+    let folder = format!("{}/", path.parent().expect("a folder").display());
+    lines
+        .iter()
+        .map(|line| format!("{}\n", line.replace(&folder, "")))
+        .collect()
+}
+
+#[test]
+fn good_files_have_no_mistakes_and_the_warnings_beside_them() {
+    assert!(files("good").len() >= 12);
+    for path in files("good") {
+        let config = load(&path).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"));
+        let expected = std::fs::read_to_string(path.with_extension("warn")).unwrap_or_default();
+        assert_eq!(
+            bare(&config.warnings, &path),
+            expected,
+            "{}",
+            path.display()
+        );
+        let listeners: usize = config
+            .servers
+            .iter()
+            .map(|server| server.listen.len())
+            .sum();
+        assert_eq!(describe(&config).lines().count(), listeners);
+    }
+}
+
+#[test]
+fn bad_files_have_exactly_the_mistakes_beside_them() {
+    assert!(files("bad").len() >= 30);
+    for path in files("bad") {
+        let mistakes = load(&path).err().unwrap_or_default();
+        let expected = std::fs::read_to_string(path.with_extension("err")).expect("NAME.err");
+        assert_eq!(bare(&mistakes, &path), expected, "{}", path.display());
+    }
+}
+
+#[test]
+fn messages_never_hold_a_secret() {
+    for path in files("bad") {
+        for mistake in load(&path).err().unwrap_or_default() {
+            assert!(!mistake.contains("secret"), "{mistake}");
+        }
+    }
+}
+
+#[test]
+fn own_lines_replace_all_inherited_ones() {
+    let path = Path::new(CONFIGS).join("good/server_replaces_mail.ini");
+    let config = load(&path).expect("a good file");
+    let [a, b] = &config.servers[..] else {
+        panic!("two servers");
+    };
+    assert_eq!((a.auth_http.len(), b.auth_http.len()), (1, 2));
+    assert_eq!((a.auth_http_header.len(), b.auth_http_header.len()), (2, 1));
+    assert_eq!(a.timeout, Duration::from_secs(5400));
+    assert_eq!(b.timeout, Duration::from_secs(30));
+    assert_eq!((a.xclient, b.xclient), (Xclient::Off, Xclient::Off));
+}
+
+#[test]
+fn defaults_are_those_of_the_reference() {
+    let config = load(&Path::new(CONFIGS).join("good/smallest.ini")).expect("a good file");
+    let server = &config.servers[0];
+    assert_eq!(
+        (server.name.as_str(), server.protocol),
+        ("imap", Protocol::Imap)
+    );
+    assert_eq!((server.max_errors, server.max_commands), (5, 1000));
+    assert_eq!(server.timeout, Duration::from_secs(60));
+    assert_eq!(server.proxy_timeout, Duration::from_secs(86400));
+    assert_eq!(server.imap_capabilities, ["IMAP4", "IMAP4rev1", "UIDPLUS"]);
+    assert_eq!(
+        (server.imap_client_buffer, server.proxy_buffer),
+        (16384, None)
+    );
+    assert_eq!(
+        (server.xclient, server.starttls),
+        (Xclient::On, Starttls::Off)
+    );
+    assert!(server.smtp_auth.plain && server.smtp_auth.login && !server.smtp_auth.none);
+    assert!(server.error_log.is_empty() && server.resolver.is_none());
+    assert!(!server.server_name.is_empty());
+
+    let process = &config.process;
+    assert_eq!((process.workers, process.accept_queue), (128, 512));
+    assert_eq!(
+        (process.max_sessions, process.max_prelogin_per_ip),
+        (4096, 32)
+    );
+    assert_eq!(process.reload_timeout, None);
+    let target = LogTarget {
+        destination: LogDestination::Stderr,
+        level: Severity::Info,
+        format: LogFormat::Text,
+        filter: None,
+    };
+    assert_eq!(process.error_log, [target]);
+}
+
+#[test]
+fn file_names_are_relative_to_the_folder_of_the_configuration() {
+    let path = Path::new(CONFIGS).join("good/every_process_setting.ini");
+    let config = load(&path).expect("a good file");
+    assert_eq!(config.process.pid, Some(path.with_file_name("postern.pid")));
+    let file = LogDestination::File(path.with_file_name("postern.log"));
+    assert_eq!(config.process.error_log[0].destination, file);
+}
+
+#[test]
+fn a_server_uses_the_log_of_mail_before_that_of_the_process() {
+    let config = load(&Path::new(CONFIGS).join("good/logs.ini")).expect("a good file");
+    assert_eq!(config.servers[0].error_log.len(), 1);
+    assert_eq!(config.servers[1].error_log.len(), 2);
+    assert_eq!(config.servers[1].error_log_user_tag, ["office", "branch"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_mistake() {
+    let mistakes = load(Path::new("/nonexistent/postern.ini")).expect_err("no such file");
+    assert_eq!(mistakes.len(), 1);
+    assert!(mistakes[0].starts_with("/nonexistent/postern.ini: cannot be read: "));
+    assert!(load(Path::new("/dev")).is_err());
+}
+
+#[test]
+fn a_file_above_one_mebibyte_is_refused() {
+    let text = "#\n".repeat(600_000);
+    let mistakes = parse(&text, Path::new("big.ini")).expect_err("too large");
+    assert_eq!(mistakes, ["big.ini: larger than 1 MiB"]);
+    let endless = load(Path::new("/dev/zero")).expect_err("too large");
+    assert_eq!(endless, ["/dev/zero: larger than 1 MiB"]);
+}
+
+#[test]
+fn an_unknown_host_name_is_a_mistake() {
+    let text = b"[server imap]\nlisten = imap.example.org:143\nauth_http = 127.0.0.1\n";
+    let mistakes = build(text, Path::new("f"), |_| Vec::new()).expect_err("no address");
+    let expected = "f:2: [server imap] listen: the host name in `imap.example.org:143` cannot be \
+                    resolved";
+    assert_eq!(mistakes, [expected]);
+}
+
+const DAMAGED: &str = "[postern]\nworkers=4\nreload_timeout=1h30m\nerror_log=syslog:server=[::1]:514,\
+    facility=mail,tag=t info filter=tag:x\n[mail]\nauth_http=http://[::1]:90/a\n\
+    auth_http_header=X \"a \\\" b\"\nresolver=[::1]:53 valid=30s\nset_real_ip_from=10.0.0.0/8\n\
+    smtp_capabilities=\"SIZE 1\",X\nserver_name=[1.2.3.4]\n[server imap]\n\
+    listen=[::]:143-145 so_keepalive=1m::9 ipv6only=off\nlisten=unix:/x\nproxy_buffer=4k\n";
+
+#[test]
+fn damaged_files_never_panic() {
+    let good = DAMAGED.as_bytes();
+    build(good, Path::new("f"), lookup).expect("the undamaged file is good");
+    for index in 0..good.len() {
+        let mut damaged = good.to_vec();
+        damaged.remove(index);
+        let _ = build(&damaged, Path::new("f"), lookup);
+        let _ = build(&good[..index], Path::new("f"), lookup);
+        for byte in *b"\0\n\r\t \"\\#,-/09:=[]kz\xc3\xff" {
+            let mut damaged = good.to_vec();
+            damaged[index] = byte;
+            let _ = build(&damaged, Path::new("f"), lookup);
+        }
+    }
+}
+
+#[test]
+fn long_values_never_panic() {
+    for filler in ["9", "é", "\"", "\\", ",", "[", ":", "1h", "a=", "-"] {
+        let long = filler.repeat(5000);
+        let lines = directives::DIRECTIVES
+            .iter()
+            .map(|d| format!("{} = {long}\n", d.name));
+        let lines: String = lines.collect();
+        let text = format!("[postern]\n{lines}[mail]\n{lines}[server {long}]\n{lines}[{long}]\n");
+        assert!(build(text.as_bytes(), Path::new("f"), lookup).is_err());
+    }
+}

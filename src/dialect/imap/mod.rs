@@ -1,0 +1,86 @@
+//! IMAP (RFC 3501, RFC 9051) up to the end of LOGIN or AUTHENTICATE.
+
+mod backend;
+mod client;
+mod parse;
+
+use super::{Dialect, Record};
+use crate::auth;
+use crate::net::conn::Conn;
+use crate::net::line::{Line, line};
+use crate::sasl::Credentials;
+use crate::session::Session;
+use crate::session::error::Cause;
+
+/// What all IMAP sessions share.
+pub(super) static RECORD: Record = Record {
+    name: "imap",
+    alpn: "imap",
+    begin: || Box::new(Imap::default()),
+    busy: b"* BYE [UNAVAILABLE] Too many connections, try again later\r\n",
+    internal_error: b"* BAD internal server error\r\n",
+    certificate_error: b"* BYE SSL certificate error\r\n",
+    certificate_missing: b"* BYE No required SSL certificate\r\n",
+};
+
+/// One client's dialogue.
+#[derive(Debug, Default)]
+pub(super) struct Imap {
+    /// Tag of the command being answered; empty while there is no usable one.
+    tag: Vec<u8>,
+}
+
+impl Imap {
+    /// A tagged line, or an untagged one where no tag could be read.
+    fn tagged(&self, text: &[u8]) -> Line {
+        match self.tag.as_slice() {
+            [] => line(&[b"* ", text]),
+            tag => line(&[tag, b" ", text]),
+        }
+    }
+}
+
+impl Dialect for Imap {
+    fn greeting(&self, _: &mut Session) -> Result<Line, Cause> {
+        Ok(line(&[b"* OK IMAP4 ready"]))
+    }
+
+    fn read_login(
+        &mut self,
+        session: &mut Session,
+        client: &mut Conn,
+    ) -> Result<Credentials, Cause> {
+        client::read_login(self, session, client)
+    }
+
+    fn refuse_login(&self, refusal: &auth::Refusal) -> Line {
+        self.tagged(&[b"NO ", refusal.text.as_slice()].concat())
+    }
+
+    fn bad_command(&self) -> Line {
+        self.tagged(b"BAD invalid command")
+    }
+
+    fn cancelled(&self) -> Line {
+        self.bad_command()
+    }
+
+    fn challenge_prefix(&self) -> &'static [u8] {
+        b"+ "
+    }
+
+    fn log_in_to_backend(
+        &mut self,
+        session: &mut Session,
+        backend: &mut Conn,
+        grant: &auth::Grant,
+    ) -> Result<Line, Cause> {
+        backend::log_in(self, session, backend, grant)
+    }
+
+    fn failure_line(&self, cause: &Cause) -> Option<Line> {
+        super::failure_line(&RECORD, cause, || {
+            self.tagged(b"NO [UNAVAILABLE] mail server is not available")
+        })
+    }
+}

@@ -1,0 +1,357 @@
+//! The three protocols as a proxy speaks them: a client-facing half up to the login, a
+//! backend-facing half that repeats the login, and a parser without I/O.
+//!
+//! `client`, `backend` and `parse` have the same function names in all three. When which half runs
+//! is decided in `session::run`.
+
+pub mod imap;
+pub mod pop3;
+pub mod smtp;
+
+use crate::auth;
+use crate::config::{Mechanisms, Protocol, Starttls};
+use crate::log::escape;
+use crate::net::conn::{Conn, NetError, NetErrorKind};
+use crate::net::line::{Line, line, without_end};
+use crate::sasl::oauth::{OAUTHBEARER_DUMMY, XOAUTH2_DUMMY};
+use crate::sasl::{Credentials, Exchange, Mechanism, Method, Next};
+use crate::session::budget::Allowance;
+use crate::session::error::{Cause, Refusal};
+use crate::session::{Session, Step};
+
+/// What does not change from session to session. Every fixed line that a client can be sent outside
+/// a dialogue stands here.
+#[derive(Debug)]
+pub struct Record {
+    /// Name in the configuration, in the log and in `Auth-Protocol`.
+    pub name: &'static str,
+    /// ALPN protocol (RFC 7301).
+    pub alpn: &'static str,
+    /// A session's dialogue.
+    pub begin: fn() -> Box<dyn Dialect>,
+    /// Sent by the accept thread when there is no room, and to sessions that must make room.
+    pub busy: &'static [u8],
+    /// A failure that is not the client's.
+    pub internal_error: &'static [u8],
+    /// The client's certificate was refused.
+    pub certificate_error: &'static [u8],
+    /// The client has no certificate but needs one.
+    pub certificate_missing: &'static [u8],
+}
+
+/// The record of a protocol.
+pub fn record(protocol: Protocol) -> &'static Record {
+    match protocol {
+        Protocol::Imap => &imap::RECORD,
+        Protocol::Pop3 => &pop3::RECORD,
+        Protocol::Smtp => &smtp::RECORD,
+    }
+}
+
+/// One session's dialogue. Order of calls: `greeting`; then `read_login` and `refuse_login` as often
+/// as logins fail; `log_in_to_backend` once; `failure_line` whenever the session ends with an error.
+pub trait Dialect: Send {
+    /// The first line.
+    fn greeting(&self, session: &mut Session) -> Result<Line, Cause>;
+
+    /// Answers commands until the client has presented credentials.
+    fn read_login(
+        &mut self,
+        session: &mut Session,
+        client: &mut Conn,
+    ) -> Result<Credentials, Cause>;
+
+    /// The line for a login that was refused.
+    fn refuse_login(&self, refusal: &auth::Refusal) -> Line;
+
+    /// The line for a command that is none, or has wrong arguments.
+    fn bad_command(&self) -> Line;
+
+    /// The line for a SASL exchange that the client cancelled.
+    fn cancelled(&self) -> Line;
+
+    /// What stands before a SASL challenge.
+    fn challenge_prefix(&self) -> &'static [u8];
+
+    /// Repeats the login towards the backend and returns what the client is to be told.
+    fn log_in_to_backend(
+        &mut self,
+        session: &mut Session,
+        backend: &mut Conn,
+        grant: &auth::Grant,
+    ) -> Result<Line, Cause>;
+
+    /// The last line before a close, if there is one to be said; it carries no reason of ours.
+    fn failure_line(&self, cause: &Cause) -> Option<Line>;
+}
+
+/// Sends a line to the client within its time.
+fn reply(session: &Session, client: &mut Conn, line: &[u8]) -> Result<(), Cause> {
+    Ok(client.send(line, session.budget.deadline())?)
+}
+
+/// Counts a parsed command; one too many is answered and ends the session.
+fn count_command(
+    dialect: &dyn Dialect,
+    session: &mut Session,
+    client: &mut Conn,
+) -> Result<(), Cause> {
+    client.command_is_complete();
+    if session.budget.count_command() == Allowance::Left {
+        return Ok(());
+    }
+    reply(session, client, &dialect.bad_command())?;
+    Err(Cause::ClientProtocol(
+        "client sent too many commands".into(),
+    ))
+}
+
+/// Counts and answers a line that could not be parsed; the last one ends the session.
+fn refuse_line(
+    dialect: &dyn Dialect,
+    session: &mut Session,
+    client: &mut Conn,
+) -> Result<(), Cause> {
+    client.command_is_complete();
+    reply(session, client, &dialect.bad_command())?;
+    if session.budget.count_error() == Allowance::Left {
+        return Ok(());
+    }
+    Err(Cause::ClientProtocol(
+        "client sent too many invalid commands".into(),
+    ))
+}
+
+/// Reads more of a command; one that does not fit is answered and ends the session. `known` are the
+/// words that may be shown in the log: anything else could be a password.
+fn fill_command(
+    dialect: &dyn Dialect,
+    session: &mut Session,
+    client: &mut Conn,
+    known: &[&str],
+) -> Result<(), Cause> {
+    match client.fill(session.budget.deadline()) {
+        Err(NetError {
+            kind: NetErrorKind::TooLong,
+            ..
+        }) => {
+            let shown = shown_word(client.buffered(), known);
+            reply(session, client, &dialect.bad_command())?;
+            Err(Cause::ClientProtocol(format!(
+                "client sent too long command \"{shown}\""
+            )))
+        }
+        other => Ok(other?),
+    }
+}
+
+/// The first word of a line that is a known command.
+fn shown_word<'a>(line: &[u8], known: &[&'a str]) -> &'a str {
+    let known_word = |word: &[u8]| {
+        known
+            .iter()
+            .find(|known| word.eq_ignore_ascii_case(known.as_bytes()))
+    };
+    line.split(|&byte| byte == b' ')
+        .take(2)
+        .find_map(known_word)
+        .copied()
+        .unwrap_or_default()
+}
+
+/// Reads one line of the client, its end cut off, without counting it.
+fn read_client_line(
+    dialect: &dyn Dialect,
+    session: &mut Session,
+    client: &mut Conn,
+    known: &[&str],
+) -> Result<Line, Cause> {
+    loop {
+        let input = client.buffered();
+        if let Some(at) = input.iter().position(|&byte| byte == b'\n') {
+            let line = Line::new(without_end(&input[..=at]).to_vec());
+            client.consume(at + 1);
+            return Ok(line);
+        }
+        fill_command(dialect, session, client, known)?;
+    }
+}
+
+/// Carries a SASL exchange; `None` when it failed and the client has been told so.
+fn authenticate(
+    dialect: &dyn Dialect,
+    session: &mut Session,
+    client: &mut Conn,
+    mechanism: Mechanism,
+    initial: Option<&[u8]>,
+) -> Result<Option<Credentials>, Cause> {
+    let salt = match mechanism {
+        Mechanism::CramMd5 => session.salt()?,
+        _ => String::new(),
+    };
+    let mut exchange = Exchange::new(mechanism, salt);
+    let mut next = exchange.begin(initial);
+    loop {
+        match next {
+            Ok(Next::Done(credentials)) => return Ok(Some(credentials)),
+            Ok(Next::Challenge(text)) => {
+                let challenge = line(&[dialect.challenge_prefix(), text.as_bytes()]);
+                reply(session, client, &challenge)?;
+            }
+            Err(_) => {
+                reply(session, client, &dialect.bad_command())?;
+                return Ok(None);
+            }
+        }
+        let answer = read_client_line(dialect, session, client, &[])?;
+        count_command(dialect, session, client)?;
+        if *answer == b"*" {
+            reply(session, client, &dialect.cancelled())?;
+            return Ok(None);
+        }
+        next = exchange.answer(&answer);
+    }
+}
+
+/// Sends an auth server's error challenge for an OAuth login and waits for the dummy answer that the
+/// mechanism prescribes. Whether it came; if not, the client has been told.
+///
+/// # Errors
+/// The connection failed, or the answer was one command too many.
+pub fn exchange_sasl_error(
+    dialect: &dyn Dialect,
+    session: &mut Session,
+    client: &mut Conn,
+    method: Method,
+    challenge: &[u8],
+) -> Result<bool, Cause> {
+    let challenge = line(&[dialect.challenge_prefix(), challenge]);
+    reply(session, client, &challenge)?;
+    let answer = read_client_line(dialect, session, client, &[])?;
+    count_command(dialect, session, client)?;
+    let dummy = match method {
+        Method::OauthBearer => OAUTHBEARER_DUMMY,
+        _ => XOAUTH2_DUMMY,
+    };
+    if *answer != dummy {
+        reply(session, client, &dialect.bad_command())?;
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+/// Whether a client may use the mechanism: PLAIN and LOGIN always, the others when configured.
+fn is_enabled(mechanism: Mechanism, configured: Mechanisms) -> bool {
+    match mechanism {
+        Mechanism::Plain | Mechanism::Login => true,
+        Mechanism::CramMd5 => configured.cram_md5,
+        Mechanism::External => configured.external,
+        Mechanism::Xoauth2 => configured.xoauth2,
+        Mechanism::OauthBearer => configured.oauthbearer,
+    }
+}
+
+/// The mechanisms that are announced, in their fixed order.
+fn announced(configured: Mechanisms) -> impl Iterator<Item = &'static str> {
+    Mechanism::ALL
+        .into_iter()
+        .filter(move |&mechanism| match mechanism {
+            Mechanism::Plain => configured.plain,
+            Mechanism::Login => configured.login,
+            other => is_enabled(other, configured),
+        })
+        .map(Mechanism::name)
+}
+
+/// Whether STARTTLS is to be announced and accepted now.
+fn offers_starttls(session: &Session, client: &Conn) -> bool {
+    session.service.conf.starttls != Starttls::Off && !client.is_tls()
+}
+
+/// Whether logins are refused until TLS runs.
+fn requires_tls(session: &Session, client: &Conn) -> bool {
+    session.service.conf.starttls == Starttls::Only && !client.is_tls()
+}
+
+/// Runs the handshake behind an accepted STARTTLS; the caller has answered it and forgets what it
+/// knows of the client. What the client sent before the handshake is thrown away.
+fn start_tls(session: &mut Session, client: &mut Conn) -> Result<(), Cause> {
+    client.clear();
+    session.step = Step::SslHandshaking;
+    session.start_tls(client)?;
+    session.starttls = true;
+    session.step = Step::InAuth;
+    Ok(())
+}
+
+/// Logs a command that is refused, as nginx does.
+fn log_rejected(session: &Session, command: &[u8]) {
+    let text = format!("client was rejected: \"{}\"", escape(command));
+    session.log(crate::log::Severity::Info, file!(), &text);
+}
+
+/// Most bytes of all answers of a backend before the relay.
+const BACKEND_TOTAL: usize = 64 * 1024;
+
+/// Longest line of a backend before the relay.
+pub const BACKEND_LINE: usize = 8 * 1024;
+
+/// Reads a line of the backend, its end included, within the login's time and limits. `total` counts
+/// what the answers have taken so far.
+fn read_backend_line(
+    session: &mut Session,
+    backend: &mut Conn,
+    total: &mut usize,
+) -> Result<Vec<u8>, Cause> {
+    let length = backend.fill_line(session.login_deadline())?;
+    *total += length;
+    if *total > BACKEND_TOTAL {
+        return Err(Cause::Internal(format!(
+            "upstream sent more than {BACKEND_TOTAL} bytes before the login was done"
+        )));
+    }
+    let line = backend.buffered()[..length].to_vec();
+    backend.consume(length);
+    Ok(line)
+}
+
+/// Sends a line to the backend within the login's time.
+fn send_to_backend(session: &Session, backend: &mut Conn, line: &[u8]) -> Result<(), Cause> {
+    Ok(backend.send(line, session.login_deadline())?)
+}
+
+/// The failure for an unexpected answer of the backend.
+fn refused(session: &Session, answer: Vec<u8>, hint: Option<&'static str>) -> Cause {
+    Cause::BackendRefused(Refusal {
+        answer,
+        hint,
+        pass_on: session.service.conf.proxy_pass_error_message,
+        unavailable: false,
+    })
+}
+
+/// The line for a failure, of which only a refusal that may be passed on shows anything.
+fn failure_line(
+    record: &Record,
+    cause: &Cause,
+    unavailable: impl FnOnce() -> Line,
+) -> Option<Line> {
+    let fixed = |line: &[u8]| Some(Line::new(line.to_vec()));
+    match cause {
+        Cause::Quit | Cause::Refused | Cause::ClientProtocol(_) => None,
+        Cause::ClientGone | Cause::ClientTimeout | Cause::ClientIo(_) => None,
+        Cause::ClientTls(_) | Cause::BrokenProxyHeader(_) => None,
+        Cause::ClientCertificate { missing: true, .. } => fixed(record.certificate_missing),
+        Cause::ClientCertificate { missing: false, .. } => fixed(record.certificate_error),
+        Cause::Evicted => fixed(record.busy),
+        Cause::BackendRefused(refusal) if refusal.unavailable => Some(unavailable()),
+        Cause::BackendRefused(refusal) if refusal.pass_on => fixed(&refusal.answer),
+        Cause::AuthService(..)
+        | Cause::BackendConnect(..)
+        | Cause::BackendTimeout
+        | Cause::BackendGone(_)
+        | Cause::BackendTls(_)
+        | Cause::BackendRefused(_)
+        | Cause::Internal(_) => fixed(record.internal_error),
+    }
+}

@@ -1,0 +1,176 @@
+//! POP3 towards the client, from the greeting to the credentials.
+
+use super::Pop3;
+use super::parse::{Argument, WORDS, Word, parse};
+use crate::config::Mechanisms;
+use crate::dialect::{
+    announced, authenticate, count_command, is_enabled, offers_starttls, read_client_line,
+    refuse_line, reply, requires_tls, start_tls,
+};
+use crate::net::conn::Conn;
+use crate::sasl::{Credentials, Mechanism, Method};
+use crate::secret::Secret;
+use crate::session::error::Cause;
+use crate::session::{Session, Step};
+
+/// Answers commands until one of them presents credentials.
+pub(super) fn read_login(
+    pop3: &mut Pop3,
+    session: &mut Session,
+    client: &mut Conn,
+) -> Result<Credentials, Cause> {
+    session.step = Step::InAuth;
+    pop3.user = None;
+    loop {
+        let (word, arguments) = read_command(pop3, session, client)?;
+        let user = pop3.user.take();
+        match (word, arguments.as_slice(), user) {
+            (Word::Noop, _, user) => {
+                pop3.user = user;
+                ok(session, client)?;
+            }
+            (Word::Capa, _, user) => {
+                let answer = capa(session, client, user.is_none());
+                pop3.user = user;
+                reply(session, client, answer.as_bytes())?;
+            }
+            (Word::Quit, ..) => {
+                ok(session, client)?;
+                return Err(Cause::Quit);
+            }
+            (Word::Pass, [password], Some(user)) => {
+                let password = Secret::from(password.as_slice());
+                return Ok(Credentials::new(Method::Plain, user, password));
+            }
+            (Word::Stls, _, None) if offers_starttls(session, client) => {
+                session.step = Step::InStarttls;
+                ok(session, client)?;
+                start_tls(session, client)?;
+            }
+            (Word::User, [user], None) if !requires_tls(session, client) => {
+                pop3.user = Some(user.to_vec());
+                ok(session, client)?;
+            }
+            (Word::Apop, [login, digest], None)
+                if session.service.conf.pop3_auth.apop && !requires_tls(session, client) =>
+            {
+                return apop(session, login, digest);
+            }
+            (Word::Auth, [], None) if !requires_tls(session, client) => {
+                let answer = methods(session.service.conf.pop3_auth);
+                reply(session, client, answer.as_bytes())?;
+            }
+            (Word::Auth, arguments, None) if !requires_tls(session, client) => {
+                if let Some(credentials) = start_sasl(pop3, session, client, arguments)? {
+                    return Ok(credentials);
+                }
+            }
+            (Word::User | Word::Pass | Word::Apop | Word::Auth | Word::Stls, ..) => {
+                refuse(session, client)?;
+            }
+        }
+    }
+}
+
+/// The next command that can be parsed; a line that is none makes USER forgotten.
+fn read_command(
+    pop3: &mut Pop3,
+    session: &mut Session,
+    client: &mut Conn,
+) -> Result<(Word, Vec<Argument>), Cause> {
+    let known = WORDS.map(|(name, _)| name);
+    loop {
+        let line = read_client_line(pop3, session, client, &known)?;
+        if let Some(command) = parse(&line) {
+            count_command(pop3, session, client)?;
+            return Ok(command);
+        }
+        pop3.user = None;
+        refuse_line(pop3, session, client)?;
+    }
+}
+
+/// RFC 1939, section 7: the digest answers the greeting's timestamp.
+fn apop(session: &mut Session, login: &[u8], digest: &[u8]) -> Result<Credentials, Cause> {
+    let mut credentials = Credentials::new(Method::Apop, login.to_vec(), digest.into());
+    credentials.salt = Some(session.salt()?);
+    Ok(credentials)
+}
+
+fn start_sasl(
+    pop3: &Pop3,
+    session: &mut Session,
+    client: &mut Conn,
+    arguments: &[Argument],
+) -> Result<Option<Credentials>, Cause> {
+    let (name, initial) = match arguments {
+        [name] => (name, None),
+        [name, initial] => (name, Some(initial.as_slice())),
+        _ => {
+            refuse(session, client)?;
+            return Ok(None);
+        }
+    };
+    let enabled = session.service.conf.pop3_auth;
+    match Mechanism::by_name(name).filter(|&mechanism| is_enabled(mechanism, enabled)) {
+        Some(mechanism) => authenticate(pop3, session, client, mechanism, initial),
+        None => {
+            refuse(session, client)?;
+            Ok(None)
+        }
+    }
+}
+
+/// RFC 2449, section 5. STLS is left out between USER and PASS.
+fn capa(session: &Session, client: &Conn, before_user: bool) -> String {
+    let conf = &session.service.conf;
+    let only_tls = requires_tls(session, client);
+    let mut answer = String::from("+OK Capability list follows\r\n");
+    for capability in &conf.pop3_capabilities {
+        if !(only_tls && capability.eq_ignore_ascii_case("USER")) {
+            answer.push_str(capability);
+            answer.push_str("\r\n");
+        }
+    }
+    if !only_tls {
+        answer.push_str("SASL");
+        for mechanism in announced(with_login(conf.pop3_auth)) {
+            answer.push(' ');
+            answer.push_str(mechanism);
+        }
+        answer.push_str("\r\n");
+    }
+    if before_user && offers_starttls(session, client) {
+        answer.push_str("STLS\r\n");
+    }
+    answer.push_str(".\r\n");
+    answer
+}
+
+/// AUTH without argument lists the mechanisms (an older way than CAPA).
+fn methods(configured: Mechanisms) -> String {
+    let mut answer = String::from("+OK methods supported:\r\n");
+    for mechanism in announced(with_login(configured)) {
+        answer.push_str(mechanism);
+        answer.push_str("\r\n");
+    }
+    answer.push_str(".\r\n");
+    answer
+}
+
+/// In POP3, PLAIN brings LOGIN along.
+fn with_login(configured: Mechanisms) -> Mechanisms {
+    Mechanisms {
+        login: configured.login || configured.plain,
+        ..configured
+    }
+}
+
+fn ok(session: &Session, client: &mut Conn) -> Result<(), Cause> {
+    reply(session, client, b"+OK\r\n")
+}
+
+/// A well-formed command that is refused for what it says; not counted as an error.
+fn refuse(session: &Session, client: &mut Conn) -> Result<(), Cause> {
+    reply(session, client, b"-ERR invalid command\r\n")
+}

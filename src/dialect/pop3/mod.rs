@@ -1,0 +1,81 @@
+//! POP3 (RFC 1939, RFC 2449, RFC 5034) up to the end of PASS, APOP or AUTH.
+
+mod backend;
+mod client;
+mod parse;
+
+use super::{Dialect, Record};
+use crate::auth;
+use crate::net::conn::Conn;
+use crate::net::line::{Line, line};
+use crate::sasl::Credentials;
+use crate::session::Session;
+use crate::session::error::Cause;
+
+/// What all POP3 sessions share.
+pub(super) static RECORD: Record = Record {
+    name: "pop3",
+    alpn: "pop3",
+    begin: || Box::new(Pop3::default()),
+    busy: b"-ERR [SYS/TEMP] Too many connections, try again later\r\n",
+    internal_error: b"-ERR internal server error\r\n",
+    certificate_error: b"-ERR SSL certificate error\r\n",
+    certificate_missing: b"-ERR No required SSL certificate\r\n",
+};
+
+/// One client's dialogue.
+#[derive(Debug, Default)]
+pub(super) struct Pop3 {
+    /// What USER said, while PASS may follow.
+    user: Option<Vec<u8>>,
+}
+
+impl Dialect for Pop3 {
+    fn greeting(&self, session: &mut Session) -> Result<Line, Cause> {
+        let methods = session.service.conf.pop3_auth;
+        if methods.apop || methods.cram_md5 {
+            let salt = session.salt()?;
+            return Ok(line(&[b"+OK POP3 ready ", salt.as_bytes()]));
+        }
+        Ok(line(&[b"+OK POP3 ready"]))
+    }
+
+    fn read_login(
+        &mut self,
+        session: &mut Session,
+        client: &mut Conn,
+    ) -> Result<Credentials, Cause> {
+        client::read_login(self, session, client)
+    }
+
+    fn refuse_login(&self, refusal: &auth::Refusal) -> Line {
+        line(&[b"-ERR ", &refusal.text])
+    }
+
+    fn bad_command(&self) -> Line {
+        line(&[b"-ERR invalid command"])
+    }
+
+    fn cancelled(&self) -> Line {
+        self.bad_command()
+    }
+
+    fn challenge_prefix(&self) -> &'static [u8] {
+        b"+ "
+    }
+
+    fn log_in_to_backend(
+        &mut self,
+        session: &mut Session,
+        backend: &mut Conn,
+        grant: &auth::Grant,
+    ) -> Result<Line, Cause> {
+        backend::log_in(session, backend, grant)
+    }
+
+    fn failure_line(&self, cause: &Cause) -> Option<Line> {
+        super::failure_line(&RECORD, cause, || {
+            line(&[b"-ERR [SYS/TEMP] mail server is not available"])
+        })
+    }
+}

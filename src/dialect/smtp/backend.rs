@@ -1,0 +1,243 @@
+//! SMTP towards the backend: greeting, EHLO, XCLIENT, AUTH, or MAIL and RCPT of a client without
+//! login.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{Smtp, xclient};
+use crate::auth::Grant;
+use crate::config::Xclient;
+use crate::dialect::{read_backend_line, refused, send_to_backend};
+use crate::net::conn::Conn;
+use crate::net::line::{Line, line};
+use crate::sasl::{oauth, plain};
+use crate::session::error::Cause;
+use crate::session::{Session, Step};
+
+/// Longest command line that every server takes (RFC 5321, section 4.5.3.1.4): a longer initial
+/// response goes in a second step (RFC 4954, section 4).
+const COMMAND_LINE: usize = 512;
+
+/// Introduces us and the client, logs in where that is wanted, and returns the client's answer.
+pub(super) fn log_in(
+    smtp: &Smtp,
+    session: &mut Session,
+    backend: &mut Conn,
+    grant: &Grant,
+) -> Result<Line, Cause> {
+    let mut talk = Talk {
+        session,
+        backend,
+        total: 0,
+        capabilities: Vec::new(),
+    };
+    talk.read_reply(&[b"220"], None)?;
+    talk.say_own_hello(smtp)?;
+    talk.send_xclient(smtp, grant)?;
+    if grant.smtp_auth && !grant.without_login {
+        talk.send_auth(grant)?;
+    }
+    match (&smtp.mail, &smtp.rcpt) {
+        (Some(mail), Some(rcpt)) if grant.without_login => talk.replay(mail, rcpt),
+        _ => Ok(line(&[b"235 2.0.0 OK"])),
+    }
+}
+
+/// The dialogue with one backend.
+struct Talk<'a> {
+    session: &'a mut Session,
+    backend: &'a mut Conn,
+    total: usize,
+    /// The lines of the last answer to EHLO, upper case.
+    capabilities: Vec<String>,
+}
+
+/// A whole reply.
+struct Reply {
+    code: Vec<u8>,
+    raw: Vec<u8>,
+    texts: Vec<String>,
+}
+
+impl Talk<'_> {
+    fn say_own_hello(&mut self, smtp: &Smtp) -> Result<(), Cause> {
+        let conf = &self.session.service.conf;
+        let word: &[u8] = match conf.xclient == Xclient::Off && !smtp.esmtp {
+            true => b"HELO ",
+            false => b"EHLO ",
+        };
+        let command = line(&[word, conf.server_name.as_bytes()]);
+        self.say_hello(Step::SendingHelo, &command)
+    }
+
+    fn say_hello(&mut self, step: Step, command: &[u8]) -> Result<(), Cause> {
+        self.send(step, command)?;
+        let reply = self.read_reply(&[b"250"], None)?;
+        self.capabilities = reply.texts.into_iter().skip(1).collect();
+        Ok(())
+    }
+
+    /// XCLIENT, and behind it the client's own greeting: it resets what the backend knew.
+    fn send_xclient(&mut self, smtp: &Smtp, grant: &Grant) -> Result<(), Cause> {
+        let offered = self.capability("XCLIENT");
+        let more = match (self.session.service.conf.xclient, offered) {
+            (Xclient::Off, _) | (Xclient::Auto, None) => return Ok(()),
+            (Xclient::Full, Some(offered)) => offered,
+            _ => Vec::new(),
+        };
+        let name = self.session.host_name(self.session.login_deadline());
+        let login = (!grant.login.is_empty() && !grant.smtp_auth).then_some(&grant.login[..]);
+        let command = xclient::command(smtp, self.session, &name, login, &more);
+        self.send(Step::SendingXclient, &line(&[command.as_bytes()]))?;
+        self.read_reply(&[b"220", b"250"], Some(xclient::HINT))?;
+        let Some(helo) = &smtp.helo else {
+            return Ok(());
+        };
+        let word: &[u8] = if smtp.esmtp { b"EHLO " } else { b"HELO " };
+        self.say_hello(Step::SendingClientHelo, &line(&[word, helo]))
+    }
+
+    fn send_auth(&mut self, grant: &Grant) -> Result<(), Cause> {
+        let offered = self.capability("AUTH").unwrap_or_default();
+        let offers = |name: &str| offered.iter().any(|offer| offer == name);
+        if offered.is_empty() || offers("PLAIN") {
+            let message = grant.plain_message(self.session)?;
+            return self.send_sasl("PLAIN", &message);
+        }
+        let (login, secret) = (&grant.login, grant.secret(self.session)?);
+        if grant.is_token && offers("XOAUTH2") {
+            return self.send_sasl("XOAUTH2", &oauth::encode_xoauth2(login, secret));
+        }
+        if grant.is_token && offers("OAUTHBEARER") {
+            return self.send_sasl("OAUTHBEARER", &oauth::encode_oauthbearer(login, secret));
+        }
+        if offers("LOGIN") && grant.authzid.is_none() {
+            return self.send_auth_login(login, secret.expose());
+        }
+        let message = plain::encode(grant.authzid.as_deref(), login, secret);
+        let message = message.ok_or_else(|| Cause::Internal("login has a NUL in it".into()))?;
+        self.send_sasl("PLAIN", &message)
+    }
+
+    /// One mechanism with an initial response.
+    fn send_sasl(&mut self, mechanism: &str, message: &[u8]) -> Result<(), Cause> {
+        let encoded = encode(message);
+        let command = line(&[b"AUTH ", mechanism.as_bytes(), b" ", &encoded]);
+        if command.len() <= COMMAND_LINE {
+            self.send(Step::SendingAuth, &command)?;
+        } else {
+            let command = line(&[b"AUTH ", mechanism.as_bytes()]);
+            self.send(Step::SendingAuth, &command)?;
+            self.read_reply(&[b"334"], None)?;
+            self.send(Step::SendingAuth, &line(&[&encoded]))?;
+        }
+        self.read_reply(&[b"235"], None).map(drop)
+    }
+
+    fn send_auth_login(&mut self, login: &[u8], password: &[u8]) -> Result<(), Cause> {
+        self.send(Step::SendingAuth, b"AUTH LOGIN\r\n")?;
+        self.read_reply(&[b"334"], None)?;
+        self.send(Step::SendingAuth, &line(&[&encode(login)]))?;
+        self.read_reply(&[b"334"], None)?;
+        self.send(Step::SendingAuth, &line(&[&encode(password)]))?;
+        self.read_reply(&[b"235"], None).map(drop)
+    }
+
+    /// Says again what the client has said, and returns the answer to RCPT, whatever it is.
+    fn replay(&mut self, mail: &[u8], rcpt: &[u8]) -> Result<Line, Cause> {
+        self.send(Step::SendingMailFrom, &line(&[mail]))?;
+        self.read_reply(&[b"250"], None)?;
+        self.send(Step::SendingRcptTo, &line(&[rcpt]))?;
+        let reply = self.read_reply(&[], None)?;
+        Ok(Line::new(reply.raw))
+    }
+
+    fn send(&mut self, step: Step, command: &[u8]) -> Result<(), Cause> {
+        self.session.step = step;
+        send_to_backend(self.session, self.backend, command)
+    }
+
+    /// Reads all lines of a reply whose code is one of `expected`; an empty list takes any.
+    fn read_reply(
+        &mut self,
+        expected: &[&[u8]],
+        hint: Option<&'static str>,
+    ) -> Result<Reply, Cause> {
+        let mut reply = Reply {
+            code: Vec::new(),
+            raw: Vec::new(),
+            texts: Vec::new(),
+        };
+        loop {
+            let text = read_backend_line(self.session, self.backend, &mut self.total)?;
+            reply.raw.extend_from_slice(&text);
+            let Some((code, last, text)) = reply_line(&text) else {
+                return Err(refused(self.session, reply.raw, None));
+            };
+            if reply.code.is_empty() {
+                reply.code = code.to_vec();
+            }
+            if reply.code != code {
+                return Err(refused(self.session, reply.raw, None));
+            }
+            reply
+                .texts
+                .push(String::from_utf8_lossy(text).to_ascii_uppercase());
+            if last {
+                break;
+            }
+        }
+        if expected.is_empty() || expected.contains(&reply.code.as_slice()) {
+            return Ok(reply);
+        }
+        Err(refused(self.session, reply.raw, hint))
+    }
+
+    /// The words behind a capability, if the backend's last EHLO lists it.
+    fn capability(&self, name: &str) -> Option<Vec<String>> {
+        self.capabilities.iter().find_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            (words.next() == Some(name)).then(|| words.map(str::to_owned).collect())
+        })
+    }
+}
+
+/// Code, whether it is the last line, and text of a reply's line (RFC 5321, section 4.2).
+fn reply_line(line: &[u8]) -> Option<(&[u8], bool, &[u8])> {
+    let line = crate::net::line::without_end(line);
+    let (code, rest) = line.split_at_checked(3)?;
+    if !code.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    match rest.split_first() {
+        None => Some((code, true, rest)),
+        Some((b' ', text)) => Some((code, true, text)),
+        Some((b'-', text)) => Some((code, false, text)),
+        Some(_) => None,
+    }
+}
+
+fn encode(message: &[u8]) -> Line {
+    Line::new(STANDARD.encode(message).into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_line_has_a_code_and_a_separator() {
+        assert_eq!(
+            reply_line(b"250-SIZE 1\r\n"),
+            Some((&b"250"[..], false, &b"SIZE 1"[..]))
+        );
+        assert_eq!(
+            reply_line(b"250 ok\n"),
+            Some((&b"250"[..], true, &b"ok"[..]))
+        );
+        assert_eq!(reply_line(b"250\r\n"), Some((&b"250"[..], true, &b""[..])));
+        for bad in [&b"25 ok\r\n"[..], b"2500 ok\r\n", b"\r\n", b"250_ok\r\n"] {
+            assert_eq!(reply_line(bad), None);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! SMTP (RFC 5321, RFC 4954) up to the end of AUTH, or to the first RCPT where no login is asked for.
+
+mod backend;
+mod client;
+mod parse;
+mod xclient;
+
+use super::{Dialect, Record};
+use crate::auth;
+use crate::net::conn::Conn;
+use crate::net::line::{Line, line};
+use crate::sasl::Credentials;
+use crate::session::Session;
+use crate::session::error::Cause;
+
+/// What all SMTP sessions share.
+pub(super) static RECORD: Record = Record {
+    name: "smtp",
+    alpn: "smtp",
+    begin: || Box::new(Smtp::default()),
+    busy: b"421 4.3.2 Too many connections, try again later\r\n",
+    internal_error: b"451 4.3.2 Internal server error\r\n",
+    certificate_error: b"421 4.7.1 SSL certificate error\r\n",
+    certificate_missing: b"421 4.7.1 No required SSL certificate\r\n",
+};
+
+/// One client's dialogue: what it has said so far. STARTTLS makes all of it forgotten.
+#[derive(Debug, Default)]
+pub(super) struct Smtp {
+    /// The name behind the last HELO or EHLO.
+    helo: Option<Vec<u8>>,
+    /// Whether EHLO was ever said.
+    esmtp: bool,
+    /// The accepted MAIL line, where no login is asked for.
+    mail: Option<Vec<u8>>,
+    /// The RCPT line that the auth server is asked about.
+    rcpt: Option<Vec<u8>>,
+}
+
+impl Dialect for Smtp {
+    fn greeting(&self, session: &mut Session) -> Result<Line, Cause> {
+        let name = session.service.conf.server_name.as_bytes();
+        Ok(line(&[b"220 ", name, b" ESMTP ready"]))
+    }
+
+    fn read_login(
+        &mut self,
+        session: &mut Session,
+        client: &mut Conn,
+    ) -> Result<Credentials, Cause> {
+        client::read_login(self, session, client)
+    }
+
+    fn refuse_login(&self, refusal: &auth::Refusal) -> Line {
+        let code = refusal.code.as_deref().unwrap_or(b"535 5.7.0");
+        line(&[code, b" ", &refusal.text])
+    }
+
+    fn bad_command(&self) -> Line {
+        line(&[b"500 5.5.1 Invalid command"])
+    }
+
+    fn cancelled(&self) -> Line {
+        line(&[b"501 5.7.0 Authentication cancelled"])
+    }
+
+    fn challenge_prefix(&self) -> &'static [u8] {
+        b"334 "
+    }
+
+    fn log_in_to_backend(
+        &mut self,
+        session: &mut Session,
+        backend: &mut Conn,
+        grant: &auth::Grant,
+    ) -> Result<Line, Cause> {
+        backend::log_in(self, session, backend, grant)
+    }
+
+    fn failure_line(&self, cause: &Cause) -> Option<Line> {
+        super::failure_line(&RECORD, cause, || {
+            line(&[b"454 4.7.0 mail server is not available"])
+        })
+    }
+}

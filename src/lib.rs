@@ -1,0 +1,29 @@
+//! Postern, a mail proxy for IMAP, POP3 and SMTP. A map of the code:
+//!
+//! - `session::run` is the script of a session, from its first byte to its relay; read it first.
+//! - `accept`, `admission`, `presence`: how a connection gets a worker, and who has to make room.
+//! - `dialect`: the three protocols, a client-facing and a backend-facing half each; `sasl`: logins.
+//! - `auth` asks whether a login may pass; `backend` reaches the server that it belongs to.
+//! - `net`: sockets, connections, the relay, DNS, HTTP, PROXY headers; `tls`: engines without I/O.
+//! - `config` reads the file, `log` writes lines, `daemon` is the process, `cli` its arguments.
+//!
+//! Everything blocks, and every wait has a deadline. One thread carries a session up to the end of
+//! its login, two threads relay it afterwards.
+
+pub mod accept;
+pub mod admission;
+pub mod auth;
+pub mod backend;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod dialect;
+pub mod log;
+pub mod net;
+pub mod presence;
+pub mod sasl;
+pub mod secret;
+pub mod service;
+pub mod session;
+pub mod system;
+pub mod tls;

@@ -1,0 +1,347 @@
+//! How one line looks: nginx's text layout, or one JSON object.
+//!
+//! A line is bounded: its fields each by `FIELD_LIMIT`, its message by what is left of the line, so
+//! that a long message never costs the fields behind it. No input makes a second line.
+
+use std::fmt::Write;
+use std::io;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::Value;
+
+use super::escape::{append, closes_or_misleads, misleads, nothing};
+use super::{Closing, Context, Severity};
+
+/// Bytes that a message may have, if the line's own limit allows.
+const MESSAGE_LIMIT: usize = 2048;
+
+/// A message is not shortened below this for the sake of a line's limit.
+const MESSAGE_LEAST: usize = 128;
+
+/// Bytes that any other field may have.
+const FIELD_LIMIT: usize = 256;
+
+/// Everything that a line is made from.
+pub(super) struct Line<'a> {
+    pub(super) time: Timestamp,
+    pub(super) pid: u32,
+    pub(super) tid: i32,
+    pub(super) severity: Severity,
+    pub(super) src: &'static str,
+    pub(super) message: &'a str,
+    pub(super) error: Option<&'a io::Error>,
+    pub(super) context: Option<&'a Context<'a>>,
+    /// Value of the JSON member `tags`.
+    pub(super) tags: &'a str,
+}
+
+impl<'a> Line<'a> {
+    /// A line of this moment and this thread.
+    pub(super) fn now(
+        severity: Severity,
+        src: &'static str,
+        message: &'a str,
+        error: Option<&'a io::Error>,
+        context: Option<&'a Context<'a>>,
+        tags: &'a str,
+    ) -> Line<'a> {
+        Line {
+            time: Timestamp::now(),
+            pid: std::process::id(),
+            tid: nix::unistd::gettid().as_raw(),
+            severity,
+            src,
+            message,
+            error,
+            context,
+            tags,
+        }
+    }
+
+    /// The text layout, without newline, in at most about `limit` bytes.
+    pub(super) fn text(&self, zone: &TimeZone, limit: usize) -> String {
+        fit(limit, |message_limit| self.text_with(zone, message_limit))
+    }
+
+    /// The JSON layout, without newline, in at most about `limit` bytes.
+    pub(super) fn json(&self, limit: usize) -> String {
+        fit(limit, |message_limit| self.json_with(message_limit))
+    }
+
+    fn text_with(&self, zone: &TimeZone, message_limit: usize) -> String {
+        let mut out = String::with_capacity(512);
+        let time = zone.to_datetime(self.time);
+        push(
+            &mut out,
+            format_args!(
+                "{:04}/{:02}/{:02} {:02}:{:02}:{:02} [{}] {}#{}: ",
+                time.year(),
+                time.month(),
+                time.day(),
+                time.hour(),
+                time.minute(),
+                time.second(),
+                self.severity.name(),
+                self.pid,
+                self.tid
+            ),
+        );
+        if let Some(context) = self.context {
+            push(&mut out, format_args!("*{} ", context.connection));
+        }
+        // Callers escape what comes from the network; this keeps whatever they missed on one line.
+        append(&mut out, self.message.as_bytes(), message_limit, misleads);
+        if let Some(closing) = self.context.and_then(|context| context.closing) {
+            text_closing(&mut out, closing);
+        }
+        if let Some(error) = self.error {
+            text_error(&mut out, error);
+        }
+        if let Some(context) = self.context {
+            text_context(&mut out, context);
+        }
+        out
+    }
+
+    fn json_with(&self, message_limit: usize) -> String {
+        let mut json = Object::open(String::with_capacity(512));
+        json.raw("time", format_args!("\"{:.3}\"", self.time));
+        json.raw("pid", format_args!("{}", self.pid));
+        json.raw("tid", format_args!("{}", self.tid));
+        json.text("level", self.severity.name());
+        if let Some(context) = self.context {
+            json.raw("connection", format_args!("{}", context.connection));
+        }
+        json.bytes("message", self.message.as_bytes(), message_limit);
+        json.text("src", file_name(self.src));
+        if let Some(error) = self.error {
+            json.nested("error", |json| json_error(json, error));
+        }
+        json.raw("tags", format_args!("{}", self.tags));
+        if let Some(context) = self.context {
+            json.nested("mail", |json| json_context(json, context));
+            if let Some(closing) = context.closing {
+                json.nested("session", |json| json_closing(json, closing));
+            }
+        }
+        json.close()
+    }
+}
+
+/// The zone of text lines: the system's at the first line.
+pub(super) fn local_zone() -> &'static TimeZone {
+    static ZONE: OnceLock<TimeZone> = OnceLock::new();
+    ZONE.get_or_init(TimeZone::system)
+}
+
+/// Renders with a shorter and shorter message until the line is within `limit`.
+fn fit(limit: usize, render: impl Fn(usize) -> String) -> String {
+    let mut message_limit = MESSAGE_LIMIT;
+    loop {
+        let line = render(message_limit);
+        if line.len() <= limit || message_limit <= MESSAGE_LEAST {
+            return line;
+        }
+        message_limit /= 2;
+    }
+}
+
+fn text_closing(out: &mut String, closing: &Closing<'_>) {
+    text_word(out, "protocol", Some(closing.protocol));
+    text_word(out, "method", closing.method);
+    text_word(out, "tls", closing.tls);
+    text_word(out, "backend", closing.backend);
+    push(
+        out,
+        format_args!(" in={} out={}", closing.bytes_in, closing.bytes_out),
+    );
+    push(out, format_args!(" duration={}", Seconds(closing.duration)));
+    if let Some(login_time) = closing.login_time {
+        push(out, format_args!(" login_time={}", Seconds(login_time)));
+    }
+    out.push_str(" reason=");
+    text_quoted(out, closing.reason.as_bytes());
+}
+
+/// ` NAME=VALUE`, the value in quotes unless it is a plain word.
+fn text_word(out: &mut String, name: &str, value: Option<&str>) {
+    let Some(value) = value else { return };
+    push(out, format_args!(" {name}="));
+    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=' | b',');
+    if !value.is_empty() && value.len() <= FIELD_LIMIT && value.bytes().all(plain) {
+        return out.push_str(value);
+    }
+    text_quoted(out, value.as_bytes());
+}
+
+fn text_error(out: &mut String, error: &io::Error) {
+    out.push_str(" (");
+    if let Some(code) = error.raw_os_error() {
+        push(out, format_args!("{code}: "));
+    }
+    append(out, error_text(error).as_bytes(), FIELD_LIMIT, misleads);
+    out.push(')');
+}
+
+fn text_context(out: &mut String, context: &Context<'_>) {
+    if let Some(action) = context.action {
+        push(out, format_args!(" while {action}"));
+    }
+    text_field(out, "client", Some(context.client.as_bytes()));
+    text_field(out, "server", Some(context.server.as_bytes()));
+    text_field(out, "starttls", context.starttls.then_some(b"true"));
+    text_field(out, "login", context.login);
+    text_field(out, "upstream", context.upstream.map(str::as_bytes));
+}
+
+fn text_field(out: &mut String, name: &str, value: Option<&[u8]>) {
+    let Some(value) = value else { return };
+    push(out, format_args!(", {name}: "));
+    text_quoted(out, value);
+}
+
+fn text_quoted(out: &mut String, value: &[u8]) {
+    out.push('"');
+    append(out, value, FIELD_LIMIT, closes_or_misleads);
+    out.push('"');
+}
+
+fn json_error(json: &mut Object, error: &io::Error) {
+    json.bytes("message", error_text(error).as_bytes(), FIELD_LIMIT);
+    if let Some(code) = error.raw_os_error() {
+        json.raw("code", format_args!("{code}"));
+    }
+}
+
+fn json_context(json: &mut Object, context: &Context<'_>) {
+    json.text_if("action", context.action);
+    json.text("client", context.client);
+    json.text("server", context.server);
+    json.text_if("starttls", context.starttls.then_some("true"));
+    if let Some(login) = context.login {
+        json.bytes("login", login, FIELD_LIMIT);
+    }
+    json.text_if("upstream", context.upstream);
+}
+
+fn json_closing(json: &mut Object, closing: &Closing<'_>) {
+    json.text("protocol", closing.protocol);
+    json.text_if("method", closing.method);
+    json.text_if("tls", closing.tls);
+    json.text_if("backend", closing.backend);
+    json.raw("in", format_args!("{}", closing.bytes_in));
+    json.raw("out", format_args!("{}", closing.bytes_out));
+    json.raw("duration", format_args!("{}", Seconds(closing.duration)));
+    if let Some(login_time) = closing.login_time {
+        json.raw("login_time", format_args!("{}", Seconds(login_time)));
+    }
+    json.text("reason", closing.reason);
+}
+
+/// What the system says about an error, without Rust's ` (os error N)`.
+fn error_text(error: &io::Error) -> String {
+    let mut text = error.to_string();
+    if let Some(code) = error.raw_os_error()
+        && let Some(end) = text
+            .strip_suffix(&format!(" (os error {code})"))
+            .map(str::len)
+    {
+        text.truncate(end);
+    }
+    text
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+fn push(out: &mut String, arguments: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = out.write_fmt(arguments);
+}
+
+/// Seconds with milliseconds, `1.234`: a number in JSON too.
+struct Seconds(Duration);
+
+impl std::fmt::Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:03}", self.0.as_secs(), self.0.subsec_millis())
+    }
+}
+
+/// A JSON object under construction; its members keep their order.
+struct Object {
+    out: String,
+    empty: bool,
+}
+
+impl Object {
+    fn open(mut out: String) -> Object {
+        out.push('{');
+        Object { out, empty: true }
+    }
+
+    fn close(mut self) -> String {
+        self.out.push('}');
+        self.out
+    }
+
+    /// A member whose value is JSON already.
+    fn raw(&mut self, name: &str, value: std::fmt::Arguments<'_>) {
+        self.name(name);
+        push(&mut self.out, value);
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        self.bytes(name, value.as_bytes(), FIELD_LIMIT);
+    }
+
+    fn text_if(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.text(name, value);
+        }
+    }
+
+    /// A string member; bytes that are not UTF-8 become `\xHH`, as in text.
+    fn bytes(&mut self, name: &str, value: &[u8], limit: usize) {
+        self.name(name);
+        let mut text = String::with_capacity(value.len().min(limit));
+        append(&mut text, value, limit, nothing);
+        let printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        let quoted = Value::String(text);
+        if printable {
+            return push(&mut self.out, format_args!("{quoted}"));
+        }
+        // serde_json escapes ASCII controls only; the rest would still reach a terminal.
+        for c in quoted.to_string().chars() {
+            if misleads(c) {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    push(&mut self.out, format_args!("\\u{unit:04x}"));
+                }
+            } else {
+                self.out.push(c);
+            }
+        }
+    }
+
+    fn nested(&mut self, name: &str, fill: impl FnOnce(&mut Object)) {
+        self.name(name);
+        let mut inner = Object::open(std::mem::take(&mut self.out));
+        fill(&mut inner);
+        self.out = inner.close();
+    }
+
+    fn name(&mut self, name: &str) {
+        if !self.empty {
+            self.out.push(',');
+        }
+        self.empty = false;
+        push(&mut self.out, format_args!("\"{name}\":"));
+    }
+}
+
+#[cfg(test)]
+mod tests;

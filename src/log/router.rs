@@ -1,0 +1,167 @@
+//! The way of a finished line through `log` and simplelog to its destination.
+//!
+//! simplelog's targets cannot change once it runs, ours do (reload, USR1). So it gets one logger of
+//! ours, which knows the open destinations by name; a record's `target` is that name. Records of
+//! dependencies name no destination and are dropped.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Once, PoisonError, RwLock, Weak};
+
+use ::log::{Level, LevelFilter, Metadata, Record};
+use simplelog::{CombinedLogger, Config, ConfigBuilder, SharedLogger, WriteLogger};
+
+use super::Severity;
+use super::sink::{Output, Sink};
+use crate::config::LogDestination;
+
+/// The open destinations; one that no section uses any more is closed, its entry goes at the next `open`.
+static DESTINATIONS: LazyLock<RwLock<HashMap<String, Weak<Destination>>>> =
+    LazyLock::new(RwLock::default);
+
+/// Hands simplelog our logger, once per process; later calls do nothing. Opening a log does it too.
+pub fn init() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // Fails only where another logger was installed before, which then gets our lines.
+        let _ = CombinedLogger::init(vec![Box::new(Router)]);
+        // The macros of dependencies look at this and cost nothing; our own lines do not pass it.
+        ::log::set_max_level(LevelFilter::Off);
+    });
+}
+
+/// Opens every file by its name once more (USR1). What cannot be opened keeps its old descriptor and is
+/// returned, one text a file.
+pub fn reopen() -> Vec<String> {
+    let open: Vec<Arc<Destination>> = read().values().filter_map(Weak::upgrade).collect();
+    open.iter()
+        .filter_map(|destination| destination.output.reopen().err())
+        .collect()
+}
+
+/// The destination, opened now unless it is open already.
+pub(super) fn open(destination: &LogDestination) -> Result<Arc<Destination>, String> {
+    let name = name_of(destination);
+    if let Some(open) = find(&name) {
+        return Ok(open);
+    }
+    // Without the lock: a look-up of a name may take a while, and lines must go on.
+    let output = Output::open(destination)?;
+    Ok(register(name, output))
+}
+
+/// Standard error, which cannot fail to open.
+pub(super) fn stderr() -> Arc<Destination> {
+    register(name_of(&LogDestination::Stderr), Output::Stderr)
+}
+
+fn register(name: String, output: Output) -> Arc<Destination> {
+    init();
+    let mut destinations = DESTINATIONS.write().unwrap_or_else(PoisonError::into_inner);
+    if let Some(open) = destinations.get(&name).and_then(Weak::upgrade) {
+        return open;
+    }
+    let output = Arc::new(output);
+    let logger = WriteLogger::new(
+        LevelFilter::Trace,
+        line_only(),
+        Sink::new(Arc::clone(&output)),
+    );
+    let destination = Arc::new(Destination {
+        name: name.clone(),
+        output,
+        logger,
+    });
+    destinations.retain(|_, destination| destination.strong_count() > 0);
+    destinations.insert(name, Arc::downgrade(&destination));
+    destination
+}
+
+fn find(name: &str) -> Option<Arc<Destination>> {
+    read().get(name).and_then(Weak::upgrade)
+}
+
+fn read() -> std::sync::RwLockReadGuard<'static, HashMap<String, Weak<Destination>>> {
+    DESTINATIONS.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn name_of(destination: &LogDestination) -> String {
+    format!("error_log {destination:?}")
+}
+
+/// simplelog's own columns all off: our lines are finished.
+fn line_only() -> Config {
+    ConfigBuilder::new()
+        .set_max_level(LevelFilter::Off)
+        .set_time_level(LevelFilter::Off)
+        .set_thread_level(LevelFilter::Off)
+        .set_target_level(LevelFilter::Off)
+        .set_location_level(LevelFilter::Off)
+        .build()
+}
+
+/// One open destination with simplelog's logger for it.
+pub(super) struct Destination {
+    name: String,
+    output: Arc<Output>,
+    logger: Box<WriteLogger<Sink>>,
+}
+
+impl Destination {
+    /// The name that records have as their target.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Sends a finished line, without newline, on its way.
+    pub(super) fn write(&self, severity: Severity, line: &str) {
+        ::log::logger().log(
+            &Record::builder()
+                .target(&self.name)
+                .level(level(severity))
+                .args(format_args!("{line}"))
+                .build(),
+        );
+    }
+}
+
+/// `log` has five levels only; ours stands in the line, this one decides nothing.
+fn level(severity: Severity) -> Level {
+    match severity {
+        Severity::Debug => Level::Debug,
+        Severity::Info | Severity::Notice => Level::Info,
+        Severity::Warn => Level::Warn,
+        Severity::Error | Severity::Crit | Severity::Alert | Severity::Emerg => Level::Error,
+    }
+}
+
+/// The one logger that simplelog knows.
+struct Router;
+
+impl ::log::Log for Router {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        find(metadata.target()).is_some()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        // The lock is not held while the line is written: a slow disk delays its own lines only.
+        if let Some(destination) = find(record.target()) {
+            destination.logger.log(record);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+impl SharedLogger for Router {
+    fn level(&self) -> LevelFilter {
+        LevelFilter::Trace
+    }
+
+    fn config(&self) -> Option<&Config> {
+        None
+    }
+
+    fn as_log(self: Box<Self>) -> Box<dyn ::log::Log> {
+        self
+    }
+}

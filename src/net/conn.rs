@@ -1,0 +1,548 @@
+//! One blocking connection: a socket, perhaps TLS on it, and bytes read ahead.
+//!
+//! `Leg` is the part that a relay's two threads share; `Conn` adds the input buffer of the time
+//! before the relay and, towards clients, the state by which a waiting session can be evicted.
+//! What the bytes mean is the dialects' business.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::socket::{Deadline, Seen, Socket, WaitFor, Waited};
+use crate::presence::{Doing, Evicted, Presence};
+use crate::tls::{Engine, Facts, Plain, TlsError};
+
+/// Why a read or write on a connection failed.
+#[derive(Debug)]
+pub struct NetError {
+    /// At which end.
+    pub side: Side,
+    /// What happened.
+    pub kind: NetErrorKind,
+}
+
+/// The two kinds of peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The mail program.
+    Client,
+    /// A mail server, or an auth server.
+    Backend,
+}
+
+/// What can happen on a connection.
+#[derive(Debug)]
+pub enum NetErrorKind {
+    /// Nothing came, or nothing could be written, within the limit of this directive.
+    Timeout(&'static str),
+    /// The stream ended.
+    Closed,
+    /// The peer sent more than the buffer of its directive holds.
+    TooLong,
+    /// The session had to make room.
+    Evicted,
+    /// The system call that failed.
+    Io(io::Error),
+    /// TLS failed.
+    Tls(TlsError),
+}
+
+impl fmt::Display for NetErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout(directive) => write!(f, "timed out ({directive})"),
+            Self::Closed => f.write_str("closed the connection"),
+            Self::TooLong => f.write_str("sent too much"),
+            Self::Evicted => f.write_str("had to make room for others"),
+            Self::Io(error) => error.fmt(f),
+            Self::Tls(error) => error.fmt(f),
+        }
+    }
+}
+
+/// A socket and its TLS engine. The engine's lock is held for memory work only, never across a
+/// system call: one thread may read while another writes.
+#[derive(Debug)]
+pub struct Leg {
+    /// The connection.
+    pub socket: Arc<Socket>,
+    tls: Option<Mutex<Tls>>,
+}
+
+/// An engine, and ciphertext that it had no room for yet.
+struct Tls {
+    engine: Box<dyn Engine>,
+    unfed: Vec<u8>,
+}
+
+/// What reading a leg came to.
+#[derive(Debug)]
+pub enum Got {
+    /// That many bytes of plain text.
+    Bytes(usize),
+    /// The peer ended its stream, in order or (with TLS) without close_notify.
+    End,
+    /// Nothing came in time.
+    TimedOut,
+}
+
+/// Most ciphertext read or held at a time.
+const RECORD: usize = 16 * 1024;
+
+impl Leg {
+    /// A leg in plain text.
+    pub fn new(socket: Arc<Socket>) -> Self {
+        Self { socket, tls: None }
+    }
+
+    /// Whether TLS runs on it.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Reads plain text, waiting for `limit` at most on the socket.
+    pub fn read(&self, buf: &mut [u8], limit: Duration) -> Result<Got, NetErrorKind> {
+        let Some(tls) = &self.tls else {
+            return match self.socket.read(buf, limit).map_err(NetErrorKind::Io)? {
+                Waited::Done(0) => Ok(Got::End),
+                Waited::Done(n) => Ok(Got::Bytes(n)),
+                Waited::TimedOut => Ok(Got::TimedOut),
+            };
+        };
+        let mut ciphertext = Vec::new();
+        loop {
+            match lock(tls).read(buf)? {
+                Plain::Bytes(n) => return Ok(Got::Bytes(n)),
+                Plain::Closed | Plain::Truncated => return Ok(Got::End),
+                Plain::NeedMore => {}
+            }
+            ciphertext.resize(RECORD, 0);
+            let read = self.socket.read(&mut ciphertext, limit);
+            match read.map_err(NetErrorKind::Io)? {
+                Waited::Done(0) => lock(tls).engine.take_eof(),
+                Waited::Done(n) => lock(tls).unfed.extend_from_slice(&ciphertext[..n]),
+                Waited::TimedOut => return Ok(Got::TimedOut),
+            }
+        }
+    }
+
+    /// Reads plain text that is there already, without waiting.
+    pub fn read_now(&self, buf: &mut [u8]) -> Result<Got, NetErrorKind> {
+        let Some(tls) = &self.tls else {
+            return match self.socket.read_now(buf).map_err(NetErrorKind::Io)? {
+                Waited::Done(0) => Ok(Got::End),
+                Waited::Done(n) => Ok(Got::Bytes(n)),
+                Waited::TimedOut => Ok(Got::TimedOut),
+            };
+        };
+        let mut ciphertext = Vec::new();
+        loop {
+            match lock(tls).read(buf)? {
+                Plain::Bytes(n) => return Ok(Got::Bytes(n)),
+                Plain::Closed | Plain::Truncated => return Ok(Got::End),
+                Plain::NeedMore => {}
+            }
+            ciphertext.resize(RECORD, 0);
+            let read = self.socket.read_now(&mut ciphertext);
+            match read.map_err(NetErrorKind::Io)? {
+                Waited::Done(0) => lock(tls).engine.take_eof(),
+                Waited::Done(n) => lock(tls).unfed.extend_from_slice(&ciphertext[..n]),
+                Waited::TimedOut => return Ok(Got::TimedOut),
+            }
+        }
+    }
+
+    /// Writes a part of `data`, waiting for `limit` at most; `None` when nothing went out in time.
+    /// With TLS the whole of the returned part is encrypted, and some of it may still be in `pending`,
+    /// which must be handed back unchanged with the next call.
+    pub fn write(
+        &self,
+        data: &[u8],
+        pending: &mut Vec<u8>,
+        limit: Duration,
+    ) -> Result<Option<usize>, NetErrorKind> {
+        let Some(tls) = &self.tls else {
+            return match self.socket.write(data, limit).map_err(NetErrorKind::Io)? {
+                Waited::Done(n) => Ok(Some(n)),
+                Waited::TimedOut => Ok(None),
+            };
+        };
+        let mut taken = 0;
+        if pending.is_empty() {
+            let mut tls = lock(tls);
+            taken = tls.engine.write(data).map_err(NetErrorKind::Tls)?;
+            tls.engine.give(pending, 4 * RECORD);
+        }
+        match self
+            .socket
+            .write(pending, limit)
+            .map_err(NetErrorKind::Io)?
+        {
+            Waited::Done(n) => drop(pending.drain(..n)),
+            Waited::TimedOut if taken == 0 => return Ok(None),
+            Waited::TimedOut => {}
+        }
+        Ok(Some(taken))
+    }
+
+    /// Ends our direction: close_notify where there is TLS, then FIN.
+    pub fn finish(&self, pending: &mut Vec<u8>, limit: Duration) {
+        if let Some(tls) = &self.tls {
+            let mut tls = lock(tls);
+            tls.engine.close();
+            tls.engine.give(pending, usize::MAX);
+            drop(tls);
+            while let Ok(Waited::Done(n)) = self.socket.write(pending, limit) {
+                pending.drain(..n);
+                if pending.is_empty() {
+                    break;
+                }
+            }
+        }
+        self.socket.shutdown(std::net::Shutdown::Write);
+    }
+}
+
+impl Tls {
+    /// Decrypts; what the engine had no room for goes in as soon as it has.
+    fn read(&mut self, buf: &mut [u8]) -> Result<Plain, NetErrorKind> {
+        loop {
+            match self.engine.read(buf).map_err(NetErrorKind::Tls)? {
+                Plain::NeedMore if !self.unfed.is_empty() => {
+                    let taken = self.engine.take(&self.unfed).map_err(NetErrorKind::Tls)?;
+                    if taken == 0 {
+                        return Ok(Plain::NeedMore);
+                    }
+                    self.unfed.drain(..taken);
+                }
+                read => return Ok(read),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+fn lock(tls: &Mutex<Tls>) -> MutexGuard<'_, Tls> {
+    // An engine whose holder panicked ends its session anyway.
+    tls.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A connection before its relay.
+#[derive(Debug)]
+pub struct Conn {
+    leg: Leg,
+    side: Side,
+    /// Bytes read and not used yet are `input[start..]`. Wiped: passwords pass through it.
+    input: Zeroizing<Vec<u8>>,
+    start: usize,
+    limit: usize,
+    presence: Option<Arc<Presence>>,
+}
+
+impl Conn {
+    /// A connection whose input buffer holds `limit` bytes.
+    pub fn new(socket: Arc<Socket>, side: Side, limit: usize) -> Self {
+        Self {
+            leg: Leg::new(socket),
+            side,
+            // Never grows, so that no copy of a password is left behind.
+            input: Zeroizing::new(Vec::with_capacity(limit)),
+            start: 0,
+            limit,
+            presence: None,
+        }
+    }
+
+    /// A client's connection, which can be evicted while it waits.
+    pub fn client(presence: Arc<Presence>, limit: usize) -> Self {
+        let mut conn = Self::new(Arc::clone(presence.socket()), Side::Client, limit);
+        conn.presence = Some(presence);
+        conn
+    }
+
+    /// Gives the input buffer another limit; what was read stays.
+    pub fn set_limit(&mut self, limit: usize) {
+        let mut input = Zeroizing::new(Vec::with_capacity(limit.max(self.buffered().len())));
+        input.extend_from_slice(self.buffered());
+        self.input = input;
+        self.start = 0;
+        self.limit = limit;
+    }
+
+    /// Whether TLS runs on it.
+    pub fn is_tls(&self) -> bool {
+        self.leg.is_tls()
+    }
+
+    /// What is known of its TLS.
+    pub fn tls_facts(&self) -> Option<Facts> {
+        self.leg.tls.as_ref().map(|tls| lock(tls).engine.facts())
+    }
+
+    /// The socket, for options and addresses.
+    pub fn socket(&self) -> &Arc<Socket> {
+        &self.leg.socket
+    }
+
+    /// What was read and not consumed.
+    pub fn buffered(&self) -> &[u8] {
+        &self.input[self.start..]
+    }
+
+    /// Forgets the first `n` buffered bytes.
+    pub fn consume(&mut self, n: usize) {
+        self.start = (self.start + n).min(self.input.len());
+        if self.start == self.input.len() {
+            self.clear();
+        }
+    }
+
+    /// Forgets everything read ahead: behind STARTTLS it is an injection attempt.
+    pub fn clear(&mut self) {
+        self.input.clear();
+        self.start = 0;
+    }
+
+    /// Whether the buffer can take no more.
+    pub fn is_full(&self) -> bool {
+        self.buffered().len() >= self.limit
+    }
+
+    /// Says that a command is complete: what comes next is a new wait for the client.
+    pub fn command_is_complete(&self) {
+        if let Some(presence) = &self.presence {
+            presence.begin_wait();
+        }
+    }
+
+    /// Reads more into the buffer: at least a byte, or an error.
+    pub fn fill(&mut self, deadline: Deadline) -> Result<(), NetError> {
+        if self.is_full() {
+            return Err(self.error(NetErrorKind::TooLong));
+        }
+        if self.start > 0 {
+            self.input.drain(..self.start);
+            self.start = 0;
+        }
+        let held = self.input.len();
+        self.input.resize(self.limit, 0);
+        let got = self.read_some(held, deadline);
+        let n = *got.as_ref().unwrap_or(&0);
+        self.input.truncate(held + n);
+        match got {
+            Ok(0) => Err(self.error(NetErrorKind::Closed)),
+            Ok(_) => Ok(()),
+            Err(kind) => Err(self.error(kind)),
+        }
+    }
+
+    fn read_some(&mut self, held: usize, deadline: Deadline) -> Result<usize, NetErrorKind> {
+        loop {
+            let Some(left) = deadline.remaining() else {
+                return Err(NetErrorKind::Timeout(deadline.directive));
+            };
+            let leg = &self.leg;
+            let input = &mut self.input[held..];
+            let got = guarded(self.presence.as_deref(), Doing::WaitingForClient, || {
+                leg.read(input, left)
+            })?;
+            match got {
+                Got::Bytes(n) => return Ok(n),
+                Got::End => return Ok(0),
+                Got::TimedOut => {}
+            }
+        }
+    }
+
+    /// Waits until the buffer holds a line and returns its length, the LF included.
+    pub fn fill_line(&mut self, deadline: Deadline) -> Result<usize, NetError> {
+        let mut searched = 0;
+        loop {
+            let unsearched = &self.buffered()[searched..];
+            if let Some(at) = unsearched.iter().position(|&byte| byte == b'\n') {
+                return Ok(searched + at + 1);
+            }
+            searched = self.buffered().len();
+            self.fill(deadline)?;
+        }
+    }
+
+    /// Writes all of `data`.
+    pub fn send(&mut self, data: &[u8], deadline: Deadline) -> Result<(), NetError> {
+        let mut sent = 0;
+        let mut pending = Vec::new();
+        while sent < data.len() || !pending.is_empty() {
+            let Some(left) = deadline.remaining() else {
+                return Err(self.error(NetErrorKind::Timeout(deadline.directive)));
+            };
+            let wrote = guarded(self.presence.as_deref(), Doing::WritingToClient, || {
+                self.leg.write(&data[sent..], &mut pending, left)
+            });
+            sent += wrote.map_err(|kind| self.error(kind))?.unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    /// Lets time pass, but ends at once when the client hangs up or the session is evicted.
+    /// A client that has already sent more commands may have ended its side in good order: then only
+    /// a reset counts.
+    pub fn pause(&self, deadline: Deadline) -> Result<(), NetError> {
+        let what = if self.buffered().is_empty() {
+            WaitFor::HangUp
+        } else {
+            WaitFor::Reset
+        };
+        let mut what = what;
+        loop {
+            match self.wait(what, deadline)? {
+                Seen::HangUp if what == WaitFor::HangUp && self.leg.socket.has_unread() => {
+                    what = WaitFor::Reset;
+                }
+                Seen::HangUp => return Err(self.error(NetErrorKind::Closed)),
+                Seen::Data | Seen::Nothing => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits for data or a hang-up; `Nothing` when the time is over.
+    pub fn wait(&self, what: WaitFor, deadline: Deadline) -> Result<Seen, NetError> {
+        while let Some(left) = deadline.remaining() {
+            let seen = guarded(self.presence.as_deref(), Doing::WaitingForClient, || {
+                self.leg.socket.wait(what, left).map_err(NetErrorKind::Io)
+            });
+            match seen.map_err(|kind| self.error(kind))? {
+                Seen::Nothing => {}
+                seen => return Ok(seen),
+            }
+        }
+        Ok(Seen::Nothing)
+    }
+
+    /// Runs a TLS handshake. The caller has dealt with what was buffered.
+    pub fn start_tls(
+        &mut self,
+        mut engine: Box<dyn Engine>,
+        deadline: Deadline,
+    ) -> Result<(), NetError> {
+        debug_assert!(self.buffered().is_empty(), "plain text before a handshake");
+        let done = self.handshake(engine.as_mut(), deadline);
+        if done.is_err() {
+            let mut alert = Vec::new();
+            engine.give(&mut alert, RECORD);
+            let _ = self.leg.socket.write_now(&alert);
+        }
+        done.map_err(|kind| self.error(kind))?;
+        self.leg.tls = Some(Mutex::new(Tls {
+            engine,
+            unfed: Vec::new(),
+        }));
+        Ok(())
+    }
+
+    fn handshake(&self, engine: &mut dyn Engine, deadline: Deadline) -> Result<(), NetErrorKind> {
+        let mut ciphertext = vec![0; RECORD];
+        let mut out = Vec::new();
+        let mut ended = false;
+        loop {
+            let done = engine.handshake().map_err(NetErrorKind::Tls)?;
+            engine.give(&mut out, usize::MAX);
+            self.send_ciphertext(&mut out, deadline)?;
+            if done {
+                return Ok(());
+            }
+            if ended {
+                return Err(NetErrorKind::Closed);
+            }
+            let n = self.read_ciphertext(&mut ciphertext, deadline)?;
+            if n == 0 {
+                engine.take_eof();
+                ended = true;
+            }
+            let mut fed = 0;
+            while fed < n {
+                let taken = engine
+                    .take(&ciphertext[fed..n])
+                    .map_err(NetErrorKind::Tls)?;
+                fed += taken;
+                if taken == 0 {
+                    engine.handshake().map_err(NetErrorKind::Tls)?;
+                }
+            }
+        }
+    }
+
+    fn send_ciphertext(&self, out: &mut Vec<u8>, deadline: Deadline) -> Result<(), NetErrorKind> {
+        while !out.is_empty() {
+            let Some(left) = deadline.remaining() else {
+                return Err(NetErrorKind::Timeout(deadline.directive));
+            };
+            let socket = &self.leg.socket;
+            let waited = guarded(self.presence.as_deref(), Doing::WritingToClient, || {
+                socket.write(out, left).map_err(NetErrorKind::Io)
+            })?;
+            if let Waited::Done(n) = waited {
+                out.drain(..n);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_ciphertext(&self, buf: &mut [u8], deadline: Deadline) -> Result<usize, NetErrorKind> {
+        loop {
+            let Some(left) = deadline.remaining() else {
+                return Err(NetErrorKind::Timeout(deadline.directive));
+            };
+            let socket = &self.leg.socket;
+            let waited = guarded(self.presence.as_deref(), Doing::WaitingForClient, || {
+                socket.read(buf, left).map_err(NetErrorKind::Io)
+            })?;
+            if let Waited::Done(n) = waited {
+                return Ok(n);
+            }
+        }
+    }
+
+    /// Closes behind a last line, so that the line arrives.
+    pub fn close_after_line(self) {
+        self.leg.finish(&mut Vec::new(), Duration::from_millis(200));
+        self.leg.socket.close_after_line();
+    }
+
+    /// The connection without its input buffer, and what was still in that.
+    pub fn into_leg(self) -> (Leg, Zeroizing<Vec<u8>>) {
+        let rest = Zeroizing::new(self.buffered().to_vec());
+        (self.leg, rest)
+    }
+
+    fn error(&self, kind: NetErrorKind) -> NetError {
+        NetError {
+            side: self.side,
+            kind,
+        }
+    }
+}
+
+/// Runs one blocking call in the state in which the session can be evicted, and finds out if it was.
+fn guarded<T>(
+    presence: Option<&Presence>,
+    doing: Doing,
+    call: impl FnOnce() -> Result<T, NetErrorKind>,
+) -> Result<T, NetErrorKind> {
+    let Some(presence) = presence else {
+        return call();
+    };
+    presence
+        .enter(doing)
+        .map_err(|Evicted| NetErrorKind::Evicted)?;
+    let result = call();
+    presence.leave().map_err(|Evicted| NetErrorKind::Evicted)?;
+    result
+}

@@ -1,0 +1,13 @@
+//! Everything that touches a socket, and the formats that stand before the first protocol line.
+//!
+//! Protocol parsers and TLS engines do no I/O; they are in `dialect` and `tls`.
+
+pub mod address;
+pub mod conn;
+pub mod http;
+pub mod line;
+pub mod listen;
+pub mod proxy_protocol;
+pub mod relay;
+pub mod resolve;
+pub mod socket;

@@ -1,0 +1,389 @@
+//! After the login: bytes in both directions, in order, at once, unread. Two threads a session.
+//!
+//! The directions are independent: a slow reader holds up one of them, and when one has ended, what
+//! is under way in the other still arrives. Silence is counted for both together.
+
+use std::collections::HashMap;
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use zeroize::Zeroizing;
+
+use super::conn::{Conn, Got, Leg, NetErrorKind};
+use crate::log::Severity;
+use crate::session::{Session, Step};
+use crate::system::threads::{Threads, rename};
+
+/// What is read while a direction is silent: a command or an answer usually fits.
+const SMALL: usize = 512;
+
+/// Default of `proxy_buffer`, while data flows.
+const LARGE: usize = 32 * 1024;
+
+/// A session whose login is done, ready to be handed to its two threads.
+pub struct Relay {
+    session: Session,
+    up: Direction,
+    down: Direction,
+    shared: Arc<Shared>,
+}
+
+/// One direction of a session.
+struct Direction {
+    from: Arc<Leg>,
+    to: Arc<Leg>,
+    /// What was read before the relay began.
+    first: Zeroizing<Vec<u8>>,
+    shared: Arc<Shared>,
+    which: Which,
+}
+
+/// The two directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// From the client to the backend.
+    Up = 0,
+    /// From the backend to the client.
+    Down = 1,
+}
+
+/// How a direction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Its source ended the stream, and that was passed on.
+    Finished,
+    /// Its destination takes nothing more.
+    WriteFailed,
+    /// Its source broke.
+    ReadFailed,
+    /// Both directions were silent for too long, or the session was told to end.
+    Stopped,
+}
+
+/// What both directions of a session know of each other.
+#[derive(Debug)]
+pub struct Shared {
+    client: Arc<Leg>,
+    backend: Arc<Leg>,
+    began: Instant,
+    /// Milliseconds after `began` at which a byte last moved.
+    active: AtomicU64,
+    /// Longest silence, in milliseconds.
+    timeout: AtomicU64,
+    bytes: [AtomicU64; 2],
+    buffer: usize,
+    stopped: AtomicBool,
+    reason: Mutex<Option<&'static str>>,
+    ended: Mutex<usize>,
+    end: Condvar,
+}
+
+impl Shared {
+    /// Ends the session from outside; both threads notice at once.
+    pub fn stop(&self, reason: &'static str) {
+        self.give_reason(reason);
+        self.stopped.store(true, Ordering::Release);
+        self.client.socket.shutdown(Shutdown::Both);
+        self.backend.socket.shutdown(Shutdown::Both);
+    }
+
+    fn touch(&self, which: Which, bytes: usize) {
+        self.bytes[which as usize].fetch_add(bytes as u64, Ordering::Relaxed);
+        self.active.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How long both directions may still be silent; `None` when they were for too long.
+    fn patience(&self) -> Option<Duration> {
+        if self.stopped.load(Ordering::Acquire) {
+            return None;
+        }
+        let silent = self
+            .now()
+            .saturating_sub(self.active.load(Ordering::Relaxed));
+        let timeout = self.timeout.load(Ordering::Relaxed);
+        (silent < timeout).then(|| Duration::from_millis(timeout - silent))
+    }
+
+    /// The first reason is the one that counts.
+    fn give_reason(&self, reason: &'static str) {
+        let mut given = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        given.get_or_insert(reason);
+    }
+
+    /// One direction has ended. The other may go on, but no longer silent for longer than `timeout`:
+    /// the first to end keeps watch over it, since a blocked read does not learn of a new limit.
+    fn wait_for_other(&self, limit: Duration) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        *ended += 1;
+        self.end.notify_all();
+        let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        self.timeout.fetch_min(limit, Ordering::Relaxed);
+        while *ended < 2 {
+            let Some(patience) = self.patience() else {
+                drop(ended);
+                return self.stop("silent after half-close");
+            };
+            let waited = self.end.wait_timeout(ended, patience);
+            ended = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Relay {
+    /// Takes a session over. What was read ahead on either side goes first.
+    pub fn between(mut session: Session, client: Conn, backend: Conn) -> Self {
+        session.step = Step::Proxying;
+        session.login_time = Some(session.accepted.elapsed());
+        session.place.logged_in();
+        let (client, from_client) = client.into_leg();
+        let (backend, from_backend) = backend.into_leg();
+        let (client, backend) = (Arc::new(client), Arc::new(backend));
+        let conf = &session.service.conf;
+        let timeout = u64::try_from(conf.proxy_timeout.as_millis()).unwrap_or(u64::MAX);
+        let shared = Arc::new(Shared {
+            client: Arc::clone(&client),
+            backend: Arc::clone(&backend),
+            began: Instant::now(),
+            active: AtomicU64::new(0),
+            timeout: AtomicU64::new(timeout),
+            bytes: [AtomicU64::new(0), AtomicU64::new(0)],
+            buffer: conf.proxy_buffer.unwrap_or(LARGE),
+            stopped: AtomicBool::new(false),
+            reason: Mutex::new(None),
+            ended: Mutex::new(0),
+            end: Condvar::new(),
+        });
+        let direction = |from: &Arc<Leg>, to: &Arc<Leg>, first, which| Direction {
+            from: Arc::clone(from),
+            to: Arc::clone(to),
+            first,
+            shared: Arc::clone(&shared),
+            which,
+        };
+        Self {
+            up: direction(&client, &backend, from_client, Which::Up),
+            down: direction(&backend, &client, from_backend, Which::Down),
+            shared: Arc::clone(&shared),
+            session,
+        }
+    }
+
+    /// Hands the session to its threads. If the system has none left, the session ends.
+    pub fn start(self, threads: &Threads) {
+        let Self {
+            session,
+            up,
+            down,
+            shared,
+        } = self;
+        session.service.relays.add(session.id, &shared);
+        let name = session.to_string();
+        let half_closed = session.service.conf.timeout;
+        let session = Arc::new(session);
+
+        let of_down = Arc::clone(&session);
+        let down_name = format!("{name} dn");
+        let down = threads.run(move || {
+            rename(&down_name);
+            down.run(half_closed);
+            finish(of_down);
+        });
+        let of_up = Arc::clone(&session);
+        let up_name = format!("{name} up");
+        let up = threads.run(move || {
+            rename(&up_name);
+            up.run(half_closed);
+            finish(of_up);
+        });
+        for failed in [up, down].into_iter().filter_map(Result::err) {
+            session.log_failure(
+                Severity::Error,
+                file!(),
+                "cannot start a thread for the session",
+                Some(&failed),
+            );
+            shared.stop("no thread");
+            shared.wait_for_other(Duration::ZERO);
+        }
+        finish(session);
+    }
+}
+
+/// Whoever lets go of a session last closes it.
+fn finish(session: Arc<Session>) {
+    let Some(session) = Arc::into_inner(session) else {
+        return;
+    };
+    let Some(shared) = session.service.relays.remove(session.id) else {
+        return;
+    };
+    session.log_event(file!(), "proxied session done");
+    // A peer that still sends would otherwise be answered with a reset, which can destroy what it has
+    // not read yet.
+    shared.client.socket.close_after_line();
+    shared.backend.socket.close_after_line();
+    let bytes = |which: Which| shared.bytes[which as usize].load(Ordering::Relaxed);
+    let reason = shared.reason.lock().unwrap_or_else(PoisonError::into_inner);
+    let reason = reason.unwrap_or("closed");
+    session.log_closing(reason, bytes(Which::Up), bytes(Which::Down));
+}
+
+impl Direction {
+    /// Copies until its end, and then stays until the other direction's.
+    fn run(mut self, half_closed: Duration) {
+        let shared = Arc::clone(&self.shared);
+        // A panic costs this session alone, and its other thread must learn of it.
+        let copied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.copy()));
+        match copied {
+            Ok(End::Finished | End::WriteFailed) => shared.give_reason(self.which.closed()),
+            Ok(End::ReadFailed) => shared.stop(self.which.broke()),
+            Ok(End::Stopped) => shared.stop("silent"),
+            Err(_) => shared.stop("internal error"),
+        }
+        shared.wait_for_other(half_closed);
+    }
+
+    fn copy(&mut self) -> End {
+        let mut pending = Vec::new();
+        let first = std::mem::take(&mut self.first);
+        self.shared.touch(self.which, first.len());
+        if let Err(end) = self.write_all(&first, &mut pending) {
+            return end;
+        }
+        drop(first);
+        let mut small = Zeroizing::new([0; SMALL]);
+        loop {
+            let Some(patience) = self.shared.patience() else {
+                return End::Stopped;
+            };
+            let n = match self.from.read(&mut small[..], patience) {
+                Ok(Got::Bytes(n)) => n,
+                Ok(Got::TimedOut) => continue,
+                Ok(Got::End) => break,
+                Err(_) => return self.failed_read(),
+            };
+            self.shared.touch(self.which, n);
+            let end = match n {
+                SMALL => self.copy_flow(&small[..], &mut pending),
+                n => self.write_all(&small[..n], &mut pending),
+            };
+            if let Err(end) = end {
+                return end;
+            }
+        }
+        let patience = self.shared.patience().unwrap_or_default();
+        self.to.finish(&mut pending, patience);
+        End::Finished
+    }
+
+    /// Copies with a large buffer for as long as there is something to read at once.
+    fn copy_flow(&self, begun: &[u8], pending: &mut Vec<u8>) -> Result<(), End> {
+        let mut buffer = vec![0; self.shared.buffer.max(SMALL)];
+        buffer[..begun.len()].copy_from_slice(begun);
+        let mut held = begun.len();
+        loop {
+            while held < buffer.len() {
+                match self.from.read_now(&mut buffer[held..]) {
+                    Ok(Got::Bytes(n)) => {
+                        self.shared.touch(self.which, n);
+                        held += n;
+                    }
+                    // The end is found again by the next blocking read.
+                    Ok(Got::TimedOut | Got::End) => {
+                        return self.write_all(&buffer[..held], pending);
+                    }
+                    Err(_) => {
+                        self.write_all(&buffer[..held], pending)?;
+                        return Err(self.failed_read());
+                    }
+                }
+                // What is there goes out before more is waited for.
+                if held >= buffer.len() / 2 {
+                    break;
+                }
+            }
+            self.write_all(&buffer[..held], pending)?;
+            held = 0;
+        }
+    }
+
+    fn write_all(&self, data: &[u8], pending: &mut Vec<u8>) -> Result<(), End> {
+        let mut sent = 0;
+        while sent < data.len() || !pending.is_empty() {
+            let Some(patience) = self.shared.patience() else {
+                return Err(End::Stopped);
+            };
+            match self.to.write(&data[sent..], pending, patience) {
+                Ok(Some(n)) => {
+                    sent += n;
+                    self.shared.touch(self.which, 0);
+                }
+                Ok(None) => {}
+                Err(NetErrorKind::Io(_) | NetErrorKind::Tls(_)) => return Err(self.failed_write()),
+                Err(_) => return Err(End::Stopped),
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody takes what this direction reads: its source need not send any more, but what comes the
+    /// other way still arrives.
+    fn failed_write(&self) -> End {
+        self.from.socket.shutdown(Shutdown::Read);
+        End::WriteFailed
+    }
+
+    fn failed_read(&self) -> End {
+        if self.shared.stopped.load(Ordering::Acquire) {
+            return End::Stopped;
+        }
+        End::ReadFailed
+    }
+}
+
+/// The relays of the process, so that they can be ended from outside.
+#[derive(Debug, Default)]
+pub struct Relays(Mutex<HashMap<u64, Arc<Shared>>>);
+
+impl Relays {
+    fn add(&self, session: u64, shared: &Arc<Shared>) {
+        self.lock().insert(session, Arc::clone(shared));
+    }
+
+    fn remove(&self, session: u64) -> Option<Arc<Shared>> {
+        self.lock().remove(&session)
+    }
+
+    /// Ends all of them.
+    pub fn stop_all(&self, reason: &'static str) {
+        for shared in self.lock().values() {
+            shared.stop(reason);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Shared>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Which {
+    fn closed(self) -> &'static str {
+        match self {
+            Self::Up => "client closed",
+            Self::Down => "backend closed",
+        }
+    }
+
+    fn broke(self) -> &'static str {
+        match self {
+            Self::Up => "client connection broke",
+            Self::Down => "backend connection broke",
+        }
+    }
+}

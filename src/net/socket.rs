@@ -1,0 +1,273 @@
+//! One connected socket, TCP or Unix, whose every wait has an end.
+//!
+//! The only place that turns the kernel's Interrupted, WouldBlock and zero into retry, timeout
+//! and end of stream. It knows nothing of TLS or of lines: that is `conn`.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::{SockAddr, SockRef, TcpKeepalive};
+
+use super::address::Address;
+use crate::config::Keepalive;
+
+/// Until when something may take, and the directive that says so.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    /// The moment.
+    pub at: Instant,
+    /// Name of the directive it comes from, for the log.
+    pub directive: &'static str,
+}
+
+impl Deadline {
+    /// `limit` from now on.
+    pub fn after(limit: Duration, directive: &'static str) -> Self {
+        Self {
+            at: Instant::now() + limit,
+            directive,
+        }
+    }
+
+    /// What is left; `None` when it is over.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.at
+            .checked_duration_since(Instant::now())
+            .filter(|left| !left.is_zero())
+    }
+}
+
+/// A connected stream socket. Shared by the threads that read, write and end it.
+#[derive(Debug)]
+pub struct Socket {
+    inner: socket2::Socket,
+    /// What SO_RCVTIMEO and SO_SNDTIMEO are set to, in milliseconds: most reads need no system call
+    /// to set them again.
+    read_timeout: AtomicU64,
+    write_timeout: AtomicU64,
+}
+
+/// What a blocking call on a socket came to.
+#[derive(Debug)]
+pub enum Waited {
+    /// That many bytes; 0 is the end of the stream.
+    Done(usize),
+    /// Nothing happened in time.
+    TimedOut,
+}
+
+impl Socket {
+    /// Takes over a connected socket and makes its calls block.
+    pub fn new(inner: socket2::Socket) -> io::Result<Self> {
+        inner.set_nonblocking(false)?;
+        Ok(Self {
+            inner,
+            read_timeout: AtomicU64::new(0),
+            write_timeout: AtomicU64::new(0),
+        })
+    }
+
+    /// Connects within `limit`.
+    pub fn connect(address: &SockAddr, limit: Duration) -> io::Result<Self> {
+        let inner = socket2::Socket::new(address.domain(), socket2::Type::STREAM, None)?;
+        inner.connect_timeout(address, limit)?;
+        if address.as_socket().is_some() {
+            inner.set_tcp_nodelay(true)?;
+        }
+        Self::new(inner)
+    }
+
+    /// For options that are set once.
+    pub fn options(&self) -> SockRef<'_> {
+        SockRef::from(&self.inner)
+    }
+
+    /// Keepalive and TCP_USER_TIMEOUT, which find peers that are gone without a word. Not on Unix
+    /// sockets, where the kernel knows at once.
+    pub fn keep_alive(&self, keepalive: Keepalive) {
+        /// 120 seconds of silence, then a probe every 30, four of them.
+        const OURS: Keepalive = Keepalive::On {
+            idle: Some(Duration::from_secs(120)),
+            interval: Some(Duration::from_secs(30)),
+            count: Some(4),
+        };
+        /// Sent and unacknowledged for that long: the peer is gone.
+        const USER_TIMEOUT: Duration = Duration::from_secs(300);
+        let is_tcp = self
+            .inner
+            .local_addr()
+            .is_ok_and(|address| !address.is_unix());
+        let keepalive = match keepalive {
+            Keepalive::Unset => OURS,
+            other => other,
+        };
+        let Keepalive::On {
+            idle,
+            interval,
+            count,
+        } = keepalive
+        else {
+            return;
+        };
+        if !is_tcp {
+            return;
+        }
+        let mut probes = TcpKeepalive::new();
+        probes = idle.into_iter().fold(probes, TcpKeepalive::with_time);
+        probes = interval
+            .into_iter()
+            .fold(probes, TcpKeepalive::with_interval);
+        probes = count.into_iter().fold(probes, TcpKeepalive::with_retries);
+        // A connection that is gone already cannot be set; it is found out at once elsewhere.
+        let _ = self.inner.set_keepalive(true);
+        let _ = self.inner.set_tcp_keepalive(&probes);
+        let _ = self.inner.set_tcp_user_timeout(Some(USER_TIMEOUT));
+    }
+
+    /// Our own end.
+    pub fn local(&self) -> io::Result<Address> {
+        self.inner.local_addr().map(|address| (&address).into())
+    }
+
+    /// Reads what is there, waiting for `limit` at most.
+    pub fn read(&self, buf: &mut [u8], limit: Duration) -> io::Result<Waited> {
+        let millis = whole_millis(limit);
+        if self.read_timeout.swap(millis, Ordering::Relaxed) != millis {
+            self.inner
+                .set_read_timeout(Some(Duration::from_millis(millis)))?;
+        }
+        retry(|| (&self.inner).read(buf))
+    }
+
+    /// Reads what is there without waiting; `TimedOut` when there is nothing.
+    pub fn read_now(&self, buf: &mut [u8]) -> io::Result<Waited> {
+        use nix::sys::socket::{MsgFlags, recv};
+        use std::os::fd::AsRawFd;
+        retry(|| recv(self.inner.as_raw_fd(), buf, MsgFlags::MSG_DONTWAIT).map_err(io::Error::from))
+    }
+
+    /// Writes what fits, waiting for `limit` at most.
+    pub fn write(&self, buf: &[u8], limit: Duration) -> io::Result<Waited> {
+        let millis = whole_millis(limit);
+        if self.write_timeout.swap(millis, Ordering::Relaxed) != millis {
+            self.inner
+                .set_write_timeout(Some(Duration::from_millis(millis)))?;
+        }
+        retry(|| (&self.inner).write(buf))
+    }
+
+    /// Writes what fits without waiting.
+    pub fn write_now(&self, buf: &[u8]) -> io::Result<Waited> {
+        use nix::sys::socket::{MsgFlags, send};
+        use std::os::fd::AsRawFd;
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        retry(|| send(self.inner.as_raw_fd(), buf, flags).map_err(io::Error::from))
+    }
+
+    /// Waits until the socket can be read (the end of the stream included), or its peer has hung up.
+    pub fn wait(&self, what: WaitFor, limit: Duration) -> io::Result<Seen> {
+        // nix has no name for the end of the peer's stream.
+        let end = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
+        let wanted = match what {
+            WaitFor::Data => PollFlags::POLLIN | end,
+            WaitFor::HangUp => end,
+            WaitFor::Reset => PollFlags::empty(),
+        };
+        let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(self.inner.as_fd(), wanted)];
+        match poll(&mut fds, timeout) {
+            Err(nix::errno::Errno::EINTR) => return Ok(Seen::Nothing),
+            Err(error) => return Err(error.into()),
+            Ok(0) => return Ok(Seen::Nothing),
+            Ok(_) => {}
+        }
+        // Anything that nix cannot name, or that is no data, is a hang-up.
+        match fds[0].revents() {
+            Some(PollFlags::POLLIN) => Ok(Seen::Data),
+            _ => Ok(Seen::HangUp),
+        }
+    }
+
+    /// Bytes that could be read at once.
+    pub fn has_unread(&self) -> bool {
+        use nix::sys::socket::{MsgFlags, recv};
+        use std::os::fd::AsRawFd;
+        let mut byte = [0];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+        matches!(recv(self.inner.as_raw_fd(), &mut byte, flags), Ok(1))
+    }
+
+    /// Ends one or both directions; wakes whoever is blocked there.
+    pub fn shutdown(&self, how: Shutdown) {
+        // Fails only when the peer was faster.
+        let _ = self.inner.shutdown(how);
+    }
+
+    /// Ends our direction and lets the peer finish reading: a socket closed with unread input sends a
+    /// reset, which can destroy the last line before it is read.
+    pub fn close_after_line(&self) {
+        const MOST: usize = 64 * 1024;
+        const LONGEST: Duration = Duration::from_millis(200);
+        self.shutdown(Shutdown::Write);
+        let end = Instant::now() + LONGEST;
+        let mut sink = [0; 1024];
+        let mut total = 0;
+        while total < MOST {
+            let Some(left) = end.checked_duration_since(Instant::now()) else {
+                return;
+            };
+            match self.read(&mut sink, left) {
+                Ok(Waited::Done(n)) if n > 0 => total += n,
+                _ => return,
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
+}
+
+/// What `Socket::wait` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitFor {
+    /// Something to read, or a hang-up.
+    Data,
+    /// The end of the peer's stream, or a reset; data alone does not count.
+    HangUp,
+    /// A reset alone.
+    Reset,
+}
+
+/// What `Socket::wait` saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Time is over, or a signal came.
+    Nothing,
+    /// There is something to read.
+    Data,
+    /// The peer ended its stream or is gone.
+    HangUp,
+}
+
+fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Waited> {
+    loop {
+        match call() {
+            Ok(n) => return Ok(Waited::Done(n)),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Waited::TimedOut),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// SO_RCVTIMEO of zero would mean for ever.
+fn whole_millis(limit: Duration) -> u64 {
+    u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1)
+}

@@ -1,0 +1,106 @@
+//! What a session before its login is doing, so that one that waits for its client can be told to
+//! make room, and one whose credentials are being checked cannot.
+//!
+//! Which session is chosen, and when, is `admission`'s business.
+
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::net::socket::Socket;
+
+/// The state of one session before its login. Its worker enters and leaves the waits; the evictor
+/// may take it in between. Whoever wins the compare-and-swap decides.
+#[derive(Debug)]
+pub struct Presence {
+    doing: AtomicU8,
+    /// Milliseconds after `epoch` at which the wait for the client's current command began.
+    since: AtomicU64,
+    epoch: Instant,
+    socket: Arc<Socket>,
+}
+
+/// What the session's thread does at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    /// Anything that is none of the client's: asking the auth server, logging in to the backend.
+    Busy = 0,
+    /// Blocked until the client says something, or until a time that it must wait is over.
+    WaitingForClient = 1,
+    /// Blocked until the client takes what we say.
+    WritingToClient = 2,
+    /// Has to go.
+    Evicted = 3,
+}
+
+/// The session was told to make room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Evicted;
+
+impl Presence {
+    /// A session that has just been accepted.
+    pub fn new(socket: Arc<Socket>) -> Self {
+        Self {
+            doing: AtomicU8::new(Doing::Busy as u8),
+            since: AtomicU64::new(0),
+            epoch: Instant::now(),
+            socket,
+        }
+    }
+
+    /// The client's socket.
+    pub fn socket(&self) -> &Arc<Socket> {
+        &self.socket
+    }
+
+    /// A command is complete (or the session begins): the wait for the next one counts from here.
+    pub fn begin_wait(&self) {
+        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.since.store(now, Ordering::Release);
+    }
+
+    /// The session's thread is about to block on its client.
+    pub fn enter(&self, doing: Doing) -> Result<(), Evicted> {
+        self.swap(Doing::Busy, doing)
+    }
+
+    /// It no longer does. After an eviction the result of the blocked call means nothing.
+    pub fn leave(&self) -> Result<(), Evicted> {
+        let before = self.doing.swap(Doing::Busy as u8, Ordering::AcqRel);
+        if before == Doing::Evicted as u8 {
+            return Err(Evicted);
+        }
+        Ok(())
+    }
+
+    /// How long the client has kept the session waiting for a command; `None` while it does not.
+    pub fn waited(&self) -> Option<Duration> {
+        let doing = self.doing.load(Ordering::Acquire);
+        if doing != Doing::WaitingForClient as u8 && doing != Doing::WritingToClient as u8 {
+            return None;
+        }
+        let since = Duration::from_millis(self.since.load(Ordering::Acquire));
+        Some(self.epoch.elapsed().saturating_sub(since))
+    }
+
+    /// Ends the session's wait, unless it is over already. Its thread then says goodbye.
+    pub fn evict(&self) -> bool {
+        if self.swap(Doing::WaitingForClient, Doing::Evicted).is_ok() {
+            self.socket.shutdown(Shutdown::Read);
+            return true;
+        }
+        if self.swap(Doing::WritingToClient, Doing::Evicted).is_ok() {
+            self.socket.shutdown(Shutdown::Both);
+            return true;
+        }
+        false
+    }
+
+    fn swap(&self, from: Doing, to: Doing) -> Result<(), Evicted> {
+        self.doing
+            .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire)
+            .map(drop)
+            .map_err(|_| Evicted)
+    }
+}

@@ -1,0 +1,41 @@
+//! CRAM-MD5 (RFC 2195), the client's answer: login, space, 32 hex digits. The auth server checks them.
+
+use super::{Credentials, Malformed, Method};
+
+/// Reads the answer to `salt`.
+///
+/// # Errors
+/// No login, or no digest of 32 hex digits behind the last space.
+pub fn parse(message: &[u8], salt: &str) -> Result<Credentials, Malformed> {
+    let space = message
+        .iter()
+        .rposition(|&byte| byte == b' ')
+        .ok_or(Malformed)?;
+    let (login, digest) = (&message[..space], &message[space + 1..]);
+    if login.is_empty() || digest.len() != 32 || !digest.iter().all(u8::is_ascii_hexdigit) {
+        return Err(Malformed);
+    }
+    let mut credentials = Credentials::new(Method::CramMd5, login.to_vec(), digest.into());
+    credentials.salt = Some(salt.to_owned());
+    Ok(credentials)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_has_32_hex_digits() {
+        let good = parse(b"bob b913a602c7eda7a495b4e6e7334d3890", "<1.2@x>").expect("good");
+        assert_eq!(good.login, b"bob");
+        assert_eq!(good.salt.as_deref(), Some("<1.2@x>"));
+        for bad in [
+            &b"bob"[..],
+            b"bob b913",
+            b" b913a602c7eda7a495b4e6e7334d3890",
+            b"bob g913a602c7eda7a495b4e6e7334d3890",
+        ] {
+            assert!(parse(bad, "").is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! THE script: a session from its first byte to the relay, one call a step.
+//!
+//! Runs on a worker, blocking. The helpers stand below in the order in which they are used. What the
+//! protocols say is in `dialect`; what is asked of whom in `auth` and `backend`.
+
+use crate::admission::Arrival;
+use crate::auth::{Grant, Refusal, Verdict};
+use crate::backend::dial::dial;
+use crate::config::Protocol;
+use crate::dialect::{self, Dialect};
+use crate::log::{Severity, escape};
+use crate::net::conn::Conn;
+use crate::net::proxy_protocol::{self, Header, Parsed};
+use crate::net::relay::Relay;
+use crate::net::socket::{Deadline, Seen, WaitFor};
+use crate::sasl::Credentials;
+use crate::session::error::{Cause, SessionError};
+use crate::session::{Session, Step};
+
+use std::time::Duration;
+
+/// Longest sequence of WAIT answers about one login.
+const WAITS: u32 = 1000;
+
+/// Longest time a last line may take to be written.
+const LAST_LINE: Duration = Duration::from_millis(500);
+
+/// Carries one connection as far as its relay, and hands it over.
+pub fn serve(arrival: Arrival) {
+    let proxy_protocol = arrival.proxy_protocol;
+    let implicit_tls = arrival.implicit_tls;
+    let mut session = Session::from(arrival);
+    let mut client = session.client_conn();
+    let mut dialect = (session.service.record.begin)();
+    session.log_event(file!(), "client connected");
+
+    let opening = Opening {
+        proxy_protocol,
+        implicit_tls,
+    };
+    match run(&mut session, &mut client, dialect.as_mut(), opening) {
+        Ok(backend) => {
+            session.log_event(file!(), "client logged in");
+            let threads = session.service.threads.clone();
+            Relay::between(session, client, backend).start(&threads);
+        }
+        Err(cause) => end(session, client, dialect.as_ref(), cause),
+    }
+}
+
+/// What the listener prescribes for a session's beginning.
+#[derive(Debug, Clone, Copy)]
+struct Opening {
+    proxy_protocol: bool,
+    implicit_tls: bool,
+}
+
+/// The session up to the end of its backend login.
+fn run(
+    session: &mut Session,
+    client: &mut Conn,
+    dialect: &mut dyn Dialect,
+    opening: Opening,
+) -> Result<Conn, Cause> {
+    open_client(session, client, dialect, opening)?;
+    let grant = log_in(session, client, dialect)?;
+    let mut backend = dial(session, &grant)?;
+    let answer = dialect.log_in_to_backend(session, &mut backend, &grant)?;
+    client.send(&answer, session.login_deadline())?;
+    Ok(backend)
+}
+
+/// PROXY header, TLS, greeting.
+fn open_client(
+    session: &mut Session,
+    client: &mut Conn,
+    dialect: &dyn Dialect,
+    opening: Opening,
+) -> Result<(), Cause> {
+    if opening.proxy_protocol {
+        read_proxy_header(session, client)?;
+    }
+    session.begin_host_name();
+    if opening.implicit_tls {
+        session.step = Step::SslHandshaking;
+        session.start_tls(client)?;
+    }
+    delay_greeting(session, client)?;
+    session.step = Step::SendingGreeting;
+    let greeting = dialect.greeting(session)?;
+    client.send(&greeting, session.budget.deadline())?;
+    client.command_is_complete();
+    Ok(())
+}
+
+/// On such a listener every connection begins with a header; it is believed from trusted peers only.
+fn read_proxy_header(session: &mut Session, client: &mut Conn) -> Result<(), Cause> {
+    session.step = Step::ReadingProxyProtocol;
+    client.set_limit(proxy_protocol::MAX_HEADER);
+    let header = loop {
+        match proxy_protocol::parse(client.buffered()) {
+            Parsed::Header(header) => break header,
+            Parsed::Malformed => return Err(Cause::BrokenProxyHeader(shown(client.buffered()))),
+            Parsed::Incomplete => client.fill(session.budget.deadline())?,
+        }
+    };
+    client.consume(header.len);
+    client.set_limit(session.service.client_buffer());
+    believe(session, &header);
+    Ok(())
+}
+
+fn shown(bytes: &[u8]) -> Vec<u8> {
+    bytes[..bytes.len().min(128)].to_vec()
+}
+
+fn believe(session: &mut Session, header: &Header) {
+    session.proxied = header.addresses;
+    let Some((source, _)) = header.addresses else {
+        return;
+    };
+    if session
+        .peer
+        .is_trusted(&session.service.conf.set_real_ip_from)
+    {
+        session.client = source.into();
+        session.place.moved_to(session.client);
+    }
+}
+
+/// `smtp_greeting_delay`: who talks before the greeting does not speak SMTP but sends spam.
+fn delay_greeting(session: &mut Session, client: &mut Conn) -> Result<(), Cause> {
+    let delay = session.service.conf.smtp_greeting_delay;
+    if session.service.conf.protocol != Protocol::Smtp || delay.is_zero() {
+        return Ok(());
+    }
+    session.step = Step::InDelayPipelining;
+    let deadline = Deadline::after(delay, "smtp_greeting_delay");
+    if client.buffered().is_empty() {
+        match client.wait(WaitFor::Data, deadline)? {
+            Seen::Nothing => return Ok(()),
+            Seen::Data | Seen::HangUp => client.fill(session.budget.deadline())?,
+        }
+    }
+    let said: Vec<u8> = client
+        .buffered()
+        .iter()
+        .map(|&byte| {
+            if matches!(byte, b'\r' | b'\n') {
+                b'_'
+            } else {
+                byte
+            }
+        })
+        .collect();
+    let line = b"503 5.5.0 Improper use of SMTP command pipelining\r\n";
+    client.send(line, session.budget.deadline())?;
+    Err(Cause::ClientProtocol(format!(
+        "client was rejected before greeting: \"{}\"",
+        escape(&said)
+    )))
+}
+
+/// Commands, and the authentication method's word on each login, until one may pass.
+fn log_in(
+    session: &mut Session,
+    client: &mut Conn,
+    dialect: &mut dyn Dialect,
+) -> Result<Grant, Cause> {
+    loop {
+        let credentials = dialect.read_login(session, client)?;
+        session.attempts += 1;
+        session.method = Some(credentials.method);
+        session.login = Some(credentials.login.clone()).filter(|login| !login.is_empty());
+        let refusal = match authenticate(session, client, &credentials)? {
+            Ok(grant) => {
+                session.login = Some(grant.login.clone()).filter(|login| !login.is_empty());
+                return Ok(grant);
+            }
+            Err(refusal) => refusal,
+        };
+        refuse(session, client, dialect, &credentials, &refusal)?;
+    }
+}
+
+/// Asks until there is a decision.
+fn authenticate(
+    session: &mut Session,
+    client: &mut Conn,
+    credentials: &Credentials,
+) -> Result<Result<Grant, Refusal>, Cause> {
+    let service = std::sync::Arc::clone(&session.service);
+    for _ in 0..WAITS {
+        match service.auth.authenticate(session, credentials)? {
+            Verdict::Granted(grant) => return check(session, credentials, grant),
+            Verdict::Refused(refusal) => return Ok(Err(refusal)),
+            Verdict::Wait(time) => client.pause(Deadline::after(time, "Auth-Wait"))?,
+        }
+    }
+    Err(Cause::AuthService(
+        format!("auth http server said WAIT {WAITS} times"),
+        None,
+    ))
+}
+
+/// Nothing that would break a line goes to a backend. If it is the client's, its login has failed; if
+/// it is the auth server's, the answer is unusable.
+fn check(
+    session: &Session,
+    credentials: &Credentials,
+    grant: Grant,
+) -> Result<Result<Grant, Refusal>, Cause> {
+    let protocol = session.service.conf.protocol;
+    if grant.is_sayable(protocol) {
+        return Ok(Ok(grant));
+    }
+    let of_client = Grant::new(String::new(), 0, credentials, grant.smtp_auth);
+    if of_client.is_sayable(protocol) {
+        let text = "auth http server sent a login or password that breaks the line";
+        return Err(Cause::AuthService(text.into(), None));
+    }
+    Ok(Err(Refusal::ours("invalid login or password")))
+}
+
+/// Tells the client that its login was refused, after `Auth-Wait`. Without that the session ends.
+fn refuse(
+    session: &mut Session,
+    client: &mut Conn,
+    dialect: &dyn Dialect,
+    credentials: &Credentials,
+    refusal: &Refusal,
+) -> Result<(), Cause> {
+    let text = format!("client login failed: \"{}\"", escape(&refusal.text));
+    session.log(Severity::Info, file!(), &text);
+    let line = dialect.refuse_login(refusal);
+    if let Some(wait) = refusal.wait {
+        client.command_is_complete();
+        let paused = client.pause(Deadline::after(wait, "Auth-Wait"));
+        session.budget.restart_time();
+        if let Err(error) = paused {
+            let cause = Cause::from(error);
+            // Who has to make room hears first what became of the login.
+            if matches!(cause, Cause::Evicted) {
+                client.send(&line, Deadline::after(LAST_LINE, "timeout"))?;
+            }
+            return Err(cause);
+        }
+    }
+    session.step = Step::InAuth;
+    let said = match &refusal.sasl {
+        Some(challenge) => {
+            dialect::exchange_sasl_error(dialect, session, client, credentials.method, challenge)?
+        }
+        None => true,
+    };
+    if said {
+        client.send(&line, session.budget.deadline())?;
+    }
+    if refusal.wait.is_none() {
+        return Err(Cause::Refused);
+    }
+    session.budget.restart_time();
+    client.command_is_complete();
+    Ok(())
+}
+
+/// The last line to the client, the lines in the log, and the close.
+fn end(session: Session, mut client: Conn, dialect: &dyn Dialect, cause: Cause) {
+    let reason = cause.reason();
+    let error = SessionError {
+        step: session.step,
+        cause,
+    };
+    session.log_failure(
+        error.cause.severity(),
+        file!(),
+        &error.cause.to_string(),
+        error.cause.io_error(),
+    );
+    if let Some(line) = dialect.failure_line(&error.cause) {
+        // The client may be gone, or deaf; then it hears nothing.
+        let _ = client.send(&line, Deadline::after(LAST_LINE, "timeout"));
+    }
+    client.close_after_line();
+    session.log_closing(reason, 0, 0);
+}

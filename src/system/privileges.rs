@@ -1,0 +1,76 @@
+//! Giving up root once the ports are bound, as a visible list, and making sure that it is gone.
+
+use std::ffi::CString;
+
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{Gid, Group, Uid, User, geteuid, initgroups, setgid, setgroups, setuid};
+
+/// Becomes `user` and `group`. Not started as root, it stays what it is.
+///
+/// # Errors
+/// For people: no such user, or the system refused; then nothing may go on.
+pub fn drop_root(user: Option<&str>, group: Option<&str>) -> Result<(), String> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let Some(name) = user else {
+        return Ok(());
+    };
+    let user = User::from_name(name)
+        .map_err(|error| format!("cannot look up user `{name}`: {error}"))?
+        .ok_or_else(|| format!("there is no user `{name}`"))?;
+    let gid = match group {
+        None => user.gid,
+        Some(name) => group_id(name)?,
+    };
+    become_user(&user, gid).map_err(|error| format!("cannot become user `{name}`: {error}"))?;
+    if !user.uid.is_root() && regains_root() {
+        return Err(format!(
+            "root's rights are still there after becoming `{name}`"
+        ));
+    }
+    prctl::set_no_new_privs().map_err(|error| format!("cannot renounce new privileges: {error}"))
+}
+
+fn group_id(name: &str) -> Result<Gid, String> {
+    let group = Group::from_name(name)
+        .map_err(|error| format!("cannot look up group `{name}`: {error}"))?;
+    Ok(group
+        .ok_or_else(|| format!("there is no group `{name}`"))?
+        .gid)
+}
+
+/// In this order: once the user has changed, the groups can not.
+fn become_user(user: &User, gid: Gid) -> nix::Result<()> {
+    setgroups(&[])?;
+    if let Ok(name) = CString::new(user.name.as_str()) {
+        initgroups(&name, gid)?;
+    }
+    setgid(gid)?;
+    setuid(user.uid)
+}
+
+fn regains_root() -> bool {
+    setuid(Uid::from_raw(0)).is_ok()
+}
+
+/// No core file: there may be passwords in it.
+///
+/// # Errors
+/// The system's; it has little to say here.
+pub fn forbid_core_files() -> nix::Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    prctl::set_dumpable(false)
+}
+
+/// Raises the limit of open files as far as allowed, and returns it.
+pub fn raise_open_files() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return u64::MAX;
+    };
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    }
+}

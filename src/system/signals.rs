@@ -1,0 +1,52 @@
+//! Signals as messages: INT through ctrlc, the others through signal-hook, one channel for all.
+
+use crossbeam_channel::{Receiver, unbounded};
+use signal_hook::consts::{SIGHUP, SIGQUIT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+/// What the administrator wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// INT, TERM: end now.
+    Stop,
+    /// QUIT: end when the sessions have.
+    Drain,
+    /// HUP: read the configuration again.
+    Reload,
+    /// USR1: open the log files again.
+    Reopen,
+}
+
+/// Listens for signals from now on.
+///
+/// # Errors
+/// For people: the system refused a handler.
+pub fn listen() -> Result<Receiver<Wish>, String> {
+    let failed = |error: String| format!("cannot handle signals: {error}");
+    let (sender, wishes) = unbounded();
+    let of_ctrlc = sender.clone();
+    let stop = move || {
+        // Nobody listens any more when the process is ending already.
+        let _ = of_ctrlc.send(Wish::Stop);
+    };
+    ctrlc::set_handler(stop).map_err(|error| failed(error.to_string()))?;
+    let mut signals = Signals::new([SIGTERM, SIGHUP, SIGQUIT, SIGUSR1])
+        .map_err(|error| failed(error.to_string()))?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for signal in signals.forever() {
+                let wish = match signal {
+                    SIGHUP => Wish::Reload,
+                    SIGQUIT => Wish::Drain,
+                    SIGUSR1 => Wish::Reopen,
+                    _ => Wish::Stop,
+                };
+                if sender.send(wish).is_err() {
+                    return;
+                }
+            }
+        })
+        .map_err(|error| failed(error.to_string()))?;
+    Ok(wishes)
+}

@@ -1,0 +1,66 @@
+//! Threads for relays: taken from a cache of idle ones, since starting a pair takes longer than a
+//! short session.
+//!
+//! There is no limit here: the number of sessions has one (`max_sessions`).
+
+use std::io;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+/// How long an idle thread waits for another job.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Stack of a relay thread. It copies with a buffer on the heap; TLS wants some depth.
+const STACK: usize = 256 * 1024;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A cache of idle threads.
+#[derive(Debug, Clone)]
+pub struct Threads {
+    /// Holds nothing: a job is taken only by a thread that waits for one.
+    jobs: Sender<Job>,
+    waiting: Receiver<Job>,
+}
+
+impl Default for Threads {
+    fn default() -> Self {
+        let (jobs, waiting) = bounded(0);
+        Self { jobs, waiting }
+    }
+}
+
+impl Threads {
+    /// Runs a job on an idle thread or on a new one.
+    ///
+    /// # Errors
+    /// The system starts no more threads; the job has not run.
+    pub fn run(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let job = match self.jobs.try_send(Box::new(job)) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => job,
+        };
+        let waiting = self.waiting.clone();
+        let started = std::thread::Builder::new()
+            .name("relay".into())
+            .stack_size(STACK)
+            .spawn(move || {
+                job();
+                rename("idle");
+                while let Ok(job) = waiting.recv_timeout(IDLE) {
+                    job();
+                    rename("idle");
+                }
+            });
+        started.map(drop)
+    }
+}
+
+/// Gives the current thread a name, of which the kernel keeps 15 bytes.
+pub fn rename(name: &str) {
+    let short: Vec<u8> = name.bytes().filter(|&byte| byte != 0).take(15).collect();
+    if let Ok(name) = std::ffi::CString::new(short) {
+        let _ = nix::sys::prctl::set_name(&name);
+    }
+}

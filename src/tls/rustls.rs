@@ -1,0 +1,280 @@
+//! The engine over rustls, the same for both roles. How its configuration is made is
+//! `rustls_server` and `rustls_client`.
+
+use std::io::{self, Read, Write};
+use std::sync::{Arc, OnceLock};
+
+use ::rustls::{
+    AlertDescription, CertificateError, Connection, Error, HandshakeKind, InvalidMessage,
+    OtherError, ProtocolVersion,
+};
+
+use super::ciphers::suite_name;
+use super::error::{TlsError, TlsErrorKind};
+use super::facts::{Facts, Verdict};
+use super::verify::{self, Trust};
+use super::{Engine, Plain};
+
+/// Output that may be pending before `write` takes nothing more; leaves room for records' own bytes
+/// under the 64 KiB of [`Engine::write`].
+const OUTPUT_LIMIT: usize = 56 * 1024;
+
+/// One connection of rustls.
+pub(super) struct RustlsEngine {
+    pub(super) connection: Connection,
+    role: Role,
+    ended: bool,
+    closed: bool,
+    failure: Option<TlsError>,
+    facts: OnceLock<Facts>,
+}
+
+/// Which side we are.
+pub(super) enum Role {
+    /// Ours is the server; clients' certificates are judged by this, if at all.
+    Server(Option<Arc<Trust>>),
+    /// Ours is the client, of the server with this name; `verified` says whether the handshake
+    /// judges its certificate.
+    Client { name: String, verified: bool },
+}
+
+impl RustlsEngine {
+    pub(super) fn new(mut connection: Connection, role: Role) -> RustlsEngine {
+        connection.set_buffer_limit(Some(OUTPUT_LIMIT));
+        RustlsEngine {
+            connection,
+            role,
+            ended: false,
+            closed: false,
+            failure: None,
+            facts: OnceLock::new(),
+        }
+    }
+
+    fn fail(&mut self, error: &Error) -> TlsError {
+        let failure = explain(error, &self.role, self.connection.is_handshaking());
+        self.failure = Some(failure.clone());
+        failure
+    }
+
+    fn check_failure(&self) -> Result<(), TlsError> {
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    fn learn_facts(&self) -> Facts {
+        let connection = &self.connection;
+        let version = connection.protocol_version();
+        let suite = connection.negotiated_cipher_suite();
+        let chain = connection.peer_certificates().unwrap_or_default();
+        let verdict = match &self.role {
+            Role::Server(None) => Verdict::NotAsked,
+            Role::Server(Some(trust)) => trust.judge(chain),
+            Role::Client { verified: true, .. } => Verdict::Success,
+            Role::Client { .. } => Verdict::NotAsked,
+        };
+        let sni = match (&self.role, connection) {
+            (Role::Client { name, .. }, _) => Some(name.clone()),
+            (_, Connection::Server(server)) => server.server_name().map(str::to_owned),
+            _ => None,
+        };
+        let alpn = connection.alpn_protocol();
+        Facts {
+            protocol: match version {
+                Some(ProtocolVersion::TLSv1_2) => "TLSv1.2".to_owned(),
+                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3".to_owned(),
+                _ => String::new(),
+            },
+            cipher: suite
+                .map(|suite| suite_name(suite.suite()))
+                .unwrap_or_default(),
+            alpn: alpn.map(|name| String::from_utf8_lossy(name).into_owned()),
+            sni,
+            verdict,
+            peer: chain.first().and_then(verify::describe),
+            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+        }
+    }
+}
+
+impl Engine for RustlsEngine {
+    fn take(&mut self, ciphertext: &[u8]) -> Result<usize, TlsError> {
+        self.check_failure()?;
+        let mut rest = ciphertext;
+        while !rest.is_empty() {
+            match self.connection.read_tls(&mut rest) {
+                // After close_notify nothing counts any more.
+                Ok(0) => return Ok(ciphertext.len()),
+                Ok(_) => {}
+                // Its buffer of plaintext is full.
+                Err(_) => break,
+            }
+            if let Err(error) = self.connection.process_new_packets() {
+                return Err(self.fail(&error));
+            }
+        }
+        Ok(ciphertext.len() - rest.len())
+    }
+
+    fn take_eof(&mut self) {
+        self.ended = true;
+    }
+
+    fn handshake(&mut self) -> Result<bool, TlsError> {
+        self.check_failure()?;
+        if !self.connection.is_handshaking() {
+            return Ok(true);
+        }
+        if self.ended {
+            let failure = TlsError::new(
+                TlsErrorKind::PeerGone,
+                "peer closed the connection during the TLS handshake",
+            );
+            self.failure = Some(failure.clone());
+            return Err(failure);
+        }
+        Ok(false)
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> Result<Plain, TlsError> {
+        if buf.is_empty() {
+            return Ok(Plain::NeedMore);
+        }
+        match self.connection.reader().read(buf) {
+            Ok(0) => Ok(Plain::Closed),
+            Ok(count) => Ok(Plain::Bytes(count)),
+            Err(_) => {
+                self.check_failure()?;
+                Ok(if self.ended {
+                    Plain::Truncated
+                } else {
+                    Plain::NeedMore
+                })
+            }
+        }
+    }
+
+    fn write(&mut self, plain: &[u8]) -> Result<usize, TlsError> {
+        self.check_failure()?;
+        if self.closed {
+            return Err(written_after_close());
+        }
+        if self.connection.is_handshaking() {
+            return Ok(0);
+        }
+        let written = self.connection.writer().write(plain);
+        written.map_err(|error| TlsError::new(TlsErrorKind::Internal, error.to_string()))
+    }
+
+    fn give(&mut self, out: &mut Vec<u8>, limit: usize) {
+        let mut sink = Sink { out, left: limit };
+        while sink.left > 0 && self.connection.wants_write() {
+            // Writing to memory does not fail.
+            if !matches!(self.connection.write_tls(&mut sink), Ok(1..)) {
+                break;
+            }
+        }
+    }
+
+    fn has_output(&self) -> bool {
+        self.connection.wants_write()
+    }
+
+    fn close(&mut self) {
+        if !self.closed {
+            self.closed = true;
+            self.connection.send_close_notify();
+        }
+    }
+
+    fn facts(&self) -> Facts {
+        if self.connection.is_handshaking() {
+            return Facts::default();
+        }
+        self.facts.get_or_init(|| self.learn_facts()).clone()
+    }
+}
+
+/// The error of a `write` that comes after `close`.
+pub(super) fn written_after_close() -> TlsError {
+    TlsError::new(
+        TlsErrorKind::Internal,
+        "nothing can be written after close_notify",
+    )
+}
+
+/// Appends to a vector, up to a limit.
+struct Sink<'a> {
+    out: &'a mut Vec<u8>,
+    left: usize,
+}
+
+impl Write for Sink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = bytes.len().min(self.left);
+        self.out.extend_from_slice(&bytes[..count]);
+        self.left -= count;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn explain(error: &Error, role: &Role, handshaking: bool) -> TlsError {
+    let peer = match role {
+        Role::Server(_) => "client",
+        Role::Client { .. } => "backend",
+    };
+    let kind = match error {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => {
+            if let Some(error) = cause.downcast_ref::<TlsError>() {
+                return error.clone();
+            }
+            TlsErrorKind::Untrusted
+        }
+        Error::InvalidCertificate(_) => TlsErrorKind::Untrusted,
+        Error::AlertReceived(alert) => {
+            return TlsError::new(
+                TlsErrorKind::PeerAlert,
+                format!("{peer} ended TLS with the alert {}", alert_name(*alert)),
+            );
+        }
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) if handshaking => {
+            return TlsError::new(TlsErrorKind::Protocol, format!("{peer} does not speak TLS"));
+        }
+        Error::NoApplicationProtocol => {
+            return TlsError::new(
+                TlsErrorKind::Alpn,
+                format!("{peer} asked for another application protocol (ALPN)"),
+            );
+        }
+        Error::General(_) | Error::FailedToGetCurrentTime | Error::FailedToGetRandomBytes => {
+            TlsErrorKind::Internal
+        }
+        _ => TlsErrorKind::Protocol,
+    };
+    let stage = if handshaking {
+        "TLS handshake failed"
+    } else {
+        "TLS failed"
+    };
+    TlsError::new(kind, format!("{stage}: {error}"))
+}
+
+/// The name of an alert as RFC 8446, section 6, writes it.
+fn alert_name(alert: AlertDescription) -> String {
+    let camel = format!("{alert:?}");
+    let mut name = String::new();
+    for (position, letter) in camel.chars().enumerate() {
+        if letter.is_ascii_uppercase() && position > 0 && !name.ends_with('_') {
+            let acronym =
+                camel[position - 1..].starts_with(|before: char| before.is_ascii_uppercase());
+            if !acronym {
+                name.push('_');
+            }
+        }
+        name.push(letter.to_ascii_lowercase());
+    }
+    name
+}
