@@ -8,7 +8,7 @@
 //! be evicted. And a client whose address has all the sessions that it may have must not hold up the
 //! clients of other addresses.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,6 +20,10 @@ use crate::service::Service;
 
 /// A client may keep its session waiting that long, whoever else is at the door.
 const GRACE: Duration = Duration::from_millis(200);
+
+/// The newest are served first, so a connection displaces only those that came before it; others not
+/// before they have waited as long as this, and not for a wait that was our own wish.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often the door is looked at while somebody waits there.
 const LOOK: Duration = Duration::from_millis(10);
@@ -134,10 +138,11 @@ impl Admission {
             });
         }
         door.sessions += 1;
+        let accepted = Instant::now();
         let place = Place {
             admission: Arc::clone(self),
             id: self.numbers.fetch_add(1, Ordering::Relaxed),
-            presence: Arc::new(Presence::new(Arc::clone(&socket))),
+            presence: Arc::new(Presence::new(Arc::clone(&socket), accepted)),
             before_login: false,
         };
         door.queue.push_back(Arrival {
@@ -147,7 +152,7 @@ impl Admission {
             socket,
             peer,
             place,
-            accepted: Instant::now(),
+            accepted,
         });
         let turned = match door.queue.len() > self.limits.accept_queue + door.idle_workers {
             true => door.longest_queued(),
@@ -288,62 +293,55 @@ impl Door {
 
     /// Evicts as many sessions as there are connections that wait in vain.
     fn make_room(&mut self, per_address: usize) {
-        let leaving = self.inside.values().filter(|inside| inside.evicted).count();
-        // Addresses that have all their sessions make room among themselves.
-        let mut full: HashMap<LimitKey, usize> = HashMap::new();
-        for arrival in &self.queue {
+        let mut wants = Vec::new();
+        for arrival in self.queue.iter().rev() {
             let key = arrival.peer.limit_key();
-            if self.count(key) >= per_address {
-                *full.entry(key).or_default() += 1;
+            // Addresses that have all their sessions make room among themselves.
+            let own = (self.count(key) >= per_address).then_some(key);
+            if own.is_some() || self.idle_workers == 0 {
+                wants.push((arrival.accepted, own));
             }
         }
-        for (key, waiting) in full {
-            let leaving = self
-                .inside
-                .values()
-                .filter(|inside| inside.key == key && inside.evicted);
-            for _ in leaving.count()..waiting {
-                if !self.evict_from(key) {
-                    break;
-                }
-            }
-        }
-        if self.idle_workers > 0 {
-            return;
-        }
-        let may_enter = |arrival: &&Arrival| self.count(arrival.peer.limit_key()) < per_address;
-        let waiting = self.queue.iter().filter(may_enter).count();
-        let mut needed = waiting.saturating_sub(leaving);
-        let mut keys: Vec<_> = self
-            .counts
-            .iter()
-            .map(|(key, count)| (*count, *key))
+        let mut leaving: Vec<_> = self
+            .inside
+            .values()
+            .filter(|i| i.evicted)
+            .map(|i| i.key)
             .collect();
-        keys.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
-        for (_, key) in keys {
-            while needed > 0 && self.evict_from(key) {
-                needed -= 1;
+        // The newest first. Where it finds nobody to displace, an older one does not either.
+        let mut in_vain = HashSet::new();
+        for (accepted, own) in wants {
+            let serves = |key: &LimitKey| own.is_none_or(|own| own == *key);
+            if let Some(at) = leaving.iter().position(serves) {
+                leaving.swap_remove(at);
+            } else if !in_vain.contains(&own) && !self.evict(accepted, own) {
+                in_vain.insert(own);
             }
         }
     }
 
-    /// Evicts the session of this address that has kept its worker waiting longest.
-    fn evict_from(&mut self, key: LimitKey) -> bool {
-        let mut waiting: Vec<_> = self
+    /// Evicts the session that has waited longest for its client, of one address or of the one with
+    /// the most sessions that has any to give, for the sake of a connection accepted at `accepted`.
+    fn evict(&mut self, accepted: Instant, address: Option<LimitKey>) -> bool {
+        let counts = &self.counts;
+        let chosen = self
             .inside
             .values_mut()
-            .filter(|inside| inside.key == key && !inside.evicted)
+            .filter(|inside| !inside.evicted && address.is_none_or(|key| key == inside.key))
             .filter_map(|inside| Some((inside.presence.waited()?, inside)))
-            .filter(|(waited, _)| *waited > GRACE)
-            .collect();
-        waiting.sort_by_key(|(waited, _)| std::cmp::Reverse(*waited));
-        for (_, inside) in waiting {
-            if inside.presence.evict() {
-                inside.evicted = true;
-                return true;
-            }
-        }
-        false
+            .filter(
+                |(waited, inside)| match inside.presence.accepted() <= accepted {
+                    true => waited.total > GRACE,
+                    false => waited.total.saturating_sub(waited.excused) > PATIENCE,
+                },
+            )
+            .max_by_key(|(waited, inside)| (counts.get(&inside.key).copied(), waited.total));
+        let Some((_, inside)) = chosen else {
+            return false;
+        };
+        // If it has stopped waiting at this very moment, the next look finds another.
+        inside.evicted = inside.presence.evict();
+        true
     }
 
     fn remove_inside(&mut self, id: u64) {
@@ -397,7 +395,7 @@ impl Place {
             }
         }
         if door.count(key) > self.admission.limits.max_prelogin_per_ip {
-            door.evict_from(key);
+            door.evict(Instant::now(), Some(key));
         }
         self.admission.wake_worker(&door);
     }

@@ -15,9 +15,11 @@ use crate::net::socket::Socket;
 #[derive(Debug)]
 pub struct Presence {
     doing: AtomicU8,
-    /// Milliseconds after `epoch` at which the wait for the client's current command began.
+    /// Milliseconds after `accepted` at which the wait for the client's current command began.
     since: AtomicU64,
-    epoch: Instant,
+    /// Milliseconds of that wait that are our own wish: a held-back greeting, `Auth-Wait`.
+    excused: AtomicU64,
+    accepted: Instant,
     socket: Arc<Socket>,
 }
 
@@ -34,19 +36,34 @@ pub enum Doing {
     Evicted = 3,
 }
 
+/// A wait of some length.
+#[derive(Debug, Clone, Copy)]
+pub struct Waited {
+    /// Since the last complete command.
+    pub total: Duration,
+    /// What of it was our own wish.
+    pub excused: Duration,
+}
+
 /// The session was told to make room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Evicted;
 
 impl Presence {
     /// A session that has just been accepted.
-    pub fn new(socket: Arc<Socket>) -> Self {
+    pub fn new(socket: Arc<Socket>, accepted: Instant) -> Self {
         Self {
             doing: AtomicU8::new(Doing::Busy as u8),
             since: AtomicU64::new(0),
-            epoch: Instant::now(),
+            excused: AtomicU64::new(0),
+            accepted,
             socket,
         }
+    }
+
+    /// When the session was accepted.
+    pub fn accepted(&self) -> Instant {
+        self.accepted
     }
 
     /// The client's socket.
@@ -56,8 +73,15 @@ impl Presence {
 
     /// A command is complete (or the session begins): the wait for the next one counts from here.
     pub fn begin_wait(&self) {
-        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = u64::try_from(self.accepted.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.since.store(now, Ordering::Release);
+        self.excused.store(0, Ordering::Release);
+    }
+
+    /// So much of the wait that comes now is not the client's fault.
+    pub fn excuse(&self, time: Duration) {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.excused.store(millis, Ordering::Release);
     }
 
     /// The session's thread is about to block on its client.
@@ -74,14 +98,18 @@ impl Presence {
         Ok(())
     }
 
-    /// How long the client has kept the session waiting for a command; `None` while it does not.
-    pub fn waited(&self) -> Option<Duration> {
+    /// How long the session has waited for the client's command, and how much of that is excused;
+    /// `None` while it does not wait.
+    pub fn waited(&self) -> Option<Waited> {
         let doing = self.doing.load(Ordering::Acquire);
         if doing != Doing::WaitingForClient as u8 && doing != Doing::WritingToClient as u8 {
             return None;
         }
         let since = Duration::from_millis(self.since.load(Ordering::Acquire));
-        Some(self.epoch.elapsed().saturating_sub(since))
+        Some(Waited {
+            total: self.accepted.elapsed().saturating_sub(since),
+            excused: Duration::from_millis(self.excused.load(Ordering::Acquire)),
+        })
     }
 
     /// Ends the session's wait, unless it is over already. Its thread then says goodbye.

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use crate::auth::http::AuthHttp;
 use crate::config::{self, Config, Protocol};
 use crate::dialect::{self, Record};
-use crate::log::Log;
+use crate::log::{Log, Seldom, Severity};
 use crate::net::address::Address;
 use crate::net::http::HttpClient;
 use crate::net::relay::Relays;
 use crate::net::resolve::{Dns, PendingName};
 use crate::system::threads::Threads;
+use crate::tls::{Acceptor, ClientSettings, Connector, Problem, SessionCaches};
 
 /// A server that sessions can run on.
 #[derive(Debug)]
@@ -26,6 +27,15 @@ pub struct Service {
     pub auth: AuthHttp,
     /// Who knows names and addresses.
     pub dns: Dns,
+    /// TLS towards clients, where any listener or STARTTLS wants it.
+    pub acceptor: Option<Acceptor>,
+    /// TLS towards backends that the auth server names; why there is none (no certificate store, say)
+    /// matters only to a login that needs it.
+    pub connector: Result<Connector, String>,
+    /// TLS towards auth servers, where one of them wants it.
+    auth_connector: Option<Connector>,
+    /// When certificates were last looked at.
+    refreshed: Seldom,
     /// Relay threads, shared by the process.
     pub threads: Threads,
     /// Sessions in their relay, shared by the process.
@@ -41,7 +51,8 @@ pub fn build(
     threads: &Threads,
     relays: &Arc<Relays>,
 ) -> Result<Vec<Arc<Service>>, String> {
-    let build = |conf: &config::Server| Service::build(config, conf, threads, relays);
+    let caches = SessionCaches::default();
+    let build = |conf: &config::Server| Service::build(config, conf, threads, relays, &caches);
     config.servers.iter().map(build).collect()
 }
 
@@ -51,23 +62,65 @@ impl Service {
         conf: &config::Server,
         threads: &Threads,
         relays: &Arc<Relays>,
+        caches: &SessionCaches,
     ) -> Result<Arc<Self>, String> {
         let targets = match conf.error_log.as_slice() {
             [] => config.process.error_log.as_slice(),
             own => own,
         };
         let dns = Dns::new(conf.resolver.as_ref())?;
-        let servers = conf.auth_http.iter().cloned();
-        let servers = servers.map(|url| HttpClient::new(url, dns.clone(), None));
+        let record = dialect::record(conf.protocol);
+        let https = conf.auth_http.iter().any(|url| url.tls);
+        let auth_connector = match https {
+            true => Some(connector(conf, &conf.auth_http_tls)?),
+            false => None,
+        };
+        let servers = conf.auth_http.iter().map(|url| {
+            let tls = auth_connector.clone().filter(|_| url.tls);
+            HttpClient::new(url.clone(), dns.clone(), tls)
+        });
+        let acceptor = match conf.has_tls() {
+            false => None,
+            true => {
+                let built = Acceptor::new(conf.tls.clone(), record.alpn, caches);
+                Some(built.map_err(|problems| in_words(conf, &problems))?.0)
+            }
+        };
         Ok(Arc::new(Self {
-            record: dialect::record(conf.protocol),
+            record,
+            acceptor,
+            connector: connector(conf, &conf.proxy_tls),
+            refreshed: Seldom::new(),
             log: Log::open(targets, &conf.error_log_user_tag)?,
             auth: AuthHttp::new(servers.collect()),
+            auth_connector,
             dns,
             threads: threads.clone(),
             relays: Arc::clone(relays),
             conf: conf.clone(),
         }))
+    }
+
+    /// Reads certificates again whose files have changed, looking at most once a second. Sessions keep
+    /// what they began with; a broken new file leaves the old one in use.
+    pub fn refresh_tls(&self) {
+        if self.refreshed.allow().is_none() {
+            return;
+        }
+        let of_clients = self.acceptor.iter().map(Acceptor::refresh);
+        let connectors = self.connector.iter().chain(&self.auth_connector);
+        for refreshed in of_clients.chain(connectors.map(Connector::refresh)) {
+            let (severity, text) = match refreshed {
+                Ok(false) => continue,
+                Ok(true) => (
+                    Severity::Notice,
+                    "certificates have changed; new ones are in use".into(),
+                ),
+                Err(error) => (Severity::Error, error),
+            };
+            let text = format!("server \"{}\": {text}", self.conf.name);
+            self.log.write(severity, file!(), &text, None, None);
+        }
     }
 
     /// Bytes of a client's command, as the protocol's directive says.
@@ -87,4 +140,14 @@ impl Service {
         let limit = self.conf.resolver_timeout;
         Some(self.dns.begin_client_name(client.ip()?, limit))
     }
+}
+
+fn connector(conf: &config::Server, settings: &ClientSettings) -> Result<Connector, String> {
+    let built = Connector::new(settings.clone());
+    Ok(built.map_err(|problems| in_words(conf, &problems))?.0)
+}
+
+fn in_words(conf: &config::Server, problems: &[Problem]) -> String {
+    let texts: Vec<_> = problems.iter().map(Problem::to_string).collect();
+    format!("server \"{}\": {}", conf.name, texts.join("; "))
 }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::{Grant, Refusal, Verdict};
-use crate::config::Protocol;
+use crate::config::{Protocol, ProxySsl};
 use crate::log::{Severity, escape};
 use crate::net::http::{HttpClient, HttpError, Response};
 use crate::net::line::Line;
@@ -21,7 +21,7 @@ use crate::tls::Verdict as Certificate;
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 /// The headers that have a meaning; sent twice with different values, they have none.
-const MEANINGFUL: [&str; 10] = [
+const MEANINGFUL: [&str; 11] = [
     "Auth-Status",
     "Auth-Server",
     "Auth-Port",
@@ -31,6 +31,7 @@ const MEANINGFUL: [&str; 10] = [
     "Auth-Error-Code",
     "Auth-Error-SASL",
     "Auth-SMTP-Auth",
+    "Auth-SSL-Backend",
     "Auth-Authzid",
 ];
 
@@ -265,6 +266,15 @@ impl Answer {
             None => session.service.conf.proxy_smtp_auth,
         };
         let mut grant = Grant::new(host, port, credentials, smtp_auth);
+        grant.ssl = match self.header("Auth-SSL-Backend") {
+            None => session.service.conf.proxy_ssl,
+            Some(b"off") => ProxySsl::Off,
+            Some(b"on") => ProxySsl::On,
+            Some(b"starttls") => ProxySsl::StartTls,
+            Some(_) => {
+                return Err(self.unusable("sent an Auth-SSL-Backend other than off, on, starttls"));
+            }
+        };
         if let Some(login) = self.filled("Auth-User") {
             grant.login = login.to_vec();
         }

@@ -7,7 +7,7 @@ pub mod http;
 
 use std::time::Duration;
 
-use crate::config::Protocol;
+use crate::config::{Protocol, ProxySsl};
 use crate::net::line::{Bare, Line};
 use crate::sasl::{Credentials, plain};
 use crate::secret::Secret;
@@ -36,6 +36,8 @@ pub struct Grant {
     pub login: Vec<u8>,
     /// Authorization identity towards the backend.
     pub authzid: Option<Vec<u8>>,
+    /// TLS towards the backend.
+    pub ssl: ProxySsl,
     /// Whether an SMTP backend is logged in to with AUTH.
     pub smtp_auth: bool,
     /// SMTP without login: MAIL and RCPT are replayed instead.
@@ -79,6 +81,7 @@ impl Grant {
             port,
             login: credentials.login.clone(),
             authzid: None,
+            ssl: ProxySsl::Off,
             smtp_auth,
             without_login: credentials.envelope.is_some(),
             is_token: credentials.method.is_oauth(),

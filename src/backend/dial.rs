@@ -9,7 +9,7 @@ use std::sync::Arc;
 use socket2::SockAddr;
 
 use crate::auth::Grant;
-use crate::config::{Keepalive, ProxyProtocol};
+use crate::config::{Keepalive, ProxyProtocol, ProxySsl};
 use crate::dialect::BACKEND_LINE;
 use crate::log::Severity;
 use crate::net::conn::{Conn, Side};
@@ -17,6 +17,7 @@ use crate::net::proxy_protocol;
 use crate::net::socket::Socket;
 use crate::session::error::Cause;
 use crate::session::{Session, Step};
+use crate::tls::{TlsError, TlsErrorKind};
 
 /// Connects to the backend of a grant, all within the login's time.
 pub fn dial(session: &mut Session, grant: &Grant) -> Result<Conn, Cause> {
@@ -28,8 +29,28 @@ pub fn dial(session: &mut Session, grant: &Grant) -> Result<Conn, Cause> {
     socket.keep_alive(Keepalive::Unset);
     let mut backend = Conn::new(Arc::new(socket), Side::Backend, BACKEND_LINE);
     send_proxy_header(session, &mut backend)?;
+    if grant.ssl == ProxySsl::On {
+        start_tls(session, &mut backend, grant)?;
+    }
     session.step = Step::ReadingResponse;
     Ok(backend)
+}
+
+/// Runs the TLS handshake with a backend, behind STARTTLS or at once. A byte that came before it is an
+/// attempt to have something believed that was never encrypted.
+pub fn start_tls(session: &mut Session, backend: &mut Conn, grant: &Grant) -> Result<(), Cause> {
+    session.step = Step::SslHandshaking;
+    if !backend.buffered().is_empty() {
+        return Err(Cause::BackendTls(TlsError::new(
+            TlsErrorKind::Protocol,
+            "the backend sent something before the handshake, as an attacker in between would",
+        )));
+    }
+    session.service.refresh_tls();
+    let connector = session.service.connector.as_ref();
+    let connector = connector.map_err(|reason| Cause::Internal(reason.clone()))?;
+    let engine = connector.engine(&grant.host).map_err(Cause::BackendTls)?;
+    Ok(backend.start_tls(engine, session.login_deadline())?)
 }
 
 fn name(host: &str, port: u16) -> String {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::value::{self, flag, is_host_name, not_yet, shown, time, unknown};
+use super::value::{self, flag, is_host_name, shown, time, unknown};
 use super::{HttpHost, HttpUrl, Resolver, TrustedPeer};
 
 /// Longest path that fits a socket address.
@@ -79,23 +79,29 @@ pub(super) fn socket_path(text: &str, folder: &Path) -> Result<PathBuf, String> 
     Ok(path)
 }
 
-/// `http://HOST[:PORT]/URI`, the same without scheme, or `unix:/path:/uri`. The URI may hold a
-/// secret: it stands in no message.
+/// `http://HOST[:PORT]/URI`, the same without scheme or with `https`, or `unix:/path:/uri`. The URI
+/// may hold a secret: it stands in no message.
 pub(super) fn http_url(text: &str, folder: &Path) -> Result<HttpUrl, String> {
     if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err("a URL has no spaces or control characters".to_owned());
     }
-    let rest = match text.split_once("://") {
+    let (tls, rest) = match text.split_once("://") {
         Some((scheme, rest)) if !scheme.contains(['/', '?', ':']) => {
             match scheme.to_ascii_lowercase().as_str() {
-                "http" => rest,
-                "https" => return Err(not_yet("`https://`")),
-                _ => return Err(format!("{} is unknown; write http://", shown(scheme))),
+                "http" => (false, rest),
+                "https" => (true, rest),
+                _ => {
+                    let scheme = shown(scheme);
+                    return Err(format!("{scheme} is unknown; write http:// or https://"));
+                }
             }
         }
-        _ => text,
+        _ => (false, text),
     };
     if let Some(rest) = rest.strip_prefix("unix:") {
+        if tls {
+            return Err("there is no TLS on a Unix socket: write unix:/path:/uri".to_owned());
+        }
         let (path, uri) = rest.split_once(':').unwrap_or((rest, ""));
         return Ok(HttpUrl {
             tls: false,
@@ -109,9 +115,9 @@ pub(super) fn http_url(text: &str, folder: &Path) -> Result<HttpUrl, String> {
     if authority.contains('@') {
         return Err("no login in a URL: use auth_http_header = Authorization …".to_owned());
     }
-    let (host, port) = peer(authority, 80)?;
+    let (host, port) = peer(authority, if tls { 443 } else { 80 })?;
     Ok(HttpUrl {
-        tls: false,
+        tls,
         host: HttpHost::Tcp(host, port),
         uri: request_target(uri)?,
     })
@@ -253,6 +259,8 @@ mod tests {
     fn auth_http_takes_every_form_of_url() {
         assert_eq!(url("http://h:9000/a?b#c").as_deref(), Ok("h 9000 /a?b#c"));
         assert_eq!(url("HTTP://h").as_deref(), Ok("h 80 /"));
+        assert_eq!(url("https://h/a").as_deref(), Ok("h 443 /a"));
+        assert_eq!(url("HTTPS://[::1]:81").as_deref(), Ok("::1 81 /"));
         assert_eq!(
             url("localhost:9000/auth").as_deref(),
             Ok("localhost 9000 /auth")
@@ -286,7 +294,8 @@ mod tests {
             "*/a",
             "h:/a",
             "h,i/a",
-            "https://h/",
+            "https://unix:/s:/u",
+            "https://",
             "9000/auth",
             "9000:80",
         ] {
@@ -300,6 +309,12 @@ mod tests {
     fn a_printed_url_has_no_query() {
         let url = http_url("h/a?key=geheim", Path::new("")).expect("a URL");
         assert_eq!(url.to_string(), "http://h:80/a");
+        assert!(!url.tls);
+        let url = http_url("https://h/a", Path::new("")).expect("a URL");
+        assert_eq!(
+            (url.tls, url.to_string().as_str()),
+            (true, "https://h:443/a")
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Rules that span several directives, and what `postern check` prints when they all hold.
 //!
 //! Every rule reports; none stops at the first mistake. Values by themselves were checked by their
-//! setters. Nothing is bound or opened here.
+//! setters. Nothing is bound or opened here; rules about TLS are `check_tls`'s.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
@@ -10,11 +10,12 @@ use std::path::PathBuf;
 
 use nix::unistd::{Group, User};
 
+use super::check_tls;
 use super::directives;
 use super::draft::{Draft, Drafts};
 use super::source::{At, Report, Section};
 use super::value::shown;
-use super::{Config, Listen, ListenAddress, Process, Protocol, Server};
+use super::{Config, Listen, ListenAddress, Process, Protocol, Server, Starttls};
 
 /// Applies the rules and gives what is left when they hold. After a mistake the result is not to be
 /// used.
@@ -23,6 +24,7 @@ pub(super) fn check(drafts: Drafts<'_>, report: &mut Report) -> (Process, Vec<Se
     check_addresses(&drafts.servers, report);
     check_real_ip(&drafts, report);
     check_filters(&drafts, report);
+    check_tls::check_effect(&drafts, report);
     if drafts.servers.is_empty() {
         let at = At {
             line: 1,
@@ -61,9 +63,12 @@ fn describe_listener(text: &mut String, server: &Server, listen: &Listen) {
     let (protocol, address, name) = (server.protocol.name(), &listen.address, &server.name);
     // Writing to a String cannot fail.
     let _ = write!(text, "{protocol}  {address}  [server {name}]");
-    if listen.ssl {
-        text.push_str("  ssl");
-    }
+    text.push_str(match server.starttls {
+        _ if listen.ssl => "  ssl",
+        Starttls::Off => "",
+        Starttls::On => "  starttls",
+        Starttls::Only => "  starttls only",
+    });
     if listen.proxy_protocol {
         text.push_str("  proxy_protocol");
     }
@@ -76,7 +81,8 @@ fn describe_listener(text: &mut String, server: &Server, listen: &Listen) {
     text.push('\n');
 }
 
-fn at<'a>(section: &'a Section, key: &'a str) -> At<'a> {
+/// The first line of a key, or the section's header.
+pub(super) fn at<'a>(section: &'a Section, key: &'a str) -> At<'a> {
     let line = section.lines(key).next().map(|entry| entry.line);
     At {
         line: line.unwrap_or(section.line),
@@ -153,19 +159,42 @@ fn bound(listen: &Listen) -> Vec<Bound> {
 
 /// `set_real_ip_from` needs a listener whose connections begin with a PROXY header.
 fn check_real_ip(drafts: &Drafts<'_>, report: &mut Report) {
-    const KEY: &str = "set_real_ip_from";
-    const TEXT: &str = "has no effect without listen … proxy_protocol";
+    let text = "has no effect without listen … proxy_protocol";
+    let is_ours = |key: &str| key == "set_real_ip_from";
     let has_proxy = |draft: &Draft| draft.server.listen.iter().any(|one| one.proxy_protocol);
-    for (section, draft) in &drafts.servers {
-        if section.lines(KEY).next().is_some() && !has_proxy(draft) {
-            report.warning(at(section, KEY), TEXT);
+    warn_unless(drafts, is_ours, has_proxy, text, report);
+}
+
+/// Warns, once for each such key of a section, of lines that do nothing for their server. A line of
+/// `[mail]` does nothing only if it does nothing for any of the servers that inherit it.
+pub(super) fn warn_unless(
+    drafts: &Drafts<'_>,
+    is_such: impl Fn(&str) -> bool,
+    works: impl Fn(&Draft) -> bool,
+    text: &str,
+    report: &mut Report,
+) {
+    let keys = |section: &Section| -> Vec<String> {
+        let keys = section.entries.iter().map(|entry| entry.key.clone());
+        let mut keys: Vec<String> = keys.filter(|key| is_such(key)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    };
+    for (section, _) in drafts.servers.iter().filter(|(_, draft)| !works(draft)) {
+        for key in keys(section) {
+            report.warning(at(section, &key), text);
         }
     }
-    if let Some(mail) = drafts.mail
-        && mail.lines(KEY).next().is_some()
-        && !drafts.servers.iter().any(|(_, draft)| has_proxy(draft))
-    {
-        report.warning(at(mail, KEY), TEXT);
+    let Some(mail) = drafts.mail else {
+        return;
+    };
+    for key in keys(mail) {
+        let servers = drafts.servers.iter();
+        let mut heirs = servers.filter(|(own, _)| own.lines(&key).next().is_none());
+        if heirs.clone().next().is_some() && heirs.all(|(_, draft)| !works(draft)) {
+            report.warning(at(mail, &key), text);
+        }
     }
 }
 
@@ -209,7 +238,7 @@ fn check_server(
         let text = "missing: write listen = ADDRESS:PORT";
         report.mistake(at(section, "listen"), text);
     }
-    if draft.server.auth_http.is_empty() && !draft.failed.contains(&"auth_http") {
+    if draft.server.auth_http.is_empty() && !draft.has_failed("auth_http") {
         let text = "missing: write auth_http = http://HOST:PORT/URI here or in [mail]";
         report.mistake(at(section, "auth_http"), text);
     }
@@ -231,7 +260,7 @@ fn check_server(
 
 /// What is said, else what the ports imply; `None` if a line about it is wrong.
 fn protocol_of(section: &Section, draft: &Draft, report: &mut Report) -> Option<Protocol> {
-    if draft.protocol.is_some() || draft.failed.contains(&"protocol") {
+    if draft.protocol.is_some() || draft.has_failed("protocol") {
         return draft.protocol;
     }
     let mut implied: Option<(Protocol, u16)> = None;
@@ -261,7 +290,7 @@ fn protocol_of(section: &Section, draft: &Draft, report: &mut Report) -> Option<
         }
     }
     // Without listeners, or with a wrong line of them, this would only repeat that.
-    let complete = !draft.server.listen.is_empty() && !draft.failed.contains(&"listen");
+    let complete = !draft.server.listen.is_empty() && !draft.has_failed("listen");
     if implied.is_none() && complete {
         let text = "missing: no port tells it, write protocol = imap, pop3 or smtp";
         report.mistake(at(section, "protocol"), text);
@@ -300,10 +329,6 @@ fn warn_of_no_effect(
             report.warning(at(section, key), text);
         }
     };
-    if server.auth_http_pass_client_cert {
-        let text = "has no effect without TLS and ssl_verify_client";
-        warn("auth_http_pass_client_cert", text);
-    }
     if protocol == Some(Protocol::Smtp) && server.smtp_greeting_delay >= server.timeout {
         let text = "is not below timeout: no client would ever be greeted";
         warn("smtp_greeting_delay", text);

@@ -4,16 +4,22 @@
 //! Its order is the order of the reference. Defaults are text and take the way of the operator's
 //! text. A directive of later work is a row with `NotYet`. One table, therefore a long file.
 
+use std::path::PathBuf;
+
 use super::Protocol::{self, Imap, Pop3, Smtp};
 use super::address::{http_url, resolver, trusted_peer};
 use super::draft::Draft;
 use super::listen::listen;
 use super::log_target::error_log;
-use super::value::{
-    self, FROM_ZERO, POSITIVE, account, capabilities, count, flag, header, mechanisms, not_yet,
-    one_of, path, server_name, size, tags, time, time_or_off,
+use super::tls_value::{
+    conf_command, curves, fingerprint, openssl_list, peer_name, protocols, session_cache,
 };
-use super::{ProxyProtocol, Starttls, Xclient};
+use super::value::{
+    self, FROM_ZERO, POSITIVE, account, capabilities, count, flag, header, mechanisms, one_of,
+    path, server_name, size, tags, time, time_or_off,
+};
+use super::{ProxyProtocol, ProxySsl, Starttls, Xclient};
+use crate::tls::{Library, VerifyClient};
 
 /// The kinds of sections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,10 +62,9 @@ impl Place {
         matches!(self, Self::Server | Self::Backend)
     }
 
-    /// Whether any directive of the section is supported yet.
+    /// Whether such a section is supported yet. What it shares with `[mail]` may well be.
     pub(super) fn is_supported(self) -> bool {
-        let mut here = DIRECTIVES.iter().filter(|d| d.stands_in(self));
-        here.any(|directive| matches!(directive.setter, Setter::Is(_)))
+        !matches!(self, Self::Backend | Self::Routes)
     }
 }
 
@@ -95,6 +100,9 @@ pub(super) enum DefaultValue {
     OfProcess(&'static str),
     /// The machine's host name.
     HostName,
+    /// No value, so that a TLS library need not refuse what nobody asked for; the text says what it
+    /// does by itself.
+    Implied(&'static str),
     /// No value; the text says what that means.
     Unset(&'static str),
     /// `check` refuses a server without it.
@@ -121,6 +129,7 @@ impl Directive {
         match self.default {
             DefaultValue::Text(text)
             | DefaultValue::OfProcess(text)
+            | DefaultValue::Implied(text)
             | DefaultValue::Unset(text) => text,
             DefaultValue::HostName => "the machine's host name",
             DefaultValue::Required => "required",
@@ -193,16 +202,38 @@ fn not_empty(items: Result<Vec<String>, String>) -> Result<Vec<String>, String> 
     }
 }
 
-fn set_starttls(draft: &mut Draft, text: &str) -> Result<(), String> {
-    let words = [
-        ("off", Starttls::Off),
-        ("on", Starttls::On),
-        ("only", Starttls::Only),
-    ];
-    match one_of(text, &words)? {
-        Starttls::Off => draft.server.starttls = Starttls::Off,
-        _ => return Err(not_yet("STARTTLS")),
-    }
+fn set_tls_library(draft: &mut Draft, text: &str) -> Result<(), String> {
+    let words = [("rustls", Library::Rustls), ("native", Library::Native)];
+    let library = one_of(text, &words)?;
+    let server = &mut draft.server;
+    server.tls.tls_library = library;
+    server.proxy_tls.tls_library = library;
+    server.auth_http_tls.tls_library = library;
+    Ok(())
+}
+
+fn put_file(
+    draft: &mut Draft,
+    text: &str,
+    field: fn(&mut Draft) -> &mut Option<PathBuf>,
+) -> Result<(), String> {
+    let file = path(text, &draft.folder)?;
+    *field(draft) = Some(file);
+    Ok(())
+}
+
+fn add_file(
+    draft: &mut Draft,
+    text: &str,
+    field: fn(&mut Draft) -> &mut Vec<PathBuf>,
+) -> Result<(), String> {
+    let file = path(text, &draft.folder)?;
+    field(draft).push(file);
+    Ok(())
+}
+
+fn add<T>(list: &mut Vec<T>, item: Result<T, String>) -> Result<(), String> {
+    list.push(item?);
     Ok(())
 }
 
@@ -224,7 +255,7 @@ const WORD: &str = "name";
 const CLIENT_BUFFER: std::ops::RangeInclusive<usize> = 1024..=1024 * 1024;
 const RELAY_BUFFER: std::ops::RangeInclusive<usize> = 1024..=16 * 1024 * 1024;
 
-use DefaultValue::{HostName, OfProcess, Required, Text, Unset};
+use DefaultValue::{HostName, Implied, OfProcess, Required, Text, Unset};
 use Setter::{Is, NotYet};
 
 /// Every directive, in the order of the reference.
@@ -326,8 +357,8 @@ pub(super) static DIRECTIVES: &[Directive] = &[
             d.add_listeners(listeners)
         }),
         "Where the server listens. A port alone means every IPv4 address; [::]:PORT means every \
-         IPv6 address and, unless ipv6only=off, no IPv4 address. With proxy_protocol each \
-         connection must begin with a PROXY header.",
+         IPv6 address and, unless ipv6only=off, no IPv4 address. With ssl, TLS is spoken from the \
+         first byte. With proxy_protocol each connection must begin with a PROXY header.",
     )
     .repeatable(),
     row(
@@ -418,7 +449,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
             Ok(())
         }),
         "The auth server, asked with each login who the user is and which backend holds the \
-         mailbox. Several are tried in order. Port 80 and path / if left out.",
+         mailbox. Several are tried in order. Port 80 (https: 443) and path / if left out.",
     )
     .repeatable()
     .example("http://127.0.0.1:9000/auth"),
@@ -457,24 +488,107 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         MAIL,
         SWITCH,
         Text("on"),
-        NotYet,
-        "Whether the certificate of an https:// auth server must be good.",
+        Is(|d, v| put(&mut d.server.auth_http_tls.proxy_ssl_verify, flag(v))),
+        "Whether the certificate of an https:// auth server must come from a trusted issuer, be \
+         valid and have the right name. With off, anybody between here and there can read \
+         along, unless auth_http_ssl_fingerprint is set.",
     ),
     row(
         "auth_http_ssl_trusted_certificate",
         MAIL,
         FILE,
         Unset("the system's certificates"),
-        NotYet,
-        "Certificates that an https:// auth server's must come from.",
-    ),
+        Is(|d, v| {
+            put_file(d, v, |d| {
+                &mut d.server.auth_http_tls.proxy_ssl_trusted_certificate
+            })
+        }),
+        "PEM file with the issuers that the certificate of an https:// auth server must come \
+         from.",
+    )
+    .example("/etc/ssl/certs/office-ca.pem"),
     row(
         "auth_http_ssl_name",
         MAIL,
         WORD,
         Unset("the host of the URL"),
-        NotYet,
-        "Name that an https:// auth server's certificate must have.",
+        Is(|d, v| {
+            put(
+                &mut d.server.auth_http_tls.proxy_ssl_name,
+                peer_name(v).map(Some),
+            )
+        }),
+        "Name that the certificate of an https:// auth server must have, and that is asked for \
+         in the handshake (SNI).",
+    )
+    .example("auth.example.org"),
+    row(
+        "auth_http_ssl_certificate",
+        MAIL,
+        FILE,
+        Unset("none"),
+        Is(|d, v| put_file(d, v, |d| &mut d.server.auth_http_tls.proxy_ssl_certificate)),
+        "PEM file with our own certificate and its chain, shown to an https:// auth server that \
+         asks for one.",
+    )
+    .example("/etc/postern/client.pem"),
+    row(
+        "auth_http_ssl_certificate_key",
+        MAIL,
+        FILE,
+        Unset("none"),
+        Is(|d, v| {
+            put_file(d, v, |d| {
+                &mut d.server.auth_http_tls.proxy_ssl_certificate_key
+            })
+        }),
+        "PEM file with the key of auth_http_ssl_certificate.",
+    )
+    .example("/etc/postern/client.key"),
+    row(
+        "auth_http_ssl_password_file",
+        MAIL,
+        FILE,
+        Unset("none"),
+        Is(|d, v| {
+            put_file(d, v, |d| {
+                &mut d.server.auth_http_tls.proxy_ssl_password_file
+            })
+        }),
+        "Passphrases for an encrypted auth_http_ssl_certificate_key, one a line, tried in \
+         order.",
+    )
+    .example("/etc/postern/client.passphrases"),
+    row(
+        "auth_http_ssl_fingerprint",
+        MAIL,
+        "SHA-256 in hexadecimal, colons allowed",
+        Unset("any certificate"),
+        Is(|d, v| {
+            add(
+                &mut d.server.auth_http_tls.proxy_ssl_fingerprint,
+                fingerprint(v),
+            )
+        }),
+        "The certificate of an https:// auth server must be one of these, beside what \
+         auth_http_ssl_verify demands; with auth_http_ssl_verify off this alone counts. \
+         openssl x509 -noout -fingerprint -sha256 -in FILE prints it.",
+    )
+    .repeatable()
+    .example("5eff56a2af158825abe7a1c06b2a8e12708fd3b3e729419d0c64f0527d391bac"),
+    row(
+        "auth_http_ssl_protocols",
+        MAIL,
+        "list of TLSv1, TLSv1.1, TLSv1.2, TLSv1.3",
+        Implied("TLSv1.2 TLSv1.3"),
+        Is(|d, v| {
+            put(
+                &mut d.server.auth_http_tls.proxy_ssl_protocols,
+                protocols(v),
+            )
+        }),
+        "Versions of TLS that may be spoken with an https:// auth server. TLSv1 and TLSv1.1 \
+         need tls_library = native and the system's consent.",
     ),
     row(
         "login_domain",
@@ -748,217 +862,338 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         MAIL,
         "rustls | native",
         Text("rustls"),
-        NotYet,
-        "The library that speaks TLS; native is the operating system's, for devices that only \
-         speak what rustls no longer does.",
+        Is(set_tls_library),
+        "The library that speaks TLS, towards clients, backends and auth servers. native is the \
+         operating system's, for devices that only speak what rustls no longer does; towards \
+         clients it reaches TLS 1.2 and has one certificate, no client certificates and no \
+         choice of ciphers.",
     ),
     row(
         "starttls",
         MAIL,
         "off | on | only",
         Text("off"),
-        Is(set_starttls),
+        Is(|d, v| {
+            let words = [
+                ("off", Starttls::Off),
+                ("on", Starttls::On),
+                ("only", Starttls::Only),
+            ];
+            put(&mut d.server.starttls, one_of(v, &words))
+        }),
         "Whether clients may change to TLS on a plain connection; with only they must, before \
-         they log in.",
+         they log in. Needs ssl_certificate.",
     ),
     row(
         "ssl_certificate",
         MAIL,
         FILE,
-        Unset("none"),
-        NotYet,
-        "The server's certificate, with its chain. Several are chosen from by the name that the \
-         client asks for.",
+        Unset("none; needed with listen … ssl and starttls"),
+        Is(|d, v| add_file(d, v, |d| &mut d.server.tls.ssl_certificate)),
+        "PEM file with the server's certificate, followed by its chain. Of several, the one is \
+         used that fits the name the client asks for, then the one whose kind of key it takes. \
+         A renewed file is used without a restart; the account of user must be able to read it \
+         then.",
     )
-    .repeatable(),
+    .repeatable()
+    .example("/etc/postern/mail.example.org.pem"),
     row(
         "ssl_certificate_key",
         MAIL,
         FILE,
-        Unset("none"),
-        NotYet,
-        "The key of the ssl_certificate in the same place of the order.",
+        Unset("none; needed with ssl_certificate"),
+        Is(|d, v| add_file(d, v, |d| &mut d.server.tls.ssl_certificate_key)),
+        "PEM file with the key of the ssl_certificate in the same place of the order.",
     )
-    .repeatable(),
+    .repeatable()
+    .example("/etc/postern/mail.example.org.key"),
     row(
         "ssl_password_file",
         MAIL,
         FILE,
         Unset("none"),
-        NotYet,
-        "Passphrases of encrypted keys, one a line.",
-    ),
+        Is(|d, v| put_file(d, v, |d| &mut d.server.tls.ssl_password_file)),
+        "Passphrases of encrypted keys, one a line, tried in order.",
+    )
+    .example("/etc/postern/passphrases"),
     row(
         "ssl_protocols",
         MAIL,
-        LIST,
-        Text("TLSv1.2 TLSv1.3"),
-        NotYet,
-        "Versions of TLS that clients may use.",
+        "list of TLSv1, TLSv1.1, TLSv1.2, TLSv1.3",
+        Implied("TLSv1.2 TLSv1.3"),
+        Is(|d, v| put(&mut d.server.tls.ssl_protocols, protocols(v))),
+        "Versions of TLS that clients may speak. TLSv1 and TLSv1.1 need tls_library = native \
+         and the system's consent; native has no TLSv1.3 towards clients.",
     ),
     row(
         "ssl_ciphers",
         MAIL,
-        LIST,
-        Unset("the library's"),
-        NotYet,
-        "Ciphers that clients may use, in OpenSSL's spelling.",
-    ),
+        "list of OpenSSL's names, separated by colons",
+        Unset("the library's choice"),
+        Is(|d, v| put(&mut d.server.tls.ssl_ciphers, openssl_list(v).map(Some))),
+        "Ciphers that clients may use, as openssl ciphers takes them; names of TLS 1.3 ciphers \
+         may stand there too. Only with tls_library = rustls.",
+    )
+    .example("HIGH:!aNULL:!MD5"),
     row(
         "ssl_ecdh_curve",
         MAIL,
-        LIST,
-        Text("auto"),
-        NotYet,
-        "Groups for the key exchange.",
+        "auto | list of OpenSSL's names, separated by colons",
+        Implied("auto"),
+        Is(|d, v| put(&mut d.server.tls.ssl_ecdh_curve, curves(v))),
+        "Groups for the key exchange. Only with tls_library = rustls.",
     ),
     row(
         "ssl_prefer_server_ciphers",
         MAIL,
         SWITCH,
-        Text("off"),
-        NotYet,
-        "Whether the server's order of ciphers counts more than the client's.",
+        Implied("off"),
+        Is(|d, v| {
+            put(
+                &mut d.server.tls.ssl_prefer_server_ciphers,
+                flag(v).map(Some),
+            )
+        }),
+        "Whether the server's order of ciphers counts more than the client's. native always \
+         prefers its own.",
     ),
     row(
         "ssl_dhparam",
         MAIL,
         FILE,
         Unset("none"),
-        NotYet,
-        "Parameters of a key exchange that is no longer done.",
-    ),
+        Is(|d, v| put_file(d, v, |d| &mut d.server.tls.ssl_dhparam)),
+        "Without effect, and accepted with a warning: keys are exchanged over elliptic curves.",
+    )
+    .example("/etc/postern/dhparam.pem"),
     row(
         "ssl_session_cache",
         MAIL,
-        "none | off | builtin[:SIZE] | shared:NAME:SIZE",
-        Text("none"),
-        NotYet,
-        "Memory of TLS sessions, so that a returning client connects faster.",
+        "none | off | builtin[:SESSIONS] | shared:NAME:SIZE",
+        Implied("none"),
+        Is(|d, v| {
+            put(
+                &mut d.server.tls.ssl_session_cache,
+                session_cache(v).map(Some),
+            )
+        }),
+        "Memory of TLS sessions, so that a client that comes back connects faster, without a \
+         ticket too. Servers that give the same NAME share a cache. Only with tls_library = \
+         rustls.",
     ),
     row(
         "ssl_session_tickets",
         MAIL,
         SWITCH,
-        Text("on"),
-        NotYet,
-        "Whether clients keep their TLS session themselves.",
+        Implied("on"),
+        Is(|d, v| put(&mut d.server.tls.ssl_session_tickets, flag(v).map(Some))),
+        "Whether clients keep their TLS session themselves, in an encrypted ticket. native \
+         always gives tickets.",
     ),
     row(
         "ssl_session_ticket_key",
         MAIL,
         FILE,
         Unset("made at start"),
-        NotYet,
-        "Key of session tickets, 48 or 80 bytes, for nodes that share them.",
+        Is(|d, v| add_file(d, v, |d| &mut d.server.tls.ssl_session_ticket_key)),
+        "File of 48 or 80 random bytes that encrypts tickets, for machines that share them \
+         (openssl rand 80 > FILE). The first of several encrypts, all decrypt. Only with \
+         tls_library = rustls.",
     )
-    .repeatable(),
+    .repeatable()
+    .example("/etc/postern/ticket.key"),
     row(
         "ssl_session_timeout",
         MAIL,
         TIME,
-        Text("5m"),
-        NotYet,
-        "How long a TLS session can be taken up again.",
+        Implied("5m"),
+        Is(|d, v| {
+            put(
+                &mut d.server.tls.ssl_session_timeout,
+                time(v, FROM_ZERO).map(Some),
+            )
+        }),
+        "How long a TLS session can be taken up again. Only with tls_library = rustls.",
     ),
     row(
         "ssl_verify_client",
         MAIL,
         "off | on | optional | optional_no_ca",
         Text("off"),
-        NotYet,
-        "Whether clients are asked for a certificate.",
+        Is(|d, v| {
+            let words = [
+                ("off", VerifyClient::Off),
+                ("on", VerifyClient::On),
+                ("optional", VerifyClient::Optional),
+                ("optional_no_ca", VerifyClient::OptionalNoCa),
+            ];
+            put(&mut d.server.tls.ssl_verify_client, one_of(v, &words))
+        }),
+        "Whether clients are asked for a certificate: on refuses a client without a good one, \
+         optional one with a bad one; with optional_no_ca its issuer may be unknown. The auth \
+         server is told the result. Only with tls_library = rustls.",
     ),
     row(
         "ssl_client_certificate",
         MAIL,
         FILE,
         Unset("none"),
-        NotYet,
-        "Certificates that client certificates must come from; their names are sent to clients.",
-    ),
+        Is(|d, v| put_file(d, v, |d| &mut d.server.tls.ssl_client_certificate)),
+        "PEM file with the issuers that client certificates must come from; their names are \
+         sent to clients.",
+    )
+    .example("/etc/postern/clients-ca.pem"),
     row(
         "ssl_trusted_certificate",
         MAIL,
         FILE,
         Unset("none"),
-        NotYet,
-        "Further certificates that client certificates may come from; not sent to clients.",
-    ),
+        Is(|d, v| put_file(d, v, |d| &mut d.server.tls.ssl_trusted_certificate)),
+        "PEM file with further issuers that client certificates may come from; not sent to \
+         clients.",
+    )
+    .example("/etc/postern/more-clients-ca.pem"),
     row(
         "ssl_verify_depth",
         MAIL,
-        "number",
-        Text("1"),
-        NotYet,
-        "Longest chain of a client certificate.",
+        "number, 0 to 100",
+        Implied("1"),
+        Is(|d, v| {
+            put(
+                &mut d.server.tls.ssl_verify_depth,
+                count(v, 0..=100).map(Some),
+            )
+        }),
+        "How many certificates may stand between a client's and the trusted one.",
     ),
     row(
         "ssl_crl",
         MAIL,
         FILE,
         Unset("none"),
-        NotYet,
-        "Revoked client certificates.",
-    ),
+        Is(|d, v| put_file(d, v, |d| &mut d.server.tls.ssl_crl)),
+        "PEM file with revoked client certificates: one list for each issuer of the chain.",
+    )
+    .example("/etc/postern/clients.crl"),
     row(
         "ssl_conf_command",
         MAIL,
         "NAME VALUE",
         Unset("none"),
-        NotYet,
-        "A setting of OpenSSL, which Postern does not use for TLS.",
+        Is(|d, v| add(&mut d.server.tls.ssl_conf_command, conf_command(v))),
+        "A setting of OpenSSL. Without effect, and accepted with a warning that names the \
+         directive to use instead.",
     )
-    .repeatable(),
+    .repeatable()
+    .example("Options PrioritizeChaCha"),
     // TLS towards backends.
     row(
         "proxy_ssl",
         TO_BACKEND,
         "off | on | starttls",
         Text("off"),
-        NotYet,
-        "Whether the connection to a backend is encrypted, from its start or after STARTTLS.",
+        Is(|d, v| {
+            let words = [
+                ("off", ProxySsl::Off),
+                ("on", ProxySsl::On),
+                ("starttls", ProxySsl::StartTls),
+            ];
+            put(&mut d.server.proxy_ssl, one_of(v, &words))
+        }),
+        "Whether the connection to a backend is encrypted, from its start or after STARTTLS, \
+         which it must then offer. The auth server may say otherwise with each login \
+         (Auth-SSL-Backend).",
     ),
     row(
         "proxy_ssl_verify",
         TO_BACKEND,
         SWITCH,
         Text("on"),
-        NotYet,
-        "Whether the certificate of a backend must be good.",
+        Is(|d, v| put(&mut d.server.proxy_tls.proxy_ssl_verify, flag(v))),
+        "Whether the certificate of a backend must come from a trusted issuer, be valid and \
+         have the right name. With off, anybody between here and there can read along, unless \
+         proxy_ssl_fingerprint is set.",
     ),
     row(
         "proxy_ssl_trusted_certificate",
         TO_BACKEND,
         FILE,
         Unset("the system's certificates"),
-        NotYet,
-        "Certificates that a backend's must come from.",
-    ),
+        Is(|d, v| {
+            put_file(d, v, |d| {
+                &mut d.server.proxy_tls.proxy_ssl_trusted_certificate
+            })
+        }),
+        "PEM file with the issuers that the certificate of a backend must come from.",
+    )
+    .example("/etc/ssl/certs/office-ca.pem"),
     row(
         "proxy_ssl_name",
         TO_BACKEND,
         WORD,
         Unset("the backend's host name"),
-        NotYet,
-        "Name that a backend's certificate must have.",
-    ),
+        Is(|d, v| {
+            put(
+                &mut d.server.proxy_tls.proxy_ssl_name,
+                peer_name(v).map(Some),
+            )
+        }),
+        "Name that the certificate of a backend must have, and that is asked for in the \
+         handshake (SNI).",
+    )
+    .example("imap.example.org"),
+    row(
+        "proxy_ssl_certificate",
+        TO_BACKEND,
+        FILE,
+        Unset("none"),
+        Is(|d, v| put_file(d, v, |d| &mut d.server.proxy_tls.proxy_ssl_certificate)),
+        "PEM file with our own certificate and its chain, shown to a backend that asks for one.",
+    )
+    .example("/etc/postern/client.pem"),
+    row(
+        "proxy_ssl_certificate_key",
+        TO_BACKEND,
+        FILE,
+        Unset("none"),
+        Is(|d, v| put_file(d, v, |d| &mut d.server.proxy_tls.proxy_ssl_certificate_key)),
+        "PEM file with the key of proxy_ssl_certificate.",
+    )
+    .example("/etc/postern/client.key"),
+    row(
+        "proxy_ssl_password_file",
+        TO_BACKEND,
+        FILE,
+        Unset("none"),
+        Is(|d, v| put_file(d, v, |d| &mut d.server.proxy_tls.proxy_ssl_password_file)),
+        "Passphrases for an encrypted proxy_ssl_certificate_key, one a line, tried in order.",
+    )
+    .example("/etc/postern/client.passphrases"),
     row(
         "proxy_ssl_fingerprint",
         TO_BACKEND,
-        "SHA-256 in hexadecimal",
-        Unset("none"),
-        NotYet,
-        "The only certificates that a backend may have, whoever signed them.",
+        "SHA-256 in hexadecimal, colons allowed",
+        Unset("any certificate"),
+        Is(|d, v| {
+            add(
+                &mut d.server.proxy_tls.proxy_ssl_fingerprint,
+                fingerprint(v),
+            )
+        }),
+        "The certificate of a backend must be one of these, beside what proxy_ssl_verify \
+         demands; with proxy_ssl_verify off this alone counts. openssl x509 -noout \
+         -fingerprint -sha256 -in FILE prints it.",
     )
-    .repeatable(),
+    .repeatable()
+    .example("5eff56a2af158825abe7a1c06b2a8e12708fd3b3e729419d0c64f0527d391bac"),
     row(
         "proxy_ssl_protocols",
         TO_BACKEND,
-        LIST,
-        Text("TLSv1.2 TLSv1.3"),
-        NotYet,
-        "Versions of TLS that may be used towards backends.",
+        "list of TLSv1, TLSv1.1, TLSv1.2, TLSv1.3",
+        Implied("TLSv1.2 TLSv1.3"),
+        Is(|d, v| put(&mut d.server.proxy_tls.proxy_ssl_protocols, protocols(v))),
+        "Versions of TLS that may be spoken with a backend. TLSv1 and TLSv1.1 need tls_library \
+         = native and the system's consent.",
     ),
     row(
         "proxy_ssl_ciphers",
@@ -967,22 +1202,6 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         Unset("the library's"),
         NotYet,
         "Ciphers that may be used towards backends, in OpenSSL's spelling.",
-    ),
-    row(
-        "proxy_ssl_certificate",
-        TO_BACKEND,
-        FILE,
-        Unset("none"),
-        NotYet,
-        "Certificate that is shown to a backend that asks for one.",
-    ),
-    row(
-        "proxy_ssl_certificate_key",
-        TO_BACKEND,
-        FILE,
-        Unset("none"),
-        NotYet,
-        "Key of proxy_ssl_certificate.",
     ),
     // Backends.
     row(
@@ -1108,7 +1327,7 @@ mod tests {
                 continue;
             };
             let mut draft = Draft::for_tests();
-            if let Text(text) | OfProcess(text) = directive.default {
+            if let Text(text) | OfProcess(text) | Implied(text) = directive.default {
                 assert_eq!(set(&mut draft, text), Ok(()), "{}", directive.name);
             }
             if !directive.example.is_empty() {

@@ -6,12 +6,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Xclient;
 use super::directives::{self, DIRECTIVES, DefaultValue, Directive, Place, Setter};
 use super::listen::Lookup;
 use super::source::{At, Report, Section};
 use super::value::{nearest, not_yet, shown};
-use super::{Listen, LogTarget, Mechanisms, Process, Protocol, ProxyProtocol, Server, Starttls};
+use super::{
+    Listen, LogTarget, Mechanisms, Process, Protocol, ProxyProtocol, ProxySsl, Server, Starttls,
+    Xclient,
+};
+use crate::tls::{ClientSettings, ServerSettings};
 
 /// Most listeners of one server; each is a socket and a thread.
 const MAX_LISTENERS: usize = 4096;
@@ -91,6 +94,11 @@ impl Draft {
         Ok(())
     }
 
+    /// Whether a line of this directive was refused.
+    pub(super) fn has_failed(&self, directive: &str) -> bool {
+        self.failed.contains(&directive)
+    }
+
     /// Sets every supported directive of a place: from the section's own lines, else from the
     /// inherited ones, else from its default.
     fn fill(
@@ -150,7 +158,10 @@ impl Draft {
             DefaultValue::Text(text) => set(self, text),
             DefaultValue::OfProcess(text) if place == Place::Postern => set(self, text),
             DefaultValue::HostName => set(self, &directives::host_name()),
-            DefaultValue::OfProcess(_) | DefaultValue::Unset(_) | DefaultValue::Required => Ok(()),
+            DefaultValue::OfProcess(_)
+            | DefaultValue::Implied(_)
+            | DefaultValue::Unset(_)
+            | DefaultValue::Required => Ok(()),
         };
         if let Err(text) = result {
             let at = At {
@@ -358,6 +369,10 @@ fn empty_server() -> Server {
         xclient: Xclient::Off,
         set_real_ip_from: Vec::new(),
         starttls: Starttls::Off,
+        tls: ServerSettings::default(),
+        proxy_ssl: ProxySsl::Off,
+        proxy_tls: ClientSettings::default(),
+        auth_http_tls: ClientSettings::default(),
         error_log: Vec::new(),
         error_log_user_tag: Vec::new(),
     }

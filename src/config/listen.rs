@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::address::{Host, host_and_port, port, socket_path};
-use super::value::{count, flag, not_yet, one_of, shown, size, time, unknown};
+use super::value::{count, flag, one_of, shown, size, time, unknown};
 use super::{Keepalive, Listen, ListenAddress};
 
 /// Turns a host name into addresses.
@@ -67,6 +67,7 @@ pub(super) fn listen(
 }
 
 struct Flags {
+    ssl: bool,
     proxy_protocol: bool,
     backlog: i32,
     rcvbuf: Option<usize>,
@@ -78,6 +79,7 @@ struct Flags {
 impl Default for Flags {
     fn default() -> Self {
         Self {
+            ssl: false,
             proxy_protocol: false,
             backlog: BACKLOG,
             rcvbuf: None,
@@ -103,7 +105,7 @@ impl Flags {
     fn set(&mut self, word: &str, warnings: &mut Vec<String>) -> Result<(), String> {
         match word.split_once('=') {
             None => match word {
-                "ssl" => return Err(not_yet("`ssl`")),
+                "ssl" => self.ssl = true,
                 "proxy_protocol" => self.proxy_protocol = true,
                 "bind" => warnings.push("`bind` has no effect".to_owned()),
                 name if Self::NAMES.contains(&name) => {
@@ -132,7 +134,7 @@ impl Flags {
     fn apply(&self, address: ListenAddress) -> Listen {
         Listen {
             address,
-            ssl: false,
+            ssl: self.ssl,
             proxy_protocol: self.proxy_protocol,
             backlog: self.backlog,
             rcvbuf: self.rcvbuf,
@@ -316,10 +318,10 @@ mod tests {
 
     #[test]
     fn listen_flags_are_kept() {
-        let line = "[::]:143 proxy_protocol backlog=9 rcvbuf=8k sndbuf=4k ipv6only=off \
+        let line = "[::]:143 ssl proxy_protocol backlog=9 rcvbuf=8k sndbuf=4k ipv6only=off \
                     so_keepalive=30m::10";
         let one = listeners(line).expect("a listener").remove(0);
-        assert!(one.proxy_protocol && !one.ipv6only && !one.ssl);
+        assert!(one.ssl && one.proxy_protocol && !one.ipv6only);
         assert_eq!(
             (one.backlog, one.rcvbuf, one.sndbuf),
             (9, Some(8192), Some(4096))
@@ -336,7 +338,7 @@ mod tests {
         );
 
         let plain = listeners("[::]:143").expect("a listener").remove(0);
-        assert!(plain.ipv6only && plain.so_keepalive == Keepalive::Unset);
+        assert!(plain.ipv6only && !plain.ssl && plain.so_keepalive == Keepalive::Unset);
         assert_eq!(plain.backlog, BACKLOG);
     }
 
@@ -344,7 +346,7 @@ mod tests {
     fn listen_refuses_wrong_flags() {
         for flags in [
             "quic",
-            "ssl",
+            "ssl=on",
             "backlog",
             "backlog=0",
             "backlog=x",

@@ -1,11 +1,12 @@
 //! The configuration as the rest of the program sees it: typed, complete, immutable.
 //!
 //! A field has its directive's name. A file goes through `source` (lines), `draft` (the setters of
-//! the table `directives`, which parse with `value`, `address`, `listen` and `log_target`) and
+//! the table `directives`, which parse with the kinds of `value`, `address`, `listen` and others) and
 //! `check` (rules across directives); `reference` renders the table for people. No socket is opened.
 
 mod address;
 mod check;
+mod check_tls;
 mod directives;
 mod draft;
 mod listen;
@@ -14,6 +15,7 @@ mod reference;
 mod source;
 #[cfg(test)]
 mod tests;
+mod tls_value;
 mod value;
 
 use std::fs::File;
@@ -25,11 +27,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::log::Severity;
+use crate::tls;
 
 pub use check::describe;
 pub use reference::{reference, sample};
 
-/// Reads a configuration file of at most 1 MiB. File names in it are relative to its folder.
+/// Reads a configuration file of at most 1 MiB, and the keys and certificates it names. File names in
+/// it are relative to its folder.
 ///
 /// # Errors
 /// Every mistake at once, sorted by line, each as `FILE:LINE: [section] key: what is wrong` with
@@ -39,18 +43,31 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
         let file = path.display();
         vec![format!("{file}: cannot be read: {error}")]
     })?;
-    build(&bytes, path, listen::system_lookup)
+    build(&bytes, path, listen::system_lookup, Files::Read)
 }
 
-/// The same for text that is already there; `file` is what errors call it.
+/// The same for text that is already there; `file` is what errors call it. No other file is read:
+/// what is wrong with keys and certificates is not found.
 ///
 /// # Errors
 /// As `load`.
 pub fn parse(text: &str, file: &Path) -> Result<Config, Vec<String>> {
-    build(text.as_bytes(), file, listen::system_lookup)
+    build(text.as_bytes(), file, listen::system_lookup, Files::Leave)
 }
 
-fn build(bytes: &[u8], file: &Path, lookup: listen::Lookup) -> Result<Config, Vec<String>> {
+/// What is done about the files that a configuration names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Files {
+    Read,
+    Leave,
+}
+
+fn build(
+    bytes: &[u8],
+    file: &Path,
+    lookup: listen::Lookup,
+    files: Files,
+) -> Result<Config, Vec<String>> {
     if bytes.len() > source::MAX_FILE {
         return Err(vec![format!("{}: larger than 1 MiB", file.display())]);
     }
@@ -64,6 +81,9 @@ fn build(bytes: &[u8], file: &Path, lookup: listen::Lookup) -> Result<Config, Ve
     let mut report = source::Report::new(file.display().to_string());
     let sections = source::read(bytes, &mut report);
     let drafts = draft::assemble(&sections, &folder, lookup, &mut report);
+    if files == Files::Read {
+        check_tls::check_engines(&drafts, &mut report);
+    }
     let (process, servers) = check::check(drafts, &mut report);
 
     let (mistakes, warnings) = report.finish();
@@ -188,10 +208,25 @@ pub struct Server {
     pub set_real_ip_from: Vec<TrustedPeer>,
     /// STARTTLS towards clients.
     pub starttls: Starttls,
+    /// TLS towards clients; needed if a listener has `ssl` or `starttls` is not off.
+    pub tls: tls::ServerSettings,
+    /// TLS towards backends that the auth server names.
+    pub proxy_ssl: ProxySsl,
+    /// How TLS towards backends is spoken.
+    pub proxy_tls: tls::ClientSettings,
+    /// TLS towards `https://` auth servers: `auth_http_ssl_*` in the fields of `proxy_ssl_*`.
+    pub auth_http_tls: tls::ClientSettings,
     /// Where this server's lines go; empty: where `[postern]`'s go.
     pub error_log: Vec<LogTarget>,
     /// Tags of this server's lines.
     pub error_log_user_tag: Vec<String>,
+}
+
+impl Server {
+    /// Whether clients can ever speak TLS here; then there are certificates.
+    pub fn has_tls(&self) -> bool {
+        self.starttls != Starttls::Off || self.listen.iter().any(|listen| listen.ssl)
+    }
 }
 
 /// The three protocols.
@@ -361,6 +396,17 @@ pub enum Starttls {
     On,
     /// Required before a login.
     Only,
+}
+
+/// `proxy_ssl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxySsl {
+    /// Plain text, unless the auth server says otherwise.
+    Off,
+    /// TLS from the first byte.
+    On,
+    /// TLS after STARTTLS (POP3: STLS), which the backend must offer.
+    StartTls,
 }
 
 /// A peer that may say who its client is.

@@ -166,7 +166,9 @@ fn in_earlier(directive: &Directive, place: Place) -> bool {
 
 fn setting(directive: &Directive) -> String {
     let value = match directive.default {
-        DefaultValue::Text(text) | DefaultValue::OfProcess(text) => text,
+        DefaultValue::Text(text) | DefaultValue::OfProcess(text) | DefaultValue::Implied(text) => {
+            text
+        }
         _ if directive.example.is_empty() => "…",
         _ => directive.example,
     };

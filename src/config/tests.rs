@@ -1,5 +1,7 @@
 //! Whole files: the good and bad samples of `tests/configs`, inheritance, and damaged text.
 
+mod tls;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
@@ -161,7 +163,8 @@ fn a_file_above_one_mebibyte_is_refused() {
 #[test]
 fn an_unknown_host_name_is_a_mistake() {
     let text = b"[server imap]\nlisten = imap.example.org:143\nauth_http = 127.0.0.1\n";
-    let mistakes = build(text, Path::new("f"), |_| Vec::new()).expect_err("no address");
+    let mistakes =
+        build(text, Path::new("f"), |_| Vec::new(), Files::Leave).expect_err("no address");
     let expected = "f:2: [server imap] listen: the host name in `imap.example.org:143` cannot be \
                     resolved";
     assert_eq!(mistakes, [expected]);
@@ -171,21 +174,23 @@ const DAMAGED: &str = "[postern]\nworkers=4\nreload_timeout=1h30m\nerror_log=sys
     facility=mail,tag=t info filter=tag:x\n[mail]\nauth_http=http://[::1]:90/a\n\
     auth_http_header=X \"a \\\" b\"\nresolver=[::1]:53 valid=30s\nset_real_ip_from=10.0.0.0/8\n\
     smtp_capabilities=\"SIZE 1\",X\nserver_name=[1.2.3.4]\n[server imap]\n\
-    listen=[::]:143-145 so_keepalive=1m::9 ipv6only=off\nlisten=unix:/x\nproxy_buffer=4k\n";
+    listen=[::]:143-145 so_keepalive=1m::9 ipv6only=off\nlisten=unix:/x ssl\nproxy_buffer=4k\n\
+    starttls=only\nssl_session_cache=builtin:9 shared:A:1m\nssl_protocols=TLSv1.2 TLSv1.3\n\
+    ssl_conf_command=A \"b\"\nproxy_ssl_name=::1\n";
 
 #[test]
 fn damaged_files_never_panic() {
     let good = DAMAGED.as_bytes();
-    build(good, Path::new("f"), lookup).expect("the undamaged file is good");
+    build(good, Path::new("f"), lookup, Files::Leave).expect("the undamaged file is good");
     for index in 0..good.len() {
         let mut damaged = good.to_vec();
         damaged.remove(index);
-        let _ = build(&damaged, Path::new("f"), lookup);
-        let _ = build(&good[..index], Path::new("f"), lookup);
+        let _ = build(&damaged, Path::new("f"), lookup, Files::Leave);
+        let _ = build(&good[..index], Path::new("f"), lookup, Files::Leave);
         for byte in *b"\0\n\r\t \"\\#,-/09:=[]kz\xc3\xff" {
             let mut damaged = good.to_vec();
             damaged[index] = byte;
-            let _ = build(&damaged, Path::new("f"), lookup);
+            let _ = build(&damaged, Path::new("f"), lookup, Files::Leave);
         }
     }
 }
@@ -199,6 +204,6 @@ fn long_values_never_panic() {
             .map(|d| format!("{} = {long}\n", d.name));
         let lines: String = lines.collect();
         let text = format!("[postern]\n{lines}[mail]\n{lines}[server {long}]\n{lines}[{long}]\n");
-        assert!(build(text.as_bytes(), Path::new("f"), lookup).is_err());
+        assert!(build(text.as_bytes(), Path::new("f"), lookup, Files::Leave).is_err());
     }
 }

@@ -18,6 +18,7 @@ use crate::sasl::{Credentials, Exchange, Mechanism, Method, Next};
 use crate::session::budget::Allowance;
 use crate::session::error::{Cause, Refusal};
 use crate::session::{Session, Step};
+use crate::tls::{TlsError, TlsErrorKind};
 
 /// What does not change from session to session. Every fixed line that a client can be sent outside
 /// a dialogue stands here.
@@ -277,7 +278,6 @@ fn requires_tls(session: &Session, client: &Conn) -> bool {
 /// knows of the client. What the client sent before the handshake is thrown away.
 fn start_tls(session: &mut Session, client: &mut Conn) -> Result<(), Cause> {
     client.clear();
-    session.step = Step::SslHandshaking;
     session.start_tls(client)?;
     session.starttls = true;
     session.step = Step::InAuth;
@@ -318,6 +318,16 @@ fn read_backend_line(
 /// Sends a line to the backend within the login's time.
 fn send_to_backend(session: &Session, backend: &mut Conn, line: &[u8]) -> Result<(), Cause> {
     Ok(backend.send(line, session.login_deadline())?)
+}
+
+/// The failure when STARTTLS is wanted and the backend does not offer it: there is no way back to plain
+/// text.
+fn no_starttls() -> Cause {
+    Cause::BackendTls(TlsError::new(
+        TlsErrorKind::Protocol,
+        "the backend does not offer STARTTLS: see its configuration, or set `proxy_ssl` to `on` (TLS \
+         from the first byte) or `off`",
+    ))
 }
 
 /// The failure for an unexpected answer of the backend.

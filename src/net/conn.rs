@@ -1,19 +1,19 @@
 //! One blocking connection: a socket, perhaps TLS on it, and bytes read ahead.
 //!
-//! `Leg` is the part that a relay's two threads share; `Conn` adds the input buffer of the time
-//! before the relay and, towards clients, the state by which a waiting session can be evicted.
-//! What the bytes mean is the dialects' business.
+//! `Conn` is a `Leg` with the input buffer of the time before the relay and, towards clients, the state
+//! by which a waiting session can be evicted. What the bytes mean is the dialects' business.
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::leg::{Got, Leg, RECORD};
 use super::socket::{Deadline, Seen, Socket, WaitFor, Waited};
 use crate::presence::{Doing, Evicted, Presence};
-use crate::tls::{Engine, Facts, Plain, TlsError};
+use crate::tls::{Engine, Facts, TlsError};
 
 /// Why a read or write on a connection failed.
 #[derive(Debug)]
@@ -61,178 +61,6 @@ impl fmt::Display for NetErrorKind {
             Self::Tls(error) => error.fmt(f),
         }
     }
-}
-
-/// A socket and its TLS engine. The engine's lock is held for memory work only, never across a
-/// system call: one thread may read while another writes.
-#[derive(Debug)]
-pub struct Leg {
-    /// The connection.
-    pub socket: Arc<Socket>,
-    tls: Option<Mutex<Tls>>,
-}
-
-/// An engine, and ciphertext that it had no room for yet.
-struct Tls {
-    engine: Box<dyn Engine>,
-    unfed: Vec<u8>,
-}
-
-/// What reading a leg came to.
-#[derive(Debug)]
-pub enum Got {
-    /// That many bytes of plain text.
-    Bytes(usize),
-    /// The peer ended its stream, in order or (with TLS) without close_notify.
-    End,
-    /// Nothing came in time.
-    TimedOut,
-}
-
-/// Most ciphertext read or held at a time.
-const RECORD: usize = 16 * 1024;
-
-impl Leg {
-    /// A leg in plain text.
-    pub fn new(socket: Arc<Socket>) -> Self {
-        Self { socket, tls: None }
-    }
-
-    /// Whether TLS runs on it.
-    pub fn is_tls(&self) -> bool {
-        self.tls.is_some()
-    }
-
-    /// Reads plain text, waiting for `limit` at most on the socket.
-    pub fn read(&self, buf: &mut [u8], limit: Duration) -> Result<Got, NetErrorKind> {
-        let Some(tls) = &self.tls else {
-            return match self.socket.read(buf, limit).map_err(NetErrorKind::Io)? {
-                Waited::Done(0) => Ok(Got::End),
-                Waited::Done(n) => Ok(Got::Bytes(n)),
-                Waited::TimedOut => Ok(Got::TimedOut),
-            };
-        };
-        let mut ciphertext = Vec::new();
-        loop {
-            match lock(tls).read(buf)? {
-                Plain::Bytes(n) => return Ok(Got::Bytes(n)),
-                Plain::Closed | Plain::Truncated => return Ok(Got::End),
-                Plain::NeedMore => {}
-            }
-            ciphertext.resize(RECORD, 0);
-            let read = self.socket.read(&mut ciphertext, limit);
-            match read.map_err(NetErrorKind::Io)? {
-                Waited::Done(0) => lock(tls).engine.take_eof(),
-                Waited::Done(n) => lock(tls).unfed.extend_from_slice(&ciphertext[..n]),
-                Waited::TimedOut => return Ok(Got::TimedOut),
-            }
-        }
-    }
-
-    /// Reads plain text that is there already, without waiting.
-    pub fn read_now(&self, buf: &mut [u8]) -> Result<Got, NetErrorKind> {
-        let Some(tls) = &self.tls else {
-            return match self.socket.read_now(buf).map_err(NetErrorKind::Io)? {
-                Waited::Done(0) => Ok(Got::End),
-                Waited::Done(n) => Ok(Got::Bytes(n)),
-                Waited::TimedOut => Ok(Got::TimedOut),
-            };
-        };
-        let mut ciphertext = Vec::new();
-        loop {
-            match lock(tls).read(buf)? {
-                Plain::Bytes(n) => return Ok(Got::Bytes(n)),
-                Plain::Closed | Plain::Truncated => return Ok(Got::End),
-                Plain::NeedMore => {}
-            }
-            ciphertext.resize(RECORD, 0);
-            let read = self.socket.read_now(&mut ciphertext);
-            match read.map_err(NetErrorKind::Io)? {
-                Waited::Done(0) => lock(tls).engine.take_eof(),
-                Waited::Done(n) => lock(tls).unfed.extend_from_slice(&ciphertext[..n]),
-                Waited::TimedOut => return Ok(Got::TimedOut),
-            }
-        }
-    }
-
-    /// Writes a part of `data`, waiting for `limit` at most; `None` when nothing went out in time.
-    /// With TLS the whole of the returned part is encrypted, and some of it may still be in `pending`,
-    /// which must be handed back unchanged with the next call.
-    pub fn write(
-        &self,
-        data: &[u8],
-        pending: &mut Vec<u8>,
-        limit: Duration,
-    ) -> Result<Option<usize>, NetErrorKind> {
-        let Some(tls) = &self.tls else {
-            return match self.socket.write(data, limit).map_err(NetErrorKind::Io)? {
-                Waited::Done(n) => Ok(Some(n)),
-                Waited::TimedOut => Ok(None),
-            };
-        };
-        let mut taken = 0;
-        if pending.is_empty() {
-            let mut tls = lock(tls);
-            taken = tls.engine.write(data).map_err(NetErrorKind::Tls)?;
-            tls.engine.give(pending, 4 * RECORD);
-        }
-        match self
-            .socket
-            .write(pending, limit)
-            .map_err(NetErrorKind::Io)?
-        {
-            Waited::Done(n) => drop(pending.drain(..n)),
-            Waited::TimedOut if taken == 0 => return Ok(None),
-            Waited::TimedOut => {}
-        }
-        Ok(Some(taken))
-    }
-
-    /// Ends our direction: close_notify where there is TLS, then FIN.
-    pub fn finish(&self, pending: &mut Vec<u8>, limit: Duration) {
-        if let Some(tls) = &self.tls {
-            let mut tls = lock(tls);
-            tls.engine.close();
-            tls.engine.give(pending, usize::MAX);
-            drop(tls);
-            while let Ok(Waited::Done(n)) = self.socket.write(pending, limit) {
-                pending.drain(..n);
-                if pending.is_empty() {
-                    break;
-                }
-            }
-        }
-        self.socket.shutdown(std::net::Shutdown::Write);
-    }
-}
-
-impl Tls {
-    /// Decrypts; what the engine had no room for goes in as soon as it has.
-    fn read(&mut self, buf: &mut [u8]) -> Result<Plain, NetErrorKind> {
-        loop {
-            match self.engine.read(buf).map_err(NetErrorKind::Tls)? {
-                Plain::NeedMore if !self.unfed.is_empty() => {
-                    let taken = self.engine.take(&self.unfed).map_err(NetErrorKind::Tls)?;
-                    if taken == 0 {
-                        return Ok(Plain::NeedMore);
-                    }
-                    self.unfed.drain(..taken);
-                }
-                read => return Ok(read),
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Tls")
-    }
-}
-
-fn lock(tls: &Mutex<Tls>) -> MutexGuard<'_, Tls> {
-    // An engine whose holder panicked ends its session anyway.
-    tls.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A connection before its relay.
@@ -284,7 +112,7 @@ impl Conn {
 
     /// What is known of its TLS.
     pub fn tls_facts(&self) -> Option<Facts> {
-        self.leg.tls.as_ref().map(|tls| lock(tls).engine.facts())
+        self.leg.tls_facts()
     }
 
     /// The socket, for options and addresses.
@@ -395,6 +223,7 @@ impl Conn {
     /// A client that has already sent more commands may have ended its side in good order: then only
     /// a reset counts.
     pub fn pause(&self, deadline: Deadline) -> Result<(), NetError> {
+        self.excuse(deadline);
         let what = if self.buffered().is_empty() {
             WaitFor::HangUp
         } else {
@@ -412,6 +241,13 @@ impl Conn {
         }
     }
 
+    /// The wait until `deadline` is our wish, not the client's fault.
+    pub fn excuse(&self, deadline: Deadline) {
+        if let Some(presence) = &self.presence {
+            presence.excuse(deadline.remaining().unwrap_or_default());
+        }
+    }
+
     /// Waits for data or a hang-up; `Nothing` when the time is over.
     pub fn wait(&self, what: WaitFor, deadline: Deadline) -> Result<Seen, NetError> {
         while let Some(left) = deadline.remaining() {
@@ -426,56 +262,54 @@ impl Conn {
         Ok(Seen::Nothing)
     }
 
-    /// Runs a TLS handshake. The caller has dealt with what was buffered.
+    /// Runs a TLS handshake. What is buffered is taken for its beginning: plain text that came before
+    /// is the caller's to throw away.
     pub fn start_tls(
         &mut self,
         mut engine: Box<dyn Engine>,
         deadline: Deadline,
     ) -> Result<(), NetError> {
-        debug_assert!(self.buffered().is_empty(), "plain text before a handshake");
-        let done = self.handshake(engine.as_mut(), deadline);
+        let begun = self.buffered().to_vec();
+        self.clear();
+        let done = self.handshake(engine.as_mut(), begun, deadline);
         if done.is_err() {
             let mut alert = Vec::new();
             engine.give(&mut alert, RECORD);
             let _ = self.leg.socket.write_now(&alert);
         }
-        done.map_err(|kind| self.error(kind))?;
-        self.leg.tls = Some(Mutex::new(Tls {
-            engine,
-            unfed: Vec::new(),
-        }));
+        let unfed = done.map_err(|kind| self.error(kind))?;
+        self.leg.set_engine(engine, unfed);
         Ok(())
     }
 
-    fn handshake(&self, engine: &mut dyn Engine, deadline: Deadline) -> Result<(), NetErrorKind> {
+    /// Steps until the handshake is complete; returns ciphertext behind it that the engine has no room
+    /// for yet.
+    fn handshake(
+        &self,
+        engine: &mut dyn Engine,
+        begun: Vec<u8>,
+        deadline: Deadline,
+    ) -> Result<Vec<u8>, NetErrorKind> {
+        let mut unfed = begun;
         let mut ciphertext = vec![0; RECORD];
         let mut out = Vec::new();
-        let mut ended = false;
         loop {
+            let taken = engine.take(&unfed).map_err(NetErrorKind::Tls)?;
+            unfed.drain(..taken);
             let done = engine.handshake().map_err(NetErrorKind::Tls)?;
             engine.give(&mut out, usize::MAX);
             self.send_ciphertext(&mut out, deadline)?;
             if done {
-                return Ok(());
+                return Ok(unfed);
             }
-            if ended {
-                return Err(NetErrorKind::Closed);
+            if taken > 0 && !unfed.is_empty() {
+                continue;
             }
             let n = self.read_ciphertext(&mut ciphertext, deadline)?;
             if n == 0 {
-                engine.take_eof();
-                ended = true;
+                return Err(NetErrorKind::Closed);
             }
-            let mut fed = 0;
-            while fed < n {
-                let taken = engine
-                    .take(&ciphertext[fed..n])
-                    .map_err(NetErrorKind::Tls)?;
-                fed += taken;
-                if taken == 0 {
-                    engine.handshake().map_err(NetErrorKind::Tls)?;
-                }
-            }
+            unfed.extend_from_slice(&ciphertext[..n]);
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -139,6 +140,15 @@ impl HttpClient {
     fn connect(&self, deadline: Deadline) -> Result<Conn, HttpError> {
         let addresses = match &self.url.host {
             HttpHost::Unix(path) => vec![SockAddr::unix(path).map_err(HttpError::Connect)?],
+            // This machine, whatever a `resolver` would say (RFC 6761, section 6.3).
+            HttpHost::Tcp(host, port) if host.eq_ignore_ascii_case("localhost") => {
+                let ips = [
+                    IpAddr::from(Ipv6Addr::LOCALHOST),
+                    Ipv4Addr::LOCALHOST.into(),
+                ];
+                ips.map(|ip| SockAddr::from(SocketAddr::new(ip, *port)))
+                    .into()
+            }
             HttpHost::Tcp(host, port) => self
                 .dns
                 .lookup_host(host, *port, deadline.at)

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod conn;
 pub mod http;
+pub mod leg;
 pub mod line;
 pub mod listen;
 pub mod proxy_protocol;

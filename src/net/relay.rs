@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
-use super::conn::{Conn, Got, Leg, NetErrorKind};
+use super::conn::{Conn, NetErrorKind};
+use super::leg::{Got, Leg};
 use crate::log::Severity;
 use crate::session::{Session, Step};
 use crate::system::threads::{Threads, rename};

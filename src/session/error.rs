@@ -81,7 +81,9 @@ impl Cause {
     /// How loud the log is about it. What a client does is never an error.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::Quit | Self::ClientGone | Self::Refused => Severity::Info,
+            // The closing line says it again.
+            Self::Quit | Self::Refused => Severity::Debug,
+            Self::ClientGone => Severity::Info,
             Self::ClientTimeout | Self::ClientProtocol(_) | Self::ClientIo(_) => Severity::Info,
             Self::ClientTls(_) | Self::ClientCertificate { .. } | Self::Evicted => Severity::Info,
             Self::BackendRefused(refusal) if refusal.pass_on => Severity::Info,

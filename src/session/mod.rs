@@ -20,7 +20,7 @@ use crate::net::socket::Deadline;
 use crate::presence::Presence;
 use crate::sasl::Method;
 use crate::service::Service;
-use crate::tls::Facts;
+use crate::tls::{Facts, Refusal};
 
 use self::budget::Budget;
 use self::error::Cause;
@@ -179,9 +179,26 @@ impl Session {
         self.login_deadline.unwrap_or(self.budget.deadline())
     }
 
-    /// Runs the client's TLS handshake.
-    pub fn start_tls(&mut self, _client: &mut Conn) -> Result<(), Cause> {
-        Err(Cause::Internal("TLS is not configured".into()))
+    /// Runs the client's TLS handshake and judges its certificate.
+    pub fn start_tls(&mut self, client: &mut Conn) -> Result<(), Cause> {
+        self.step = Step::SslHandshaking;
+        let service = Arc::clone(&self.service);
+        service.refresh_tls();
+        let Some(acceptor) = &service.acceptor else {
+            return Err(Cause::Internal("TLS is not configured".into()));
+        };
+        let engine = acceptor.engine().map_err(Cause::ClientTls)?;
+        client.start_tls(engine, self.budget.deadline())?;
+        let facts = client.tls_facts().unwrap_or_default();
+        let refusal = crate::tls::refusal(&facts, acceptor.verify_client());
+        self.tls = Some(facts);
+        match refusal {
+            None => Ok(()),
+            Some(refusal) => Err(Cause::ClientCertificate {
+                missing: refusal == Refusal::Missing,
+                text: refusal.to_string(),
+            }),
+        }
     }
 
     /// The challenge of APOP and CRAM-MD5, one for the whole session.

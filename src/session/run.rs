@@ -82,7 +82,6 @@ fn open_client(
     }
     session.begin_host_name();
     if opening.implicit_tls {
-        session.step = Step::SslHandshaking;
         session.start_tls(client)?;
     }
     delay_greeting(session, client)?;
@@ -136,6 +135,7 @@ fn delay_greeting(session: &mut Session, client: &mut Conn) -> Result<(), Cause>
     }
     session.step = Step::InDelayPipelining;
     let deadline = Deadline::after(delay, "smtp_greeting_delay");
+    client.excuse(deadline);
     if client.buffered().is_empty() {
         match client.wait(WaitFor::Data, deadline)? {
             Seen::Nothing => return Ok(()),
@@ -234,7 +234,6 @@ fn refuse(
     session.log(Severity::Info, file!(), &text);
     let line = dialect.refuse_login(refusal);
     if let Some(wait) = refusal.wait {
-        client.command_is_complete();
         let paused = client.pause(Deadline::after(wait, "Auth-Wait"));
         session.budget.restart_time();
         if let Err(error) = paused {

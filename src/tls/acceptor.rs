@@ -1,27 +1,24 @@
 //! The server's side: settings, keys and caches put together once, an engine for each client, and
 //! the re-reading of files that have changed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
 use std::time::Duration;
 
 use ::rustls::{Connection, ServerConfig, ServerConnection};
 use native_tls::TlsAcceptor;
-use openssl::sha::Sha256;
-use openssl::x509::{X509, X509PurposeId};
-use zeroize::Zeroizing;
 
+use super::client_rules::ClientRules;
 use super::error::{Problem, TlsError, TlsErrorKind, openssl_reason};
 use super::files::{self, Stamps};
 use super::keys::{self, Directives};
 use super::rustls::RustlsEngine;
 use super::rustls_server::{self, Parts};
 use super::settings::{
-    DEFAULT_SESSION_TIMEOUT, DEFAULT_VERIFY_DEPTH, Library, ServerSettings, SessionCache,
-    VerifyClient,
+    DEFAULT_SESSION_TIMEOUT, Library, ServerSettings, SessionCache, VerifyClient,
 };
-use super::tickets::{Cache, Scope, ScopedCache, ScopedTickets, SessionCaches, TicketKeys};
-use super::verify::{Rules, Trust};
+use super::tickets::{Cache, ScopedCache, ScopedTickets, SessionCaches, TicketKeys};
+use super::verify::Trust;
 use super::{Engine, native, native_setup, rustls};
 
 const DIRECTIVES: Directives = Directives {
@@ -251,7 +248,7 @@ fn read(
         settings.ssl_password_file.as_deref(),
         warnings,
     );
-    let clients = read_client_rules(settings);
+    let clients = ClientRules::read(settings, warnings);
     let ticket_keys = read_ticket_keys(settings, random_keys);
     let (pairs, clients, ticket_keys) = match (pairs, clients, ticket_keys) {
         (Ok(pairs), Ok(clients), Ok(keys)) if problems.is_empty() => (pairs, clients, keys),
@@ -322,99 +319,6 @@ fn parts(
         }),
         alpn: alpn.to_owned(),
     }
-}
-
-/// How client certificates are asked for and judged.
-struct ClientRules {
-    trust: Option<Arc<Trust>>,
-    issuers: Option<Vec<Vec<u8>>>,
-    scope: Scope,
-}
-
-fn read_client_rules(settings: &ServerSettings) -> Result<ClientRules, Problem> {
-    if settings.ssl_verify_client == VerifyClient::Off {
-        return Ok(ClientRules {
-            trust: None,
-            issuers: None,
-            scope: Scope::default(),
-        });
-    }
-    let named = read_anchors("ssl_client_certificate", &settings.ssl_client_certificate)?;
-    let unnamed = read_anchors("ssl_trusted_certificate", &settings.ssl_trusted_certificate)?;
-    let anchors = [named.as_slice(), unnamed.as_slice()].concat();
-    if anchors.is_empty() && settings.ssl_verify_client != VerifyClient::OptionalNoCa {
-        let text = "needs ssl_client_certificate or ssl_trusted_certificate, the issuers to trust";
-        return Err(Problem::new("ssl_verify_client", text));
-    }
-    let crl = settings.ssl_crl.as_deref();
-    if let Some(path) = crl {
-        check_crl_path(path)?;
-    }
-    let depth = settings.ssl_verify_depth.unwrap_or(DEFAULT_VERIFY_DEPTH);
-    let rules = Rules {
-        purpose: X509PurposeId::SSL_CLIENT,
-        depth: Some(depth),
-        crl,
-    };
-    let trust = Trust::new(&anchors, &rules).map_err(|stack| match crl {
-        Some(path) => Problem::new(
-            "ssl_crl",
-            format!(
-                "cannot use \"{}\": {}",
-                path.display(),
-                openssl_reason(&stack)
-            ),
-        ),
-        None => Problem::new("ssl_client_certificate", openssl_reason(&stack)),
-    })?;
-    let subjects = named
-        .iter()
-        .filter_map(|anchor| anchor.subject_name().to_der().ok());
-    Ok(ClientRules {
-        trust: Some(Arc::new(trust)),
-        issuers: Some(subjects.collect()),
-        scope: scope(settings, depth)?,
-    })
-}
-
-fn read_anchors(directive: &'static str, path: &Option<PathBuf>) -> Result<Vec<X509>, Problem> {
-    match path {
-        Some(path) => files::read_certificates(directive, 0, path),
-        None => Ok(Vec::new()),
-    }
-}
-
-/// OpenSSL opens this file itself, by a name that must be text.
-fn check_crl_path(path: &Path) -> Result<(), Problem> {
-    files::read("ssl_crl", 0, path)?;
-    match path.to_str() {
-        Some(_) => Ok(()),
-        None => Err(Problem::new(
-            "ssl_crl",
-            format!("the name \"{}\" is not UTF-8", path.display()),
-        )),
-    }
-}
-
-/// A digest of everything that decides which client certificates are good.
-fn scope(settings: &ServerSettings, depth: u32) -> Result<Scope, Problem> {
-    let mut digest = Sha256::new();
-    digest.update(&[settings.ssl_verify_client as u8]);
-    digest.update(&depth.to_be_bytes());
-    let parts = [
-        ("ssl_client_certificate", &settings.ssl_client_certificate),
-        ("ssl_trusted_certificate", &settings.ssl_trusted_certificate),
-        ("ssl_crl", &settings.ssl_crl),
-    ];
-    for (directive, path) in parts {
-        let content = match path {
-            Some(path) => files::read(directive, 0, path)?,
-            None => Zeroizing::new(Vec::new()),
-        };
-        digest.update(&content.len().to_be_bytes());
-        digest.update(&content);
-    }
-    Ok(digest.finish())
 }
 
 fn read_ticket_keys(

@@ -210,6 +210,9 @@ fn expand(list: &str) -> Vec<u16> {
 
 /// What a client with this list would say first: the only place where OpenSSL shows the result.
 fn first_flight(list: &str) -> Option<Vec<u8>> {
+    if list.contains('\0') {
+        return None;
+    }
     let mut context = SslContext::builder(SslMethod::tls_client()).ok()?;
     context.set_security_level(0);
     context
@@ -348,6 +351,7 @@ mod tests {
             "AES128-SHA",
             "!ALL",
             "NONSENSE",
+            "NON\0SENSE",
             "",
             ":::",
             "TLS_AES_128_CCM_SHA256",

@@ -74,6 +74,9 @@ impl Connector {
         let settings = &self.0.settings;
         let name = settings.proxy_ssl_name.as_deref().unwrap_or(name);
         let name = name.strip_suffix('.').unwrap_or(name).to_owned();
+        // Both libraries get names that are names only: one of them panics on a NUL.
+        let server_name =
+            server_name(&name).map_err(|text| TlsError::new(TlsErrorKind::WrongName, text))?;
         let current = self
             .0
             .current
@@ -82,8 +85,6 @@ impl Connector {
             .clone();
         match current {
             Material::Rustls { config } => {
-                let server_name = server_name(&name)
-                    .map_err(|text| TlsError::new(TlsErrorKind::WrongName, text))?;
                 let connection = ClientConnection::new(config, server_name).map_err(|error| {
                     TlsError::new(TlsErrorKind::Internal, format!("cannot begin TLS: {error}"))
                 })?;

@@ -191,3 +191,66 @@ impl<'a> Cursor<'a> {
         self.bytes(usize::from(count))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A ClientHello with SNI `a.b` and ALPN `imap`, in one record.
+    fn record() -> Vec<u8> {
+        let sni = [0, 0, 0, 8, 0, 6, 0, 0, 3, b'a', b'.', b'b'];
+        let alpn = [0, 16, 0, 7, 0, 5, 4, b'i', b'm', b'a', b'p'];
+        let mut body = vec![3, 3];
+        body.extend([7; 32]);
+        body.extend([2, 9, 9, 0, 4, 0x13, 1, 0xc0, 0x2f, 1, 0, 0, 23]);
+        body.extend(sni);
+        body.extend(alpn);
+        let length = u8::try_from(body.len()).expect("short");
+        let mut record = vec![22, 3, 1, 0, length + 4, 1, 0, 0, length];
+        record.extend(body);
+        record
+    }
+
+    #[test]
+    fn a_client_hello_is_read_in_any_pieces() {
+        let record = record();
+        for step in 1..=record.len() {
+            let mut first = FirstMessage::default();
+            let found: Vec<Vec<u8>> = record.chunks(step).filter_map(|p| first.look(p)).collect();
+            assert_eq!(found.len(), 1);
+            let hello = client_hello(&found[0]).expect("hello");
+            assert_eq!(hello.sni.as_deref(), Some("a.b"));
+            assert_eq!(hello.alpn, Some(vec![b"imap".to_vec()]));
+            assert_eq!(hello.ciphers, [[0x13, 1], [0xc0, 0x2f]]);
+            assert_eq!(hello.session_id, [9, 9]);
+            assert_eq!(first.look(&record), None, "only the first counts");
+        }
+    }
+
+    #[test]
+    fn broken_hellos_are_no_knowledge() {
+        let record = record();
+        for length in 0..record.len() - 5 {
+            let _ = client_hello(&record[5..5 + length]);
+            let _ = server_hello(&record[5..5 + length]);
+            for value in [0, 2, 255] {
+                let mut broken = record.clone();
+                broken[5 + length] = value;
+                let _ = client_hello(&broken[5..]);
+                let _ = server_hello(&broken[5..]);
+                let _ = FirstMessage::default().look(&broken);
+            }
+        }
+    }
+
+    #[test]
+    fn an_endless_hello_is_not_collected() {
+        let mut first = FirstMessage::default();
+        let mut record = vec![22, 3, 1, 0x40, 0, 1, 255, 255, 255];
+        record.resize(5 + 0x4000, 0);
+        for _ in 0..100 {
+            assert_eq!(first.look(&record), None);
+        }
+        assert!(first.message.len() + first.record.len() < 64 * 1024);
+    }
+}

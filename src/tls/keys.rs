@@ -160,16 +160,27 @@ fn load_key(
             directives.password
         )));
     }
-    let decrypted = passphrases
-        .iter()
-        .find_map(|passphrase| decode(&pem, passphrase, &encrypted).ok());
-    decrypted.ok_or_else(|| {
-        problem(format!(
-            "no passphrase of {} opens the key in \"{}\"",
-            directives.password,
-            path.display()
-        ))
-    })
+    let mut outdated = false;
+    for passphrase in passphrases {
+        match decode(&pem, passphrase, &encrypted) {
+            Ok(key) => return Ok(key),
+            Err(stack) => outdated |= stack.errors().iter().any(is_unsupported),
+        }
+    }
+    let file = path.display();
+    Err(problem(if outdated {
+        format!(
+            "the key in \"{file}\" is encrypted with a cipher that the system's OpenSSL no longer \
+             has: encrypt it anew (openssl pkcs8 -topk8)"
+        )
+    } else {
+        let directive = directives.password;
+        format!("no passphrase of {directive} opens the key in \"{file}\"")
+    }))
+}
+
+fn is_unsupported(error: &openssl::error::Error) -> bool {
+    error.reason() == Some("unsupported")
 }
 
 /// Always through a callback: without one OpenSSL would ask on the terminal.

@@ -6,6 +6,7 @@
 
 mod acceptor;
 mod ciphers;
+mod client_rules;
 mod connector;
 mod error;
 mod facts;

@@ -105,8 +105,11 @@ impl Engine for RustlsEngine {
                 // After close_notify nothing counts any more.
                 Ok(0) => return Ok(ciphertext.len()),
                 Ok(_) => {}
-                // Its buffer of plaintext is full.
-                Err(_) => break,
+                // A buffer is full: of plaintext, or of a message that never ends.
+                Err(error) => match self.connection.process_new_packets() {
+                    Ok(state) if state.plaintext_bytes_to_read() > 0 => break,
+                    _ => return Err(self.fail(&Error::General(error.to_string()))),
+                },
             }
             if let Err(error) = self.connection.process_new_packets() {
                 return Err(self.fail(&error));

@@ -24,6 +24,8 @@ const IV_LENGTH: usize = 16;
 const MAC_LENGTH: usize = 32;
 /// Time of issue and scope, in front of each ticket's session.
 const PREFIX_LENGTH: usize = 8 + 32;
+/// Longest session in a ticket: a client with a longer certificate chain gets none.
+const LONGEST_SESSION: usize = 16 * 1024;
 /// RFC 8446, section 4.6.1: a week.
 const LONGEST_LIFETIME: u64 = 7 * 24 * 60 * 60;
 
@@ -340,7 +342,10 @@ impl ProducesTickets for ScopedTickets {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        let keys = self.keys.as_ref()?;
+        let keys = self
+            .keys
+            .as_ref()
+            .filter(|_| plain.len() <= LONGEST_SESSION)?;
         let mut session = Vec::with_capacity(PREFIX_LENGTH + plain.len());
         session.extend_from_slice(&seconds_now().to_be_bytes());
         session.extend_from_slice(&self.scope);

@@ -1,8 +1,13 @@
 //! IMAP towards the backend: greeting, LOGIN with literals, and what the client is told of it.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::Imap;
 use crate::auth::Grant;
-use crate::dialect::{read_backend_line, refused, send_to_backend};
+use crate::backend::dial::start_tls;
+use crate::config::ProxySsl;
+use crate::dialect::{no_starttls, read_backend_line, refused, send_to_backend};
 use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
 use crate::session::error::{Cause, Refusal};
@@ -17,6 +22,12 @@ pub(super) fn log_in(
 ) -> Result<Line, Cause> {
     let mut answers = Answers::default();
     answers.read_greeting(session, backend)?;
+    if grant.ssl == ProxySsl::StartTls {
+        answers.start_tls(session, backend, grant)?;
+    }
+    if grant.authzid.is_some() {
+        return authenticate_plain(imap, answers, session, backend, grant);
+    }
 
     let login = grant.login.as_slice();
     let password = grant.password(session)?;
@@ -32,6 +43,28 @@ pub(super) fn log_in(
 
     session.step = Step::SendingPassword;
     send_to_backend(session, backend, &line(&[password]))?;
+    answers.read_tagged_ok(session, backend, &imap.tag)
+}
+
+/// An authorization identity goes with SASL PLAIN alone (RFC 4616).
+fn authenticate_plain(
+    imap: &Imap,
+    mut answers: Answers,
+    session: &mut Session,
+    backend: &mut Conn,
+    grant: &Grant,
+) -> Result<Line, Cause> {
+    let message = grant.plain_message(session)?;
+    session.step = Step::SendingLogin;
+    send_to_backend(
+        session,
+        backend,
+        &line(&[&imap.tag, b" AUTHENTICATE PLAIN"]),
+    )?;
+    answers.read_continuation(session, backend)?;
+    session.step = Step::SendingPassword;
+    let encoded = Line::new(STANDARD.encode(&*message).into_bytes());
+    send_to_backend(session, backend, &line(&[&encoded]))?;
     answers.read_tagged_ok(session, backend, &imap.tag)
 }
 
@@ -58,6 +91,46 @@ impl Answers {
         }
     }
 
+    /// RFC 3501, section 6.2.1. What the backend said before is forgotten.
+    fn start_tls(
+        &mut self,
+        session: &mut Session,
+        backend: &mut Conn,
+        grant: &Grant,
+    ) -> Result<(), Cause> {
+        session.step = Step::InStarttls;
+        send_to_backend(session, backend, b"p1 CAPABILITY\r\n")?;
+        self.expect_ok(session, backend, b"p1")?;
+        let offered = self.untagged.split(|&byte| byte == b'\n').any(|line| {
+            let mut words = line.split(u8::is_ascii_whitespace).skip(1);
+            let is_capability = words
+                .next()
+                .is_some_and(|word| word.eq_ignore_ascii_case(b"CAPABILITY"));
+            is_capability && words.any(|word| word.eq_ignore_ascii_case(b"STARTTLS"))
+        });
+        if !offered {
+            return Err(no_starttls());
+        }
+        send_to_backend(session, backend, b"p2 STARTTLS\r\n")?;
+        self.expect_ok(session, backend, b"p2")?;
+        start_tls(session, backend, grant)?;
+        self.untagged.clear();
+        Ok(())
+    }
+
+    fn expect_ok(
+        &mut self,
+        session: &mut Session,
+        backend: &mut Conn,
+        tag: &[u8],
+    ) -> Result<(), Cause> {
+        let answer = self.read_answer(session, backend)?;
+        match is_tagged_ok(&answer, tag) {
+            true => Ok(()),
+            false => Err(self.refused(session, &answer)),
+        }
+    }
+
     fn read_continuation(
         &mut self,
         session: &mut Session,
@@ -77,10 +150,7 @@ impl Answers {
         tag: &[u8],
     ) -> Result<Line, Cause> {
         let answer = self.read_answer(session, backend)?;
-        let words = answer
-            .strip_prefix(tag)
-            .and_then(|rest| rest.strip_prefix(b" "));
-        if !words.is_some_and(|words| has_first_word(words, b"OK")) {
+        if !is_tagged_ok(&answer, tag) {
             return Err(self.refused(session, &answer));
         }
         self.untagged.extend_from_slice(&answer);
@@ -123,6 +193,13 @@ impl Status {
             None => Self::None,
         }
     }
+}
+
+fn is_tagged_ok(answer: &[u8], tag: &[u8]) -> bool {
+    let words = answer
+        .strip_prefix(tag)
+        .and_then(|rest| rest.strip_prefix(b" "));
+    words.is_some_and(|words| has_first_word(words, b"OK"))
 }
 
 /// Whether the first word is this one, in any case; `OKAY` is not `OK`.

@@ -70,14 +70,14 @@ fn read_command(
     let known = WORDS.map(|(name, _)| name);
     let mut answered = 0;
     loop {
-        match parse(client.buffered(), answered) {
+        let limit = session.service.client_buffer();
+        match parse(client.buffered(), answered, limit) {
             Parsed::Incomplete => fill_command(imap, session, client, &known)?,
             Parsed::Literal { at, size } => {
                 // The line end behind the literal must fit as well.
-                let fits = at.checked_add(size).is_some_and(|end| {
-                    end.checked_add(2)
-                        .is_some_and(|end| end <= session.service.client_buffer())
-                });
+                let fits = at
+                    .checked_add(size)
+                    .is_some_and(|end| end.checked_add(2).is_some_and(|end| end <= limit));
                 if fits {
                     answered = at;
                     reply(session, client, b"+ OK\r\n")?;
@@ -88,6 +88,12 @@ fn read_command(
                 answered = 0;
                 count_command(imap, session, client)?;
                 refuse(imap, session, client)?;
+            }
+            Parsed::TooLong { tag } => {
+                imap.tag = tag;
+                refuse(imap, session, client)?;
+                let text = "client sent too long command: a literal does not fit";
+                return Err(Cause::ClientProtocol(text.into()));
             }
             Parsed::Command {
                 tag,

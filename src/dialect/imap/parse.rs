@@ -22,6 +22,8 @@ pub(super) enum Parsed {
     /// A synchronizing literal of `size` bytes is announced; its bytes begin at `at`, once it has
     /// been answered.
     Literal { at: usize, size: usize },
+    /// A literal that is sent without being asked for and does not fit.
+    TooLong { tag: Vec<u8> },
     /// A command of `len` bytes.
     Command {
         tag: Vec<u8>,
@@ -63,13 +65,14 @@ pub(super) const WORDS: [(&str, Word); 7] = [
     ("ID", Word::Id),
 ];
 
-/// Reads a command. `answered` is where the bytes of the last synchronizing literal that was answered
+/// Reads a command of at most `limit` bytes. `answered` is where the bytes of the last synchronizing literal that was answered
 /// begin; 0 if there was none.
-pub(super) fn parse(input: &[u8], answered: usize) -> Parsed {
+pub(super) fn parse(input: &[u8], answered: usize, limit: usize) -> Parsed {
     let mut parser = Parser {
         input,
         at: 0,
         answered,
+        limit,
         tag: Vec::new(),
     };
     match parser.command() {
@@ -81,6 +84,7 @@ pub(super) fn parse(input: &[u8], answered: usize) -> Parsed {
         },
         Err(Stop::Incomplete) => Parsed::Incomplete,
         Err(Stop::Literal(at, size)) => Parsed::Literal { at, size },
+        Err(Stop::TooLong) => Parsed::TooLong { tag: parser.tag },
         Err(Stop::Bad) => parser.bad_line(),
     }
 }
@@ -89,6 +93,7 @@ pub(super) fn parse(input: &[u8], answered: usize) -> Parsed {
 enum Stop {
     Incomplete,
     Literal(usize, usize),
+    TooLong,
     Bad,
 }
 
@@ -96,6 +101,7 @@ struct Parser<'a> {
     input: &'a [u8],
     at: usize,
     answered: usize,
+    limit: usize,
     tag: Vec<u8>,
 }
 
@@ -180,11 +186,13 @@ impl Parser<'_> {
         let mut open = false;
         let mut seen = false;
         loop {
+            let end = self.at;
             if self.read_line_end()? {
-                return match open || !seen {
-                    true => Err(Stop::Bad),
-                    false => Ok(Vec::new()),
-                };
+                if open || !seen {
+                    self.at = end;
+                    return Err(Stop::Bad);
+                }
+                return Ok(Vec::new());
             }
             match self.peek()? {
                 b' ' => self.skip_spaces(),
@@ -302,7 +310,11 @@ impl Parser<'_> {
         if waits && self.answered < self.at {
             return Err(Stop::Literal(self.at, size));
         }
-        let end = self.at.checked_add(size).ok_or(Stop::Bad)?;
+        let end = self.at.saturating_add(size);
+        // The line end behind it must fit as well; of a literal that waits the caller sees to that.
+        if !waits && end.saturating_add(2) > self.limit {
+            return Err(Stop::TooLong);
+        }
         let bytes = self.input.get(self.at..end).ok_or(Stop::Incomplete)?;
         self.at = end;
         Ok(Zeroizing::new(bytes.to_vec()))
@@ -341,8 +353,10 @@ fn ends_in_running_literal(line: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    const LIMIT: usize = 16 * 1024;
+
     fn command(input: &[u8], answered: usize) -> (Word, Vec<Vec<u8>>, usize) {
-        match parse(input, answered) {
+        match parse(input, answered, LIMIT) {
             Parsed::Command {
                 word,
                 arguments,
@@ -357,14 +371,14 @@ mod tests {
     }
 
     fn is_bad(input: &[u8]) -> bool {
-        matches!(parse(input, 0), Parsed::Bad { .. })
+        matches!(parse(input, 0, LIMIT), Parsed::Bad { .. })
     }
 
     #[test]
     fn every_prefix_of_a_command_is_incomplete() {
         let input = b"a1 LOGIN \"b \\\"o\\\\b\" {4+}\r\np{3} \r\n";
         for end in 0..input.len() {
-            assert_eq!(parse(&input[..end], 0), Parsed::Incomplete, "{end}");
+            assert_eq!(parse(&input[..end], 0, LIMIT), Parsed::Incomplete, "{end}");
         }
         let (word, arguments, len) = command(input, 0);
         assert_eq!(word, Word::Login);
@@ -375,8 +389,8 @@ mod tests {
     #[test]
     fn a_synchronizing_literal_waits_for_its_answer() {
         let input = b"a LOGIN {3}\r\nbob {2}\r\npw\r\n";
-        assert_eq!(parse(input, 0), Parsed::Literal { at: 13, size: 3 });
-        assert_eq!(parse(input, 13), Parsed::Literal { at: 22, size: 2 });
+        assert_eq!(parse(input, 0, LIMIT), Parsed::Literal { at: 13, size: 3 });
+        assert_eq!(parse(input, 13, LIMIT), Parsed::Literal { at: 22, size: 2 });
         assert_eq!(command(input, 22).1, [&b"bob"[..], b"pw"]);
     }
 
@@ -426,7 +440,7 @@ mod tests {
 
     #[test]
     fn tags_are_short_and_plain() {
-        let tag = |input: &[u8]| match parse(input, 0) {
+        let tag = |input: &[u8]| match parse(input, 0, LIMIT) {
             Parsed::Bad { tag, .. } | Parsed::Command { tag, .. } => tag,
             other => panic!("{other:?}"),
         };
@@ -451,7 +465,7 @@ mod tests {
 
     #[test]
     fn a_bad_line_that_ends_in_a_running_literal_is_told() {
-        let runs_on = |input: &[u8]| match parse(input, 0) {
+        let runs_on = |input: &[u8]| match parse(input, 0, LIMIT) {
             Parsed::Bad { runs_on, .. } => runs_on,
             other => panic!("{other:?}"),
         };
@@ -488,5 +502,12 @@ mod tests {
     fn a_bare_lf_ends_a_line_and_a_bare_cr_does_not() {
         assert_eq!(command(b"a NOOP\nb", 0).2, 7);
         assert!(is_bad(b"a NOOP\rx\n"));
+    }
+
+    #[test]
+    fn a_running_literal_that_does_not_fit_is_told_at_once() {
+        let parsed = parse(b"a LOGIN {90+}\r\n", 0, 100);
+        assert_eq!(parsed, Parsed::TooLong { tag: b"a".to_vec() });
+        assert_eq!(parse(b"a LOGIN {83+}\r\n", 0, 100), Parsed::Incomplete);
     }
 }

@@ -6,8 +6,9 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::{Smtp, xclient};
 use crate::auth::Grant;
-use crate::config::Xclient;
-use crate::dialect::{read_backend_line, refused, send_to_backend};
+use crate::backend::dial::start_tls;
+use crate::config::{ProxySsl, Xclient};
+use crate::dialect::{no_starttls, read_backend_line, refused, send_to_backend};
 use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
 use crate::sasl::{oauth, plain};
@@ -32,7 +33,10 @@ pub(super) fn log_in(
         capabilities: Vec::new(),
     };
     talk.read_reply(&[b"220"], None)?;
-    talk.say_own_hello(smtp)?;
+    talk.say_own_hello(smtp, grant.ssl)?;
+    if grant.ssl == ProxySsl::StartTls {
+        talk.start_tls(smtp, grant)?;
+    }
     talk.send_xclient(smtp, grant)?;
     if grant.smtp_auth && !grant.without_login {
         talk.send_auth(grant)?;
@@ -60,14 +64,28 @@ struct Reply {
 }
 
 impl Talk<'_> {
-    fn say_own_hello(&mut self, smtp: &Smtp) -> Result<(), Cause> {
+    /// HELO only where nothing is wanted of the backend that needs EHLO.
+    fn say_own_hello(&mut self, smtp: &Smtp, ssl: ProxySsl) -> Result<(), Cause> {
         let conf = &self.session.service.conf;
-        let word: &[u8] = match conf.xclient == Xclient::Off && !smtp.esmtp {
+        let plain = conf.xclient == Xclient::Off && ssl != ProxySsl::StartTls;
+        let word: &[u8] = match plain && !smtp.esmtp {
             true => b"HELO ",
             false => b"EHLO ",
         };
         let command = line(&[word, conf.server_name.as_bytes()]);
         self.say_hello(Step::SendingHelo, &command)
+    }
+
+    /// RFC 3207; what the backend said before is forgotten, and asked again.
+    fn start_tls(&mut self, smtp: &Smtp, grant: &Grant) -> Result<(), Cause> {
+        if self.capability("STARTTLS").is_none() {
+            return Err(no_starttls());
+        }
+        self.send(Step::InStarttls, b"STARTTLS\r\n")?;
+        self.read_reply(&[b"220"], None)?;
+        start_tls(self.session, self.backend, grant)?;
+        self.capabilities.clear();
+        self.say_own_hello(smtp, grant.ssl)
     }
 
     fn say_hello(&mut self, step: Step, command: &[u8]) -> Result<(), Cause> {

@@ -133,7 +133,7 @@ impl Resolver {
         (!addresses.is_empty()).then_some(addresses)
     }
 
-    /// SPEC §5, `NAME`: backwards, then forwards, each within `limit`.
+    /// The address backwards, then the name forwards, each within `limit`.
     pub(super) async fn client_name(&self, address: IpAddr, limit: Duration) -> ClientName {
         let limit = limit.min(LONGEST_VALID);
         let name = match self.pointer(address, Instant::now() + limit).await {

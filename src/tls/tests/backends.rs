@@ -239,3 +239,22 @@ fn a_certificate_without_its_key_is_an_error() {
     let problems = Connector::new(settings).expect_err("no key");
     assert_eq!(problems[0].directive, "proxy_ssl_certificate_key");
 }
+
+#[test]
+fn what_is_not_a_name_is_not_connected_to() {
+    let scene = Scene::new();
+    for library in LIBRARIES {
+        let mut settings = client_settings(&scene.folder, library, &scene.root);
+        let connector = connector(&settings);
+        for name in ["", "a b", "a\0b", "-", "[::1]", "a..b"] {
+            let error = connector.engine(name).err().expect(name);
+            assert_eq!(error.kind(), TlsErrorKind::WrongName);
+        }
+        for name in ["localhost", "mail_1.example", "::1", "127.0.0.1", "a.b."] {
+            assert!(connector.engine(name).is_ok(), "{name}");
+        }
+        settings.proxy_ssl_name = Some("a b".to_owned());
+        let problems = Connector::new(settings).expect_err("not a name");
+        assert_eq!(problems[0].directive, "proxy_ssl_name");
+    }
+}

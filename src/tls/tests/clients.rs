@@ -298,8 +298,13 @@ fn verification_without_anyone_to_trust_is_an_error() {
     ] {
         let mut settings = scene.settings(mode);
         settings.ssl_client_certificate = None;
-        let made = Acceptor::new(settings, "imap", &SessionCaches::default());
+        let made = Acceptor::new(settings.clone(), "imap", &SessionCaches::default());
         assert_eq!(made.is_ok(), good);
+        if good {
+            let own = Recipe::named("joe").self_signed();
+            let facts = scene.facts(&settings, Library::Native, Some(&own));
+            assert_eq!((code(&facts), refusal(&facts, mode)), (18, None));
+        }
     }
 }
 
@@ -343,4 +348,37 @@ fn showing(own: &Made, key: &openssl::pkey::PKey<openssl::pkey::Private>) -> Box
         client.expect("client").into(),
         role,
     ))
+}
+
+#[test]
+fn broken_certificates_are_described_or_not_but_do_no_harm() {
+    let root = Recipe::authority("root").self_signed();
+    let own = Recipe {
+        names: &["a.example", "192.0.2.1"],
+        ..Recipe::named("joe")
+    };
+    let der = own.issued_by(&root).certificate.to_der().expect("DER");
+    let rules = verify::Rules {
+        purpose: openssl::x509::X509PurposeId::SSL_CLIENT,
+        depth: Some(1),
+        crl: None,
+    };
+    let trust = verify::Trust::new(&[root.certificate], &rules).expect("trust");
+    for position in 0..der.len() {
+        for value in [0, 0x80, 0xff, der[position] ^ 1] {
+            let mut broken = der.clone();
+            broken[position] = value;
+            if let Ok(read) = openssl::x509::X509::from_der(&broken) {
+                let _ = names::Names::of(&read).summary();
+            }
+            let broken = broken.into();
+            let _ = verify::describe(&broken);
+            if value != der[position] {
+                assert_ne!(trust.judge(&[broken]), Verdict::Success);
+            }
+        }
+    }
+    assert_eq!(trust.judge(&[der.into()]), Verdict::Success);
+    assert_eq!(trust.judge(&[]), Verdict::None);
+    assert_ne!(trust.judge(&[b"junk".to_vec().into()]), Verdict::Success);
 }

@@ -345,3 +345,69 @@ fn rustls_refuses_old_versions_and_warns_of_the_rest() {
     assert_eq!(problems[0].directive, "ssl_protocols");
     assert!(problems[0].text.contains("tls_library = native"));
 }
+
+#[test]
+fn old_versions_work_where_the_system_allows_them() {
+    const MARK: &str = "POSTERN_TEST_OLD_TLS";
+    let folder = Folder::new();
+    let own = Recipe {
+        rsa: true,
+        ..Recipe::named(NAME)
+    }
+    .self_signed();
+    let mut settings = server_settings(&folder, Library::Native, &[&own]);
+    settings.ssl_protocols = ["TLSv1", "TLSv1.1", "TLSv1.2"].map(str::to_owned).to_vec();
+    if std::env::var_os(MARK).is_none() {
+        // OpenSSL reads its configuration once, so this needs a process of its own.
+        let made = Acceptor::new(settings, "imap", &SessionCaches::default());
+        if let Err(problems) = made {
+            assert!(problems[0].text.contains("OPENSSL_CONF"), "{}", problems[0]);
+        }
+        let text = "openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n[c]\n\
+                    MinProtocol = TLSv1\nCipherString = DEFAULT:@SECLEVEL=0\n";
+        let (_, place) = module_path!().split_once("::").expect("in a crate");
+        let this = format!("{place}::old_versions_work_where_the_system_allows_them");
+        let run = std::process::Command::new(std::env::current_exe().expect("this test"))
+            .args([this.as_str(), "--exact"])
+            .env(MARK, "1")
+            .env("OPENSSL_CONF", folder.file(text.as_bytes()))
+            .output()
+            .expect("run");
+        let told = String::from_utf8_lossy(&run.stdout);
+        assert!(run.status.success() && told.contains("1 passed"), "{told}");
+        return;
+    }
+    use openssl::ssl::SslVersion;
+    let acceptor = acceptor(&settings);
+    for (version, name) in [
+        (SslVersion::TLS1, "TLSv1"),
+        (SslVersion::TLS1_1, "TLSv1.1"),
+        (SslVersion::TLS1_2, "TLSv1.2"),
+    ] {
+        let client = openssl_client(Some(NAME), |context| {
+            context
+                .set_max_proto_version(Some(version))
+                .expect("version");
+        });
+        let mut link = Link::new(client, acceptor.engine().expect("server")).open();
+        assert_eq!(link.say(b"hello"), b"hello");
+        assert_eq!(link.answer(b"hello"), b"hello");
+        let facts = link.server.facts();
+        assert_eq!(facts.protocol, name);
+        assert_eq!(facts.cipher, link.client.facts().cipher);
+        let mut settings = client_settings(&folder, Library::Native, &own);
+        settings.proxy_ssl_protocols = vec![name.to_owned()];
+        let link = Link::of(&connector(&settings), NAME, &acceptor).open();
+        assert_eq!(link.client.facts().protocol, name);
+    }
+}
+
+#[test]
+fn everything_can_be_shared_by_threads() {
+    fn shared<T: Send + Sync + Clone + 'static>() {}
+    fn sent<T: Send + 'static>() {}
+    shared::<Acceptor>();
+    shared::<Connector>();
+    shared::<SessionCaches>();
+    sent::<Box<dyn Engine>>();
+}

@@ -266,3 +266,44 @@ fn a_client_that_asks_for_new_keys_or_handshakes_without_end_is_cut_off_or_bound
     victim.give(&mut moving, usize::MAX);
     assert!(moving.len() <= 64 * 1024);
 }
+
+#[test]
+fn a_changed_byte_in_a_handshake_does_no_harm() {
+    let folder = Folder::new();
+    let own = Recipe::named(NAME).self_signed();
+    for server in LIBRARIES {
+        let mut settings = server_settings(&folder, server, &[&own]);
+        if server == Library::Rustls {
+            settings.ssl_verify_client = VerifyClient::OptionalNoCa;
+        }
+        let acceptor = acceptor(&settings);
+        for client in LIBRARIES {
+            let mut settings = client_settings(&folder, client, &own);
+            settings.proxy_ssl_certificate = Some(folder.certificate(&own));
+            settings.proxy_ssl_certificate_key = Some(folder.key(&own));
+            let connector = connector(&settings);
+            for position in (0..3000).step_by(13) {
+                let mut link = Link::of(&connector, NAME, &acceptor);
+                let mut passed = 0;
+                for _ in 0..6 {
+                    let _ = (link.client.handshake(), link.server.handshake());
+                    for forth in [true, false] {
+                        let (from, to) = match forth {
+                            true => (&mut link.client, &mut link.server),
+                            false => (&mut link.server, &mut link.client),
+                        };
+                        let mut moving = Vec::new();
+                        from.give(&mut moving, usize::MAX);
+                        if let Some(byte) = moving.get_mut(position - position.min(passed)) {
+                            *byte ^= u8::from(passed <= position) << (position % 8);
+                        }
+                        passed += moving.len();
+                        let _ = to.take(&moving);
+                    }
+                }
+                let _ = (link.client.facts(), link.server.facts());
+                let _ = (link.client.write(b"x"), link.server.write(b"x"));
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! One leg of a session: a socket and perhaps a TLS engine, as the two threads of a relay share it.
+//!
+//! One thread reads and one writes; the writing one alone takes ciphertext out of the engine, so that
+//! records keep their order. What reading produces (the answer to a KeyUpdate, an alert) goes out with
+//! the writer's next record.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::conn::NetErrorKind;
+use super::socket::{Socket, Waited};
+use crate::tls::{Engine, Facts, Plain};
+
+/// A socket and its TLS engine. The engine's lock is held for memory work only, never across a
+/// system call: one thread may read while another writes.
+#[derive(Debug)]
+pub struct Leg {
+    /// The connection.
+    pub socket: Arc<Socket>,
+    tls: Option<Mutex<Tls>>,
+}
+
+/// An engine, and ciphertext that it had no room for yet.
+struct Tls {
+    engine: Box<dyn Engine>,
+    unfed: Vec<u8>,
+}
+
+/// What reading a leg came to.
+#[derive(Debug)]
+pub enum Got {
+    /// That many bytes of plain text.
+    Bytes(usize),
+    /// The peer ended its stream, in order or (with TLS) without close_notify.
+    End,
+    /// Nothing came in time.
+    TimedOut,
+}
+
+/// Most ciphertext read or held at a time.
+pub(super) const RECORD: usize = 16 * 1024;
+
+impl Leg {
+    /// A leg in plain text.
+    pub fn new(socket: Arc<Socket>) -> Self {
+        Self { socket, tls: None }
+    }
+
+    /// Whether TLS runs on it.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// What is known of its TLS.
+    pub fn tls_facts(&self) -> Option<Facts> {
+        self.tls.as_ref().map(|tls| lock(tls).engine.facts())
+    }
+
+    /// Runs TLS from now on, with an engine whose handshake is complete, and ciphertext behind that.
+    pub(super) fn set_engine(&mut self, engine: Box<dyn Engine>, unfed: Vec<u8>) {
+        self.tls = Some(Mutex::new(Tls { engine, unfed }));
+    }
+
+    /// Reads plain text, waiting for `limit` at most on the socket.
+    pub fn read(&self, buf: &mut [u8], limit: Duration) -> Result<Got, NetErrorKind> {
+        match &self.tls {
+            None => plain(self.socket.read(buf, limit)),
+            Some(tls) => self.read_tls(tls, buf, Some(limit)),
+        }
+    }
+
+    /// Reads plain text that is there already, without waiting.
+    pub fn read_now(&self, buf: &mut [u8]) -> Result<Got, NetErrorKind> {
+        match &self.tls {
+            None => plain(self.socket.read_now(buf)),
+            Some(tls) => self.read_tls(tls, buf, None),
+        }
+    }
+
+    fn read_tls(
+        &self,
+        tls: &Mutex<Tls>,
+        buf: &mut [u8],
+        limit: Option<Duration>,
+    ) -> Result<Got, NetErrorKind> {
+        // On the stack: a silent session holds no larger buffer while it waits.
+        let mut small = [0; 1024];
+        loop {
+            match lock(tls).read(buf)? {
+                Plain::Bytes(n) => return Ok(Got::Bytes(n)),
+                Plain::Closed | Plain::Truncated => return Ok(Got::End),
+                Plain::NeedMore => {}
+            }
+            let read = match limit {
+                Some(limit) => self.socket.read(&mut small, limit),
+                None => self.socket.read_now(&mut small),
+            };
+            match read.map_err(NetErrorKind::Io)? {
+                Waited::TimedOut => return Ok(Got::TimedOut),
+                Waited::Done(0) => lock(tls).engine.take_eof(),
+                Waited::Done(n) if n < small.len() => lock(tls).feed(&small[..n]),
+                Waited::Done(n) => {
+                    let mut large = vec![0; RECORD];
+                    large[..n].copy_from_slice(&small);
+                    let more = self.socket.read_now(&mut large[n..]);
+                    // An end or an error is found again by the next read.
+                    let more = if let Ok(Waited::Done(more)) = more {
+                        more
+                    } else {
+                        0
+                    };
+                    lock(tls).feed(&large[..n + more]);
+                }
+            }
+        }
+    }
+
+    /// Writes a part of `data`, waiting for `limit` at most; `None` when nothing went out in time.
+    /// With TLS the whole of the returned part is encrypted, and some of it may still be in `pending`,
+    /// which must be handed back unchanged with the next call.
+    pub fn write(
+        &self,
+        data: &[u8],
+        pending: &mut Vec<u8>,
+        limit: Duration,
+    ) -> Result<Option<usize>, NetErrorKind> {
+        let Some(tls) = &self.tls else {
+            return match self.socket.write(data, limit).map_err(NetErrorKind::Io)? {
+                Waited::Done(n) => Ok(Some(n)),
+                Waited::TimedOut => Ok(None),
+            };
+        };
+        let mut taken = 0;
+        if pending.is_empty() {
+            let mut tls = lock(tls);
+            taken = tls.engine.write(data).map_err(NetErrorKind::Tls)?;
+            tls.engine.give(pending, 4 * RECORD);
+        }
+        match self
+            .socket
+            .write(pending, limit)
+            .map_err(NetErrorKind::Io)?
+        {
+            // Nothing pending holds no memory.
+            Waited::Done(n) if n == pending.len() => *pending = Vec::new(),
+            Waited::Done(n) => drop(pending.drain(..n)),
+            Waited::TimedOut if taken == 0 => return Ok(None),
+            Waited::TimedOut => {}
+        }
+        Ok(Some(taken))
+    }
+
+    /// Ends our direction: close_notify where there is TLS, then FIN.
+    pub fn finish(&self, pending: &mut Vec<u8>, limit: Duration) {
+        if let Some(tls) = &self.tls {
+            let mut tls = lock(tls);
+            tls.engine.close();
+            tls.engine.give(pending, usize::MAX);
+            drop(tls);
+            while let Ok(Waited::Done(n)) = self.socket.write(pending, limit) {
+                pending.drain(..n);
+                if pending.is_empty() {
+                    break;
+                }
+            }
+        }
+        self.socket.shutdown(std::net::Shutdown::Write);
+    }
+}
+
+impl Tls {
+    fn feed(&mut self, ciphertext: &[u8]) {
+        self.unfed.extend_from_slice(ciphertext);
+    }
+
+    /// Decrypts; what the engine had no room for goes in as soon as it has.
+    fn read(&mut self, buf: &mut [u8]) -> Result<Plain, NetErrorKind> {
+        loop {
+            match self.engine.read(buf).map_err(NetErrorKind::Tls)? {
+                Plain::NeedMore if !self.unfed.is_empty() => {
+                    let taken = self.engine.take(&self.unfed).map_err(NetErrorKind::Tls)?;
+                    if taken == 0 {
+                        return Ok(Plain::NeedMore);
+                    }
+                    self.unfed.drain(..taken);
+                    if self.unfed.is_empty() {
+                        self.unfed = Vec::new();
+                    }
+                }
+                read => return Ok(read),
+            }
+        }
+    }
+}
+
+fn plain(read: io::Result<Waited>) -> Result<Got, NetErrorKind> {
+    match read.map_err(NetErrorKind::Io)? {
+        Waited::Done(0) => Ok(Got::End),
+        Waited::Done(n) => Ok(Got::Bytes(n)),
+        Waited::TimedOut => Ok(Got::TimedOut),
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+fn lock(tls: &Mutex<Tls>) -> MutexGuard<'_, Tls> {
+    // An engine whose holder panicked ends its session anyway.
+    tls.lock().unwrap_or_else(PoisonError::into_inner)
+}
