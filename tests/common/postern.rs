@@ -1,0 +1,172 @@
+//! The proxy under test: started with an INI text, its ports read from the start-up lines, its log
+//! kept in memory, its threads and descriptors counted, stopped with its exit status.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use std::{fs, thread};
+
+use nix::sys::signal::Signal;
+
+use super::process::Process;
+use super::temp::TempDir;
+use super::wait::{self, PATIENCE};
+
+/// A running proxy.
+pub(crate) struct Postern {
+    process: Process,
+    log: Arc<Mutex<Vec<String>>>,
+    listeners: HashMap<String, Vec<SocketAddr>>,
+    folder: TempDir,
+}
+
+impl Postern {
+    /// Starts the proxy and waits until each `listen` line of `ini` listens.
+    ///
+    /// # Panics
+    /// When it does not; with its log.
+    pub(crate) fn start(ini: &str) -> Postern {
+        let folder = TempDir::new("proxy");
+        let wanted = ini.lines().filter(|line| is_listen(line)).count();
+        let mut postern = Postern::spawn(folder, ini);
+        wait::until("the proxy listens", PATIENCE, || {
+            if let Some(status) = postern.process.try_status() {
+                // The reading thread may still have the last lines in hand.
+                thread::sleep(Duration::from_millis(50));
+                panic!("the proxy ended with {status}:\n{}\n{ini}", postern.log());
+            }
+            (postern.announced() >= wanted).then_some(())
+        });
+        postern.listeners = postern.read_listeners();
+        postern
+    }
+
+    fn spawn(folder: TempDir, ini: &str) -> Postern {
+        let file = folder.write("postern.ini", ini);
+        let mut process = Process::start(
+            env!("CARGO_BIN_EXE_postern"),
+            ["--config".as_ref(), file.as_os_str()],
+        );
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let stderr = process.take_stderr().expect("its standard error is ours");
+        let lines = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                lines.lock().expect("no holder panics").push(line);
+            }
+        });
+        Postern {
+            process,
+            log,
+            listeners: HashMap::new(),
+            folder,
+        }
+    }
+
+    fn announced(&self) -> usize {
+        self.lines_with("listening on ").len()
+    }
+
+    fn read_listeners(&self) -> HashMap<String, Vec<SocketAddr>> {
+        let mut listeners: HashMap<String, Vec<SocketAddr>> = HashMap::new();
+        for line in self.lines_with("listening on ") {
+            let (_, rest) = line
+                .split_once("listening on ")
+                .expect("lines were chosen so");
+            let Some((address, rest)) = rest.split_once(" for server \"") else {
+                continue;
+            };
+            let name = rest.split('"').next().unwrap_or_default();
+            // A Unix socket has no port to learn.
+            if let Ok(address) = address.parse() {
+                listeners.entry(name.to_owned()).or_default().push(address);
+            }
+        }
+        listeners
+    }
+
+    /// Where the first listener of `[server NAME]` is.
+    pub(crate) fn address(&self, server: &str) -> SocketAddr {
+        self.addresses(server)[0]
+    }
+
+    /// Where all TCP listeners of `[server NAME]` are, in the order of the start-up lines.
+    pub(crate) fn addresses(&self, server: &str) -> &[SocketAddr] {
+        self.listeners
+            .get(server)
+            .unwrap_or_else(|| panic!("no listener of {server} in:\n{}", self.log()))
+    }
+
+    /// The folder of the configuration file.
+    pub(crate) fn folder(&self) -> &TempDir {
+        &self.folder
+    }
+
+    /// Everything logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().expect("no holder panics").join("\n")
+    }
+
+    /// The lines logged so far that contain `text`.
+    pub(crate) fn lines_with(&self, text: &str) -> Vec<String> {
+        let log = self.log.lock().expect("no holder panics");
+        log.iter()
+            .filter(|line| line.contains(text))
+            .cloned()
+            .collect()
+    }
+
+    /// Waits for a line that contains `text`, and gives the first one.
+    pub(crate) fn wait_for_log(&self, text: &str) -> String {
+        wait::until(
+            &format!("`{text}` in the log:\n{}", self.log()),
+            PATIENCE,
+            || self.lines_with(text).into_iter().next(),
+        )
+    }
+
+    /// Threads the process has.
+    pub(crate) fn threads(&self) -> usize {
+        self.entries("task")
+    }
+
+    /// Descriptors the process has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        self.entries("fd")
+    }
+
+    fn entries(&self, what: &str) -> usize {
+        let folder = format!("/proc/{}/{what}", self.process.id());
+        fs::read_dir(folder)
+            .expect("a running process is in /proc")
+            .count()
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Waits for the end; the status and the whole log.
+    pub(crate) fn wait_for_end(mut self, limit: Duration) -> (ExitStatus, String) {
+        let status = self.process.wait(limit);
+        (status, self.log())
+    }
+
+    /// Ends it as an operator would and insists on status 0.
+    pub(crate) fn stop(self) -> String {
+        self.signal(Signal::SIGTERM);
+        let (status, log) = self.wait_for_end(Duration::from_secs(5));
+        assert!(status.success(), "ended with {status}:\n{log}");
+        log
+    }
+}
+
+fn is_listen(line: &str) -> bool {
+    let key = line.split('=').next().unwrap_or_default();
+    key.trim() == "listen"
+}

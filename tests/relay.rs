@@ -1,0 +1,240 @@
+//! After login: bytes pass unread, in order, all of them; ends pass per direction; silence ends it.
+
+mod common;
+mod peers;
+mod servers;
+
+use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::auth_server::AuthServer;
+use common::line_client::LineClient;
+use common::postern::Postern;
+use common::proxy_to;
+use peers::imap::imap_server;
+use peers::unruly::{
+    closes_in_literal, counts_until_the_end, echoes_after_login, pattern, pours_after_login,
+    says_quit_late,
+};
+use peers::{Peer, Talk};
+use servers::dovecot;
+
+struct Setting {
+    postern: Postern,
+    backend: Peer,
+    _auth: AuthServer,
+}
+
+fn proxy(
+    protocol: &str,
+    more: &str,
+    play: impl Fn(&mut Talk) -> std::io::Result<()> + Send + Sync + 'static,
+) -> Setting {
+    let backend = Peer::start(play);
+    let (postern, auth) = proxy_to(protocol, backend.address(), more);
+    Setting {
+        postern,
+        backend,
+        _auth: auth,
+    }
+}
+
+impl Setting {
+    fn logged_in(&self) -> LineClient {
+        LineClient::imap_login(self.postern.address("imap"))
+    }
+}
+
+#[test]
+fn quit_followed_by_a_half_close_gets_its_answer() {
+    let setting = proxy("pop3", "", says_quit_late);
+    let (mut client, _) = LineClient::greeted(setting.postern.address("pop3"));
+    client.ask("USER alice", "+OK");
+    client.ask("PASS secret", "+OK");
+    client.send("QUIT");
+    client.half_close();
+    client.expect("+OK deleted 3 messages, bye");
+    client.expect_close();
+}
+
+#[test]
+fn logout_followed_by_a_half_close_gets_its_answer_from_dovecot() {
+    let (postern, _auth) = proxy_to("imap", dovecot::shared().imap, "");
+    for _ in 0..20 {
+        let mut client = LineClient::imap_login(postern.address("imap"));
+        client.send("z LOGOUT");
+        client.half_close();
+        client.expect("* BYE Logging out");
+        let last = client.line();
+        assert!(last.starts_with("z OK"), "{last}");
+        client.expect_close();
+    }
+}
+
+#[test]
+fn a_half_close_passes_to_the_backend_behind_the_last_byte() {
+    let setting = proxy("imap", "", counts_until_the_end);
+    let mut client = setting.logged_in();
+    client.send_raw(&pattern(0, 3_000_000));
+    client.half_close();
+    client.expect("* 3000000 bytes");
+    client.expect_close();
+}
+
+#[test]
+fn what_both_sides_pour_out_arrives_in_order() {
+    const SIZE: usize = 8 << 20;
+    let setting = proxy("imap", "", echoes_after_login);
+    let mut client = setting.logged_in();
+    let mut stream = client.stream();
+    let sender = thread::spawn(move || stream.write_all(&pattern(0, SIZE)));
+    let echoed = client.bytes(SIZE);
+    sender
+        .join()
+        .expect("the sender does not panic")
+        .expect("everything can be sent");
+    assert!(echoed == pattern(0, SIZE));
+    client.half_close();
+    client.expect_close();
+}
+
+#[test]
+fn a_slow_reader_gets_everything_even_what_came_before_a_close() {
+    const SIZE: usize = 20 << 20;
+    let setting = proxy("imap", "", pours_after_login(SIZE));
+    let mut client = setting.logged_in();
+    // The backend has closed, or is stuck, long before the first byte is read here.
+    client.expect_no_end_for(Duration::from_millis(500));
+    let mut received = Vec::new();
+    while received.len() < SIZE {
+        received.extend(client.bytes((SIZE - received.len()).min(1 << 20)));
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(received == pattern(0, SIZE));
+    client.expect_close();
+}
+
+#[test]
+fn a_byte_is_not_held_back() {
+    let setting = proxy("imap", "", echoes_after_login);
+    let mut client = setting.logged_in();
+    for byte in 0..100_u8 {
+        client.send_raw(&[byte]);
+        assert_eq!(client.bytes(1), [byte]);
+    }
+}
+
+#[test]
+fn bytes_pass_as_they_are() {
+    let setting = proxy("imap", "", echoes_after_login);
+    let mut client = setting.logged_in();
+    let odd = b"\n.\n\r.\r\n\r\r\n\0\xff{3}\r\n\r\n.\r\n";
+    client.send_raw(odd);
+    assert_eq!(client.bytes(odd.len()), odd);
+}
+
+#[test]
+fn a_backend_that_dies_in_a_literal_ends_the_session_with_nothing_invented() {
+    let setting = proxy("imap", "", closes_in_literal);
+    let mut client = setting.logged_in();
+    client.send("a FETCH 1 BODY[]");
+    let rest = String::from_utf8_lossy(&client.rest()).into_owned();
+    assert_eq!(rest, "* 1 FETCH (BODY[] {1000}\r\nhalf of it");
+}
+
+#[test]
+fn a_client_that_is_killed_frees_the_backend() {
+    let setting = proxy("imap", "", imap_server);
+    let client = setting.logged_in();
+    common::wait::until_true("the backend is used", Duration::from_secs(5), || {
+        setting.backend.open() == 1
+    });
+    drop(client);
+    common::wait::until_true("the backend is free", Duration::from_secs(5), || {
+        setting.backend.open() == 0
+    });
+}
+
+#[test]
+fn silence_in_both_directions_ends_the_session_without_a_line() {
+    let setting = proxy("imap", "proxy_timeout = 1s", imap_server);
+    let mut client = setting.logged_in();
+    let start = Instant::now();
+    client.expect_close();
+    assert!(start.elapsed() > Duration::from_millis(900));
+    assert!(start.elapsed() < Duration::from_secs(4));
+    common::wait::until_true("the backend is free", Duration::from_secs(5), || {
+        setting.backend.open() == 0
+    });
+}
+
+#[test]
+fn a_client_that_merely_downloads_is_not_silent() {
+    let setting = proxy("imap", "proxy_timeout = 1s", |talk| {
+        talk.say("* OK ready")?;
+        talk.line()?;
+        talk.say("+")?;
+        talk.line()?;
+        talk.say("+")?;
+        talk.line()?;
+        talk.say("in OK")?;
+        for count in 0..12 {
+            thread::sleep(Duration::from_millis(200));
+            talk.say(&format!("* {count} EXISTS"))?;
+        }
+        talk.wait_for_end()
+    });
+    let mut client = setting.logged_in();
+    client.lines_until("* 11 EXISTS");
+}
+
+#[test]
+fn a_client_that_merely_uploads_is_not_silent() {
+    let setting = proxy("imap", "proxy_timeout = 1s", counts_until_the_end);
+    let mut client = setting.logged_in();
+    for _ in 0..12 {
+        thread::sleep(Duration::from_millis(200));
+        client.send_raw(b"x");
+    }
+    client.half_close();
+    client.expect("* 12 bytes");
+}
+
+#[test]
+fn the_closing_line_counts_the_bytes_of_the_relay() {
+    let setting = proxy("imap", "", echoes_after_login);
+    let mut client = setting.logged_in();
+    client.send_raw(&pattern(0, 1000));
+    client.bytes(1000);
+    drop(client);
+    let line = setting.postern.wait_for_log("session closed");
+    for word in [
+        "protocol=imap",
+        "method=plain",
+        "in=",
+        "out=",
+        "duration=",
+        "login_time=",
+        "reason=",
+    ] {
+        assert!(line.contains(word), "no {word} in {line}");
+    }
+    assert!(line.contains("login: \"alice\""), "{line}");
+    let backend = setting.backend.address();
+    assert!(line.contains(&format!("upstream: \"{backend}\"")), "{line}");
+    setting.postern.wait_for_log("proxied session done");
+}
+
+#[test]
+fn many_sessions_that_end_at_once_lose_nothing() {
+    let setting = proxy("imap", "", pours_after_login(200_000));
+    let address = setting.postern.address("imap");
+    let clients: Vec<_> = (0..30)
+        .map(|_| thread::spawn(move || LineClient::imap_login(address).rest()))
+        .collect();
+    for client in clients {
+        let received = client.join().expect("the client does not panic");
+        assert!(received == pattern(0, 200_000), "{} bytes", received.len());
+    }
+}
