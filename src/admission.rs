@@ -217,7 +217,7 @@ impl Admission {
         door.stopping = true;
         let queue = std::mem::take(&mut door.queue);
         for inside in door.inside.values() {
-            inside.presence.evict();
+            inside.presence.dismiss();
         }
         self.change.notify_all();
         self.crowd.notify_all();

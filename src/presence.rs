@@ -5,7 +5,7 @@
 
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::net::socket::Socket;
@@ -20,6 +20,8 @@ pub struct Presence {
     /// Milliseconds of that wait that are our own wish: a held-back greeting, `Auth-Wait`.
     excused: AtomicU64,
     accepted: Instant,
+    /// The program stops: the next wait for the client is not begun.
+    dismissed: AtomicBool,
     socket: Arc<Socket>,
 }
 
@@ -57,6 +59,7 @@ impl Presence {
             since: AtomicU64::new(0),
             excused: AtomicU64::new(0),
             accepted,
+            dismissed: AtomicBool::new(false),
             socket,
         }
     }
@@ -86,12 +89,18 @@ impl Presence {
 
     /// The session's thread is about to block on its client.
     pub fn enter(&self, doing: Doing) -> Result<(), Evicted> {
-        self.swap(Doing::Busy, doing)
+        self.swap(Doing::Busy, doing)?;
+        // After the swap: `dismiss` either finds the session waiting, or is seen here.
+        if self.dismissed.load(Ordering::SeqCst) {
+            let _ = self.leave();
+            return Err(Evicted);
+        }
+        Ok(())
     }
 
     /// It no longer does. After an eviction the result of the blocked call means nothing.
     pub fn leave(&self) -> Result<(), Evicted> {
-        let before = self.doing.swap(Doing::Busy as u8, Ordering::AcqRel);
+        let before = self.doing.swap(Doing::Busy as u8, Ordering::SeqCst);
         if before == Doing::Evicted as u8 {
             return Err(Evicted);
         }
@@ -112,6 +121,12 @@ impl Presence {
         })
     }
 
+    /// Ends the session at its next wait for the client, or in it.
+    pub fn dismiss(&self) {
+        self.dismissed.store(true, Ordering::SeqCst);
+        self.evict();
+    }
+
     /// Ends the session's wait, unless it is over already. Its thread then says goodbye.
     pub fn evict(&self) -> bool {
         if self.swap(Doing::WaitingForClient, Doing::Evicted).is_ok() {
@@ -127,7 +142,7 @@ impl Presence {
 
     fn swap(&self, from: Doing, to: Doing) -> Result<(), Evicted> {
         self.doing
-            .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(from as u8, to as u8, Ordering::SeqCst, Ordering::SeqCst)
             .map(drop)
             .map_err(|_| Evicted)
     }

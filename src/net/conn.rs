@@ -344,6 +344,11 @@ impl Conn {
         }
     }
 
+    /// The session ends: it can be told so, but no longer be evicted.
+    pub fn cannot_be_evicted(&mut self) {
+        self.presence = None;
+    }
+
     /// Closes behind a last line, so that the line arrives.
     pub fn close_after_line(self) {
         self.leg.finish(&mut Vec::new(), Duration::from_millis(200));

@@ -240,6 +240,7 @@ fn refuse(
             let cause = Cause::from(error);
             // Who has to make room hears first what became of the login.
             if matches!(cause, Cause::Evicted) {
+                client.cannot_be_evicted();
                 client.send(&line, Deadline::after(LAST_LINE, "timeout"))?;
             }
             return Err(cause);
@@ -276,6 +277,7 @@ fn end(session: Session, mut client: Conn, dialect: &dyn Dialect, cause: Cause) 
         &error.cause.to_string(),
         error.cause.io_error(),
     );
+    client.cannot_be_evicted();
     if let Some(line) = dialect.failure_line(&error.cause) {
         // The client may be gone, or deaf; then it hears nothing.
         let _ = client.send(&line, Deadline::after(LAST_LINE, "timeout"));
