@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config;
 use crate::daemon::{self, Failure};
+use crate::demo;
 
 /// Where packages put the configuration.
 const CONFIG: &str = "/etc/postern/postern.ini";
@@ -43,6 +44,8 @@ enum Command {
     },
     /// Prints every directive with its sections, type, default and meaning.
     Reference,
+    /// Runs on loopback ports with a small mail store behind it, and prints what to try.
+    Demo,
 }
 
 /// Runs the command that the arguments name.
@@ -59,17 +62,18 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        None => run(&cli.config),
+        None => ended(daemon::run(&cli.config)),
         Some(Command::Check { config }) => check(&config),
         Some(Command::Reference) => {
             print(&config::reference());
             ExitCode::SUCCESS
         }
+        Some(Command::Demo) => ended(demo::run(print)),
     }
 }
 
-fn run(file: &std::path::Path) -> ExitCode {
-    match daemon::run(file) {
+fn ended(how: Result<(), Failure>) -> ExitCode {
+    match how {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Configuration(errors)) => wrong(&errors),
         Err(Failure::Running(error)) => {

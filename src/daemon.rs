@@ -40,9 +40,26 @@ pub enum Failure {
 /// What kept it from starting.
 pub fn run(file: &Path) -> Result<(), Failure> {
     let config = config::load(file).map_err(Failure::Configuration)?;
-    start(&config)
-        .and_then(Process::wait_for_end)
-        .map_err(Failure::Running)
+    run_with(&config, |_| {})
+}
+
+/// A listener that is open.
+#[derive(Debug)]
+pub struct Listening {
+    /// NAME of its `[server NAME]`.
+    pub server: String,
+    /// Where it really listens: port 0 has become a port.
+    pub address: String,
+}
+
+/// The same with a configuration that is there already. `ready` is called once all is running.
+///
+/// # Errors
+/// What kept it from starting.
+pub fn run_with(config: &Config, ready: impl FnOnce(&[Listening])) -> Result<(), Failure> {
+    let process = start(config).map_err(Failure::Running)?;
+    ready(&process.listening);
+    process.wait_for_end().map_err(Failure::Running)
 }
 
 /// The start, in its order.
@@ -73,7 +90,12 @@ fn start(config: &Config) -> Result<Process, String> {
     let wake = EventFd::new().map_err(|error| format!("cannot make an eventfd: {error}"))?;
     let wake = Arc::new(wake);
     let mut acceptors = vec![door];
+    let mut listening = Vec::new();
     for (service, listener) in listeners {
+        listening.push(Listening {
+            server: service.conf.name.clone(),
+            address: listener.name(),
+        });
         let acceptor = Acceptor {
             listener: Arc::new(listener),
             service,
@@ -91,6 +113,7 @@ fn start(config: &Config) -> Result<Process, String> {
         wishes,
         wake,
         acceptors,
+        listening,
         pool,
         shutdown_timeout: process.shutdown_timeout,
         _pid_file: pid_file,
@@ -105,6 +128,7 @@ struct Process {
     wishes: crossbeam_channel::Receiver<Wish>,
     wake: Arc<EventFd>,
     acceptors: Vec<JoinHandle<()>>,
+    listening: Vec<Listening>,
     pool: threadpool::ThreadPool,
     shutdown_timeout: Duration,
     _pid_file: PidFile,

@@ -5,6 +5,7 @@
 //! - `dialect`: the three protocols, a client-facing and a backend-facing half each; `sasl`: logins.
 //! - `auth` asks whether a login may pass; `backend` reaches the server that it belongs to.
 //! - `net`: sockets, connections, the relay, DNS, HTTP, PROXY headers; `tls`: engines without I/O.
+//! - `demo` is `postern demo`: a mail store and an auth server to try the proxy with.
 //! - `config` reads the file, `log` writes lines, `daemon` is the process, `cli` its arguments.
 //!
 //! Everything blocks, and every wait has a deadline. One thread carries a session up to the end of
@@ -17,6 +18,7 @@ pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod demo;
 pub mod dialect;
 pub mod log;
 pub mod net;
