@@ -13,10 +13,7 @@ use common::ports::free_port;
 use common::postern::Postern;
 use common::service;
 use common::temp::TempDir;
-use peers::Peer;
-use peers::imap::imap_server;
-use peers::pop3::pop3_server;
-use peers::smtp::smtp_server;
+use peers::{Peer, imap_server, pop3_server, smtp_server};
 
 const LOGGED_IN: &str = "a OK [CAPABILITY IMAP4rev1] backend login";
 const INTERNAL: &str = "* BAD internal server error";

@@ -12,8 +12,7 @@ use common::line_client::LineClient;
 use common::postern::Postern;
 use common::{proxy_to, service, wait};
 use nix::sys::signal::Signal;
-use peers::imap::imap_server;
-use peers::{Peer, server_of};
+use peers::{Peer, imap_server, server_of};
 
 const PROTOCOLS: [&str; 3] = ["imap", "pop3", "smtp"];
 

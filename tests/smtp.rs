@@ -14,8 +14,7 @@ use common::postern::Postern;
 use common::temp::TempDir;
 use common::tools::{checksum, curl, python, swaks, wait_for_line};
 use common::{proxy_to, service, wait};
-use peers::Peer;
-use peers::smtp::smtp_server;
+use peers::{Peer, smtp_server};
 use servers::dnsmasq::{self, Dnsmasq};
 use servers::{dovecot, postfix};
 
@@ -234,17 +233,6 @@ fn mail_without_login_passes_with_none() {
     assert_eq!(
         request.header("Auth-SMTP-To"),
         Some("RCPT TO:<bob@example.test>")
-    );
-    let said = swaks(
-        &[
-            &mail[..2],
-            &["--to", "x@elsewhere.invalid", "--from", "none@example.test"],
-        ]
-        .concat(),
-    );
-    assert!(
-        !said.success || said.everything().contains("250"),
-        "{said:?}"
     );
 }
 
