@@ -59,8 +59,14 @@ impl Demo {
     /// The printed address of a service.
     fn address(&self, service: &str) -> SocketAddr {
         let lines = self.printed.iter();
-        let mut found =
-            lines.filter_map(|line| line.trim().strip_prefix(service)?.trim().parse().ok());
+        let mut found = lines.filter_map(|line| {
+            line.trim()
+                .strip_prefix(service)?
+                .split(' ')
+                .find(|it| !it.is_empty())?
+                .parse()
+                .ok()
+        });
         found.next().expect("each service has its line")
     }
 
@@ -94,8 +100,8 @@ fn paste(command: &str) -> String {
 fn the_printed_commands_work_as_printed() {
     let mut demo = Demo::start();
     let curl = demo.commands("curl");
-    let [over_imap, over_pop3, of_bob] = curl.as_slice() else {
-        panic!("three commands: {curl:#?}");
+    let [over_imap, over_pop3, of_bob, over_imaps, over_stls] = curl.as_slice() else {
+        panic!("five commands: {curl:#?}");
     };
     let [send] = demo.commands("printf")[..] else {
         panic!("one command that sends");
@@ -104,7 +110,10 @@ fn the_printed_commands_work_as_printed() {
     assert!(over_pop3.contains("pop3://"), "{over_pop3}");
     assert!(send.contains("smtp://"), "{send}");
 
-    for command in [over_imap, over_pop3] {
+    assert!(over_imaps.contains("imaps://"), "{over_imaps}");
+    assert!(over_stls.contains("--ssl-reqd"), "{over_stls}");
+
+    for command in [over_imap, over_pop3, over_imaps, over_stls] {
         let message = paste(command);
         assert!(
             message.contains("Subject: Welcome to Postern\r\n"),

@@ -4,6 +4,7 @@
 //! are small ones in threads beside it. They demonstrate; they are no servers for real mail.
 
 mod auth;
+mod certificate;
 mod imap;
 mod message;
 mod peer;
@@ -20,10 +21,16 @@ use jiff::Timestamp;
 use crate::config;
 use crate::daemon::{self, Failure, Listening};
 use auth::Backends;
+use certificate::Certificate;
 use store::{Flags, INBOX, Store, USERS};
 
-/// The services, in the order in which they are printed, with the ports that they take if they can.
-const SERVICES: [(&str, u16); 3] = [("imap", 1143), ("pop3", 1110), ("smtp", 1587)];
+/// The services, in the order in which they are printed, with the ports that they take if they can:
+/// plain text and STARTTLS, and TLS from the first byte.
+const SERVICES: [(&str, u16, u16); 3] = [
+    ("imap", 1143, 1993),
+    ("pop3", 1110, 1995),
+    ("smtp", 1587, 1465),
+];
 
 const WELCOME: &str = include_str!("welcome.txt");
 
@@ -35,9 +42,10 @@ pub fn run(print: impl FnOnce(&str)) -> Result<(), Failure> {
     let store = Arc::new(Store::new());
     welcome(&store);
     let auth = start_servers(&store).map_err(Failure::Running)?;
-    let text = configuration(auth);
+    let certificate = Certificate::make().map_err(Failure::Running)?;
+    let text = configuration(auth, &certificate);
     let config = config::parse(&text, Path::new("demo.ini")).map_err(Failure::Configuration)?;
-    daemon::run_with(&config, |listening| print(&guide(listening)))
+    daemon::run_with(&config, |listening| print(&guide(listening, &certificate)))
 }
 
 /// Everybody's first message.
@@ -70,19 +78,23 @@ fn start_servers(store: &Arc<Store>) -> Result<SocketAddr, String> {
 }
 
 /// The proxy's configuration, as it could stand in a file.
-fn configuration(auth: SocketAddr) -> String {
+fn configuration(auth: SocketAddr, certificate: &Certificate) -> String {
     let capabilities = imap::CAPABILITIES;
     let mut text = format!(
         "[postern]\nworkers = 16\nmax_sessions = 64\nerror_log = stderr info\n\n\
          [mail]\nserver_name = localhost\nauth_http = http://{auth}/auth\n\
          imap_capabilities = {capabilities}\npop3_capabilities = TOP USER UIDL PIPELINING\n\
-         smtp_capabilities = \"SIZE {size}\" 8BITMIME PIPELINING ENHANCEDSTATUSCODES\n",
+         smtp_capabilities = \"SIZE {size}\" 8BITMIME PIPELINING ENHANCEDSTATUSCODES\n\
+         starttls = on\nssl_certificate = {certificate}\nssl_certificate_key = {key}\n",
+        certificate = certificate.certificate().display(),
+        key = certificate.key().display(),
         size = store::MAX_MESSAGE,
     );
-    for (name, port) in SERVICES {
-        let port = free_or_any(port);
+    for (name, port, tls_port) in SERVICES {
+        let (port, tls_port) = (free_or_any(port), free_or_any(tls_port));
         text.push_str(&format!(
-            "\n[server {name}]\nprotocol = {name}\nlisten = 127.0.0.1:{port}\n"
+            "\n[server {name}]\nprotocol = {name}\nlisten = 127.0.0.1:{port}\n\
+             listen = 127.0.0.1:{tls_port} ssl\n"
         ));
     }
     text
@@ -97,25 +109,29 @@ fn free_or_any(port: u16) -> u16 {
 }
 
 /// What the user should read: what runs where, and what to try.
-fn guide(listening: &[Listening]) -> String {
-    let address = |server: &str| {
-        let found = listening.iter().find(|it| it.server == server);
-        found.map_or("", |it| it.address.as_str())
+fn guide(listening: &[Listening], certificate: &Certificate) -> String {
+    // In the order of the configuration: plain text first.
+    let addresses = |server: &str| {
+        let mut of_server = listening.iter().filter(|it| it.server == server);
+        let mut next = || of_server.next().map_or("", |it| it.address.as_str());
+        (next(), next())
     };
-    let port = |server: &str| address(server).rsplit(':').next().unwrap_or_default();
+    let port = |address: &str| address.rsplit(':').next().unwrap_or_default().to_owned();
     let [alice, bob] = &USERS;
     let (a, b) = (
         format!("{}:{}", alice.name, alice.password),
         format!("{}:{}", bob.name, bob.password),
     );
-    let (imap, pop3, smtp) = (address("imap"), address("pop3"), address("smtp"));
+    let (imap, imaps) = addresses("imap");
+    let (pop3, pop3s) = addresses("pop3");
+    let (smtp, smtps) = addresses("smtp");
     format!(
         "
 Postern is running, with a small mail store behind it:
 
-  IMAP  {imap}
-  POP3  {pop3}
-  SMTP  {smtp}
+  IMAP  {imap} (plain text, STARTTLS)   {imaps} (TLS)
+  POP3  {pop3} (plain text, STARTTLS)   {pop3s} (TLS)
+  SMTP  {smtp} (plain text, STARTTLS)   {smtps} (TLS)
 
 Two users, with a welcome message each:
 
@@ -132,8 +148,13 @@ Let Alice write to Bob, and read Bob's newest message:
   printf 'From: alice@demo.test\\r\\nTo: bob@demo.test\\r\\nSubject: Hello\\r\\n\\r\\nHello Bob!\\r\\n' | curl -s -u {a} smtp://{smtp} --mail-from alice@demo.test --mail-rcpt bob@demo.test -T -
   curl -s -u {b} 'imap://{imap}/INBOX;MAILINDEX=*'
 
-For a mail program: server 127.0.0.1, connection security none, normal password;
-incoming IMAP port {imap_port} or POP3 port {pop3_port}, outgoing SMTP port {smtp_port}.
+The same over TLS, with a certificate made a moment ago for this demonstration:
+
+  curl -s --cacert {ca} -u {a} 'imaps://{imaps}/INBOX;MAILINDEX=1'
+  curl -s --cacert {ca} --ssl-reqd -u {a} pop3://{pop3}/1
+
+For a mail program: server 127.0.0.1, normal password; connection security STARTTLS (accept the
+certificate) or none; incoming IMAP port {imap_port} or POP3 port {pop3_port}, outgoing SMTP port {smtp_port}.
 
 What the proxy does is logged below. Ctrl-C ends it.
 
@@ -142,9 +163,10 @@ What the proxy does is logged below. Ctrl-C ends it.
         alices = alice.password,
         bob = bob.name,
         bobs = bob.password,
-        imap_port = port("imap"),
-        pop3_port = port("pop3"),
-        smtp_port = port("smtp"),
+        imap_port = port(imap),
+        pop3_port = port(pop3),
+        smtp_port = port(smtp),
+        ca = certificate.certificate().display(),
     )
 }
 
@@ -154,7 +176,8 @@ mod tests {
 
     #[test]
     fn the_embedded_configuration_is_good() {
-        let text = configuration(([127, 0, 0, 1], 9).into());
+        let certificate = Certificate::make().expect("a certificate");
+        let text = configuration(([127, 0, 0, 1], 9).into(), &certificate);
         let config = config::parse(&text, Path::new("demo.ini")).expect("good");
         assert!(config.warnings.is_empty(), "{:?}", config.warnings);
         assert_eq!(config.servers.len(), SERVICES.len());
