@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
 use crate::admission::{Admission, Turned};
+use crate::config::{Listen, ListenAddress};
 use crate::log::{Log, Seldom, Severity, escape};
 use crate::net::address::Address;
 use crate::net::listen::Listener;
@@ -20,12 +21,22 @@ use crate::service::Service;
 /// How long to wait until descriptors may be free again.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// A server that a listener belongs to, and the line that says so.
+#[derive(Debug, Clone)]
+pub struct Entrance {
+    /// The server.
+    pub service: Arc<Service>,
+    /// Its `listen` line.
+    pub listen: Listen,
+}
+
 /// One listener and what it needs to let connections in.
 pub struct Acceptor {
     /// The socket.
     pub listener: Arc<Listener>,
-    /// Whose listener it is.
-    pub service: Arc<Service>,
+    /// Whose it is. The first takes every connection that is not to the very address of another: a
+    /// wildcard and specific addresses share its socket, since the system binds only one of them.
+    pub entrances: Vec<Entrance>,
     /// The door.
     pub admission: Arc<Admission>,
     /// Becomes readable when accepting is to end.
@@ -82,14 +93,28 @@ impl Acceptor {
             let _ = socket.set_tcp_nodelay(true);
         }
         let socket = Socket::new(socket).ok()?;
-        socket.keep_alive(self.listener.listen.so_keepalive);
+        let entrance = self.entrance(&socket)?;
+        socket.keep_alive(entrance.listen.so_keepalive);
         self.admission.enter(
-            Arc::clone(&self.service),
-            self.listener.listen.ssl,
-            self.listener.listen.proxy_protocol,
+            Arc::clone(&entrance.service),
+            entrance.listen.ssl,
+            entrance.listen.proxy_protocol,
             Arc::new(socket),
             peer,
         )
+    }
+
+    fn entrance(&self, socket: &Socket) -> Option<&Entrance> {
+        let (first, others) = self.entrances.split_first()?;
+        if others.is_empty() {
+            return Some(first);
+        }
+        let local = socket.local().ok()?.socket();
+        let is_local = |entrance: &&Entrance| match entrance.listen.address {
+            ListenAddress::Tcp(address) => Some(address) == local,
+            ListenAddress::Unix(_) => false,
+        };
+        Some(others.iter().find(is_local).unwrap_or(first))
     }
 
     /// Says that there is no room, without waiting for the client to hear it.

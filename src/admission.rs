@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::net::address::{Address, LimitKey};
@@ -74,7 +74,7 @@ pub struct Turned {
 /// The door.
 #[derive(Debug)]
 pub struct Admission {
-    limits: Limits,
+    limits: RwLock<Limits>,
     door: Mutex<Door>,
     /// Something changed that a worker may be waiting for.
     change: Condvar,
@@ -109,13 +109,22 @@ impl Admission {
     /// A door with nobody at it.
     pub fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
-            limits,
+            limits: RwLock::new(limits),
             door: Mutex::default(),
             change: Condvar::new(),
             crowd: Condvar::new(),
             end: Condvar::new(),
             numbers: AtomicU64::new(1),
         })
+    }
+
+    /// Other limits from now on; who is inside stays.
+    pub fn set_limits(&self, limits: Limits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    fn limits(&self) -> Limits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Queues a connection. When the queue is full, room is made at the expense of the longest-waiting
@@ -129,7 +138,7 @@ impl Admission {
         peer: Address,
     ) -> Option<Turned> {
         let mut door = self.lock();
-        if door.sessions >= self.limits.max_sessions || door.stopping {
+        if door.sessions >= self.limits().max_sessions || door.stopping {
             return Some(Turned {
                 service,
                 implicit_tls,
@@ -154,7 +163,7 @@ impl Admission {
             place,
             accepted,
         });
-        let turned = match door.queue.len() > self.limits.accept_queue + door.idle_workers {
+        let turned = match door.queue.len() > self.limits().accept_queue + door.idle_workers {
             true => door.longest_queued(),
             false => None,
         };
@@ -179,7 +188,7 @@ impl Admission {
                 door.idle_workers -= 1;
                 return None;
             }
-            if let Some(mut arrival) = door.take_next(self.limits.max_prelogin_per_ip) {
+            if let Some(mut arrival) = door.take_next(self.limits().max_prelogin_per_ip) {
                 door.idle_workers -= 1;
                 arrival.place.before_login = true;
                 return Some(arrival);
@@ -202,7 +211,7 @@ impl Admission {
                     .unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            door.make_room(self.limits.max_prelogin_per_ip);
+            door.make_room(self.limits().max_prelogin_per_ip);
             let (woken, _) = self
                 .crowd
                 .wait_timeout(door, LOOK)
@@ -394,7 +403,7 @@ impl Place {
                 door.counts.remove(&before);
             }
         }
-        if door.count(key) > self.admission.limits.max_prelogin_per_ip {
+        if door.count(key) > self.admission.limits().max_prelogin_per_ip {
             door.evict(Instant::now(), Some(key));
         }
         self.admission.wake_worker(&door);

@@ -1,19 +1,16 @@
 //! The process: what is done in which order at the start, on a signal, and at the end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sys::eventfd::EventFd;
-
-use crate::accept::Acceptor;
 use crate::admission::{Admission, Limits};
 use crate::config::{self, Config};
+use crate::front::{self, Front};
 use crate::log::{Log, Severity};
-use crate::net::listen::Listener;
 use crate::net::relay::Relays;
-use crate::service::{self, Service};
+use crate::service;
 use crate::session;
 use crate::system::privileges;
 use crate::system::signals::{self, Wish};
@@ -40,13 +37,16 @@ pub enum Failure {
 /// What kept it from starting.
 pub fn run(file: &Path) -> Result<(), Failure> {
     let config = config::load(file).map_err(Failure::Configuration)?;
-    run_with(&config, |_| {})
+    let mut process = start(&config).map_err(Failure::Running)?;
+    process.file = Some(file.to_owned());
+    process.wait_for_end();
+    Ok(())
 }
 
-/// A listener that is open.
-#[derive(Debug)]
+/// A listener at work.
+#[derive(Debug, Clone)]
 pub struct Listening {
-    /// NAME of its `[server NAME]`.
+    /// NAME of its server.
     pub server: String,
     /// Where it really listens: port 0 has become a port.
     pub address: String,
@@ -58,8 +58,10 @@ pub struct Listening {
 /// What kept it from starting.
 pub fn run_with(config: &Config, ready: impl FnOnce(&[Listening])) -> Result<(), Failure> {
     let process = start(config).map_err(Failure::Running)?;
-    ready(&process.listening);
-    process.wait_for_end().map_err(Failure::Running)
+    let listening: Vec<_> = process.fronts.iter().flat_map(Front::listening).collect();
+    ready(&listening);
+    process.wait_for_end();
+    Ok(())
 }
 
 /// The start, in its order.
@@ -74,69 +76,68 @@ fn start(config: &Config) -> Result<Process, String> {
     let threads = Threads::default();
     let relays = Arc::new(Relays::default());
     let services = service::build(config, &threads, &relays)?;
-    let listeners = bind(&services, &log)?;
+    let bound = front::bind(&services, &[], &log)?;
     let pid_file = write_pid(process.pid.as_deref())?;
-    privileges::drop_root(process.user.as_deref(), process.group.as_deref())?;
+    if let Some((user, group)) = privileges::target(&process.user, &process.group)? {
+        // What was opened as root must be writable afterwards too, to be opened again (USR1).
+        for error in crate::log::hand_over(user.uid, group) {
+            log.write(Severity::Warn, file!(), &error, None, None);
+        }
+        privileges::drop_root(&user, group)?;
+    }
     let wishes = signals::listen()?;
 
-    let admission = Admission::new(Limits {
-        accept_queue: process.accept_queue,
-        max_sessions: process.max_sessions,
-        max_prelogin_per_ip: process.max_prelogin_per_ip,
-    });
+    let admission = Admission::new(limits(process));
     let pool = start_workers(process.workers, &admission, &log);
     let watch = Arc::clone(&admission);
     let door = spawn("door", move || watch.watch())?;
-    let wake = EventFd::new().map_err(|error| format!("cannot make an eventfd: {error}"))?;
-    let wake = Arc::new(wake);
-    let mut acceptors = vec![door];
-    let mut listening = Vec::new();
-    for (service, listener) in listeners {
-        listening.push(Listening {
-            server: service.conf.name.clone(),
-            address: listener.name(),
-        });
-        let acceptor = Acceptor {
-            listener: Arc::new(listener),
-            service,
-            admission: Arc::clone(&admission),
-            wake: Arc::clone(&wake),
-            log: log.clone(),
-        };
-        acceptors.push(spawn("accept", move || acceptor.run())?);
-    }
+    let fronts = bound
+        .into_iter()
+        .map(|bound| Front::open(bound, &admission, &log));
+    let fronts = fronts.collect::<Result<_, _>>()?;
     log.write(Severity::Notice, file!(), "ready", None, None);
     Ok(Process {
+        file: None,
         log,
         admission,
+        threads,
         relays,
         wishes,
-        wake,
-        acceptors,
-        listening,
+        door,
+        fronts,
         pool,
-        shutdown_timeout: process.shutdown_timeout,
+        conf: process.clone(),
         _pid_file: pid_file,
     })
 }
 
+fn limits(process: &config::Process) -> Limits {
+    Limits {
+        accept_queue: process.accept_queue,
+        max_sessions: process.max_sessions,
+        max_prelogin_per_ip: process.max_prelogin_per_ip,
+    }
+}
+
 /// A running process.
 struct Process {
+    /// What HUP reads again.
+    file: Option<PathBuf>,
     log: Log,
     admission: Arc<Admission>,
+    threads: Threads,
     relays: Arc<Relays>,
     wishes: crossbeam_channel::Receiver<Wish>,
-    wake: Arc<EventFd>,
-    acceptors: Vec<JoinHandle<()>>,
-    listening: Vec<Listening>,
+    door: JoinHandle<()>,
+    fronts: Vec<Front>,
     pool: threadpool::ThreadPool,
-    shutdown_timeout: Duration,
+    conf: config::Process,
     _pid_file: PidFile,
 }
 
 impl Process {
     /// Does what signals ask for, until one asks for the end.
-    fn wait_for_end(self) -> Result<(), String> {
+    fn wait_for_end(mut self) {
         loop {
             match self.wishes.recv() {
                 Ok(Wish::Reopen) => {
@@ -144,33 +145,90 @@ impl Process {
                         self.log.write(Severity::Error, file!(), &error, None, None);
                     }
                 }
-                Ok(Wish::Reload) => {
-                    let text = "HUP: reading the configuration anew is not supported yet by this \
-                                version; restart instead";
-                    self.log.write(Severity::Warn, file!(), text, None, None);
-                }
-                Ok(Wish::Drain) => {
-                    self.drain();
-                    return Ok(());
-                }
-                Ok(Wish::Stop) | Err(_) => {
-                    self.stop();
-                    return Ok(());
-                }
+                Ok(Wish::Reload) => self.reload(),
+                Ok(Wish::Drain) => return self.drain(),
+                Ok(Wish::Stop) | Err(_) => return self.stop(),
             }
         }
     }
 
+    /// HUP: reads everything anew. If anything is wrong, everything stays as it is.
+    fn reload(&mut self) {
+        let Some(file) = self.file.clone() else {
+            return self.say("HUP: there is no configuration file to read again");
+        };
+        let changed = match config::load(&file) {
+            Ok(config) => self.change_to(&config).map_err(|error| vec![error]),
+            Err(errors) => Err(errors),
+        };
+        match changed {
+            Ok(()) => self.say("the configuration was read anew"),
+            Err(errors) => {
+                for error in errors {
+                    self.log.write(Severity::Error, file!(), &error, None, None);
+                }
+                self.log.write(
+                    Severity::Error,
+                    file!(),
+                    "the new configuration has mistakes; the old one stays in use",
+                    None,
+                    None,
+                );
+            }
+        }
+    }
+
+    /// Everything that can fail comes first. Sockets that stay are handed over open, so that no
+    /// connection is refused; sessions that run keep the server that they began with.
+    fn change_to(&mut self, config: &Config) -> Result<(), String> {
+        let process = &config.process;
+        let log = Log::open_process(&process.error_log, &process.error_log_user_tag)?;
+        check_descriptors(config)?;
+        let services = service::build(config, &self.threads, &self.relays)?;
+        let bound = front::bind(&services, &self.fronts, &log)?;
+        for warning in &config.warnings {
+            log.write(Severity::Warn, file!(), warning, None, None);
+        }
+        if process.workers != self.conf.workers || process.user != self.conf.user {
+            let text = "a change of `workers`, `user` or `group` takes effect at the next start";
+            log.write(Severity::Warn, file!(), text, None, None);
+        }
+        for front in self.fronts.drain(..) {
+            front.close();
+        }
+        for bound in bound {
+            self.fronts.push(Front::open(bound, &self.admission, &log)?);
+        }
+        self.admission.set_limits(limits(process));
+        self.log = log;
+        self.conf = process.clone();
+        self.end_older_sessions();
+        Ok(())
+    }
+
+    /// `reload_timeout`: what began before now has that long.
+    fn end_older_sessions(&self) {
+        let Some(limit) = self.conf.reload_timeout else {
+            return;
+        };
+        let now = Instant::now();
+        let relays = Arc::clone(&self.relays);
+        let end = move || {
+            std::thread::sleep(limit);
+            relays.stop_accepted_before(now, "reload timeout");
+        };
+        if let Err(error) = spawn("reload", end) {
+            self.log.write(Severity::Error, file!(), &error, None, None);
+        }
+    }
+
     /// QUIT: no new sessions, and those in their relay get `shutdown_timeout`.
-    fn drain(self) {
+    fn drain(mut self) {
         self.say("shutting down: sessions may end by themselves");
         self.close_door();
-        let end = Instant::now() + self.shutdown_timeout;
-        while Instant::now() < end
-            && !self
-                .admission
-                .wait_empty(Instant::now() + Duration::from_millis(100))
-        {
+        let end = Instant::now() + self.conf.shutdown_timeout;
+        let step = Duration::from_millis(100);
+        while Instant::now() < end && !self.admission.wait_empty(Instant::now() + step) {
             // A second signal does not want to wait that long.
             if matches!(self.wishes.try_recv(), Ok(Wish::Stop)) {
                 break;
@@ -180,25 +238,24 @@ impl Process {
     }
 
     /// INT and TERM: everything ends now, in good order.
-    fn stop(self) {
+    fn stop(mut self) {
         self.say("stopping");
         self.close_door();
         self.finish("stopped");
     }
 
-    fn close_door(&self) {
-        // Cannot fail: the counter does not overflow from one.
-        let _ = self.wake.write(1);
+    fn close_door(&mut self) {
         self.admission.stop();
+        for front in self.fronts.drain(..) {
+            front.close();
+        }
     }
 
     fn finish(self, reason: &'static str) {
         let end = Instant::now() + STOP;
         self.relays.stop_all(reason);
         let ended = self.admission.wait_empty(end);
-        for thread in self.acceptors {
-            let _ = thread.join();
-        }
+        let _ = self.door.join();
         if ended {
             self.pool.join();
         }
@@ -221,32 +278,14 @@ fn check_descriptors(config: &Config) -> Result<(), String> {
         return Ok(());
     }
     let possible = limit.saturating_sub(DESCRIPTORS_ASIDE) / 2;
+    let or_less = match possible {
+        0 => String::new(),
+        possible => format!(" or set `max_sessions = {possible}`"),
+    };
     Err(format!(
         "`max_sessions = {wanted}` needs {needed} open files, but the limit is {limit}: raise it \
-         (systemd: LimitNOFILE={needed}; shell: ulimit -n {needed}) or set `max_sessions = {possible}`"
+         (systemd: LimitNOFILE={needed}; shell: ulimit -n {needed}){or_less}"
     ))
-}
-
-fn bind(services: &[Arc<Service>], log: &Log) -> Result<Vec<(Arc<Service>, Listener)>, String> {
-    let mut bound = Vec::new();
-    for service in services {
-        for listen in &service.conf.listen {
-            let listener = Listener::bind(listen).map_err(|error| {
-                format!(
-                    "server \"{}\" cannot listen on {}: {error}",
-                    service.conf.name, listen.address
-                )
-            })?;
-            let text = format!(
-                "listening on {} for server \"{}\"",
-                listener.name(),
-                service.conf.name
-            );
-            log.write(Severity::Notice, file!(), &text, None, None);
-            bound.push((Arc::clone(service), listener));
-        }
-    }
-    Ok(bound)
 }
 
 /// `workers` endless jobs. A session that panics costs itself alone.
@@ -275,7 +314,10 @@ fn start_workers(workers: usize, admission: &Arc<Admission>, log: &Log) -> threa
     pool
 }
 
-fn spawn(name: &str, job: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, String> {
+pub(crate) fn spawn(
+    name: &str,
+    job: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, String> {
     std::thread::Builder::new()
         .name(name.into())
         .spawn(job)

@@ -20,6 +20,7 @@ pub mod config;
 pub mod daemon;
 pub mod demo;
 pub mod dialect;
+pub mod front;
 pub mod log;
 pub mod net;
 pub mod presence;

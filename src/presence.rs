@@ -127,6 +127,11 @@ impl Presence {
         self.evict();
     }
 
+    /// Whether the program stops, which is why the session was evicted.
+    pub fn is_dismissed(&self) -> bool {
+        self.dismissed.load(Ordering::SeqCst)
+    }
+
     /// Ends the session's wait, unless it is over already. Its thread then says goodbye.
     pub fn evict(&self) -> bool {
         if self.swap(Doing::WaitingForClient, Doing::Evicted).is_ok() {

@@ -353,7 +353,7 @@ fn failure_line(
         Cause::ClientTls(_) | Cause::BrokenProxyHeader(_) => None,
         Cause::ClientCertificate { missing: true, .. } => fixed(record.certificate_missing),
         Cause::ClientCertificate { missing: false, .. } => fixed(record.certificate_error),
-        Cause::Evicted => fixed(record.busy),
+        Cause::Evicted | Cause::Stopped => fixed(record.busy),
         Cause::BackendRefused(refusal) if refusal.unavailable => Some(unavailable()),
         Cause::BackendRefused(refusal) if refusal.pass_on => fixed(&refusal.answer),
         Cause::AuthService(..)

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use escape::escape;
-pub use router::{init, reopen};
+pub use router::{hand_over, init, reopen};
 pub use seldom::Seldom;
 
 use crate::config::{LogDestination, LogFormat, LogTarget, Syslog};

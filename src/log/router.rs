@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Once, PoisonError, RwLock, Weak};
 
+use nix::unistd::{Gid, Uid};
+
 use ::log::{Level, LevelFilter, Metadata, Record};
 use simplelog::{CombinedLogger, Config, ConfigBuilder, SharedLogger, WriteLogger};
 
@@ -35,6 +37,15 @@ pub fn reopen() -> Vec<String> {
     let open: Vec<Arc<Destination>> = read().values().filter_map(Weak::upgrade).collect();
     open.iter()
         .filter_map(|destination| destination.output.reopen().err())
+        .collect()
+}
+
+/// Gives the open files that belong to root to the user that the process is about to become, so that
+/// `reopen` works afterwards. What cannot be given away is returned, one text a file.
+pub fn hand_over(user: Uid, group: Gid) -> Vec<String> {
+    let open: Vec<Arc<Destination>> = read().values().filter_map(Weak::upgrade).collect();
+    open.iter()
+        .filter_map(|destination| destination.output.hand_over(user, group).err())
         .collect()
 }
 

@@ -6,12 +6,13 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::{Gid, Uid, fchown};
 
 use super::syslog::Collector;
 use crate::config::LogDestination;
@@ -50,6 +51,23 @@ impl Output {
         let new = open_file(path)?;
         *file.lock().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
+    }
+
+    /// Gives a file of root's to the user that the process is about to become. Whose it was before, stays
+    /// its owner.
+    pub(super) fn hand_over(&self, user: Uid, group: Gid) -> Result<(), String> {
+        let Output::File { path, file } = self else {
+            return Ok(());
+        };
+        let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_roots = file
+            .metadata()
+            .is_ok_and(|meta| meta.is_file() && meta.uid() == 0);
+        if !is_roots {
+            return Ok(());
+        }
+        fchown(&*file, Some(user), Some(group))
+            .map_err(|error| format!("cannot give log file {} away: {error}", path.display()))
     }
 
     /// Writes one line, newline included.

@@ -68,6 +68,7 @@ enum End {
 pub struct Shared {
     client: Arc<Leg>,
     backend: Arc<Leg>,
+    accepted: Instant,
     began: Instant,
     /// Milliseconds after `began` at which a byte last moved.
     active: AtomicU64,
@@ -150,6 +151,7 @@ impl Relay {
         let shared = Arc::new(Shared {
             client: Arc::clone(&client),
             backend: Arc::clone(&backend),
+            accepted: session.accepted,
             began: Instant::now(),
             active: AtomicU64::new(0),
             timeout: AtomicU64::new(timeout),
@@ -364,6 +366,17 @@ impl Relays {
     /// Ends all of them.
     pub fn stop_all(&self, reason: &'static str) {
         for shared in self.lock().values() {
+            shared.stop(reason);
+        }
+    }
+
+    /// Ends those that were accepted before a moment.
+    pub fn stop_accepted_before(&self, moment: Instant, reason: &'static str) {
+        for shared in self
+            .lock()
+            .values()
+            .filter(|shared| shared.accepted < moment)
+        {
             shared.stop(reason);
         }
     }

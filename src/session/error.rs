@@ -44,8 +44,10 @@ pub enum Cause {
     },
     /// The listener wants a PROXY header and got something else.
     BrokenProxyHeader(Vec<u8>),
-    /// Room was needed for another session, or the program stops.
+    /// Room was needed for another session.
     Evicted,
+    /// The program stops.
+    Stopped,
     /// The login was refused, and the session ends with the line that says so.
     Refused,
     /// The auth server failed; the text and, where there is one, the system's error.
@@ -85,7 +87,8 @@ impl Cause {
             Self::Quit | Self::Refused => Severity::Debug,
             Self::ClientGone => Severity::Info,
             Self::ClientTimeout | Self::ClientProtocol(_) | Self::ClientIo(_) => Severity::Info,
-            Self::ClientTls(_) | Self::ClientCertificate { .. } | Self::Evicted => Severity::Info,
+            Self::ClientTls(_) | Self::ClientCertificate { .. } => Severity::Info,
+            Self::Evicted | Self::Stopped => Severity::Info,
             Self::BackendRefused(refusal) if refusal.pass_on => Severity::Info,
             Self::BrokenProxyHeader(_) => Severity::Error,
             Self::AuthService(..) | Self::BackendConnect(..) | Self::BackendTimeout => {
@@ -119,6 +122,7 @@ impl Cause {
             Self::ClientCertificate { .. } => "client certificate",
             Self::BrokenProxyHeader(_) => "broken header",
             Self::Evicted => "made room",
+            Self::Stopped => "stopped",
             Self::Refused => "login refused",
             Self::AuthService(..) => "auth service",
             Self::BackendConnect(..) => "backend connect",
@@ -143,6 +147,7 @@ impl fmt::Display for Cause {
             Self::ClientCertificate { text, .. } => f.write_str(text),
             Self::BrokenProxyHeader(bytes) => write!(f, "broken header: \"{}\"", escape(bytes)),
             Self::Evicted => f.write_str("session made room for others"),
+            Self::Stopped => f.write_str("session ended because the program stops"),
             Self::Refused => f.write_str("session closed after a refused login"),
             Self::AuthService(text, _) | Self::BackendConnect(text, _) => f.write_str(text),
             Self::BackendTimeout => f.write_str("upstream timed out"),

@@ -109,8 +109,18 @@ fn read_proxy_header(session: &mut Session, client: &mut Conn) -> Result<(), Cau
     Ok(())
 }
 
+/// What may be shown of something that is no header: a client that does not know of headers may have
+/// sent its password.
 fn shown(bytes: &[u8]) -> Vec<u8> {
-    bytes[..bytes.len().min(128)].to_vec()
+    let length = match bytes.starts_with(b"PROXY") || bytes.starts_with(b"\r\n\r\n\0") {
+        true => bytes.len().min(128),
+        false => bytes
+            .iter()
+            .take(16)
+            .take_while(|byte| byte.is_ascii_graphic())
+            .count(),
+    };
+    bytes[..length].to_vec()
 }
 
 fn believe(session: &mut Session, header: &Header) {
@@ -142,8 +152,7 @@ fn delay_greeting(session: &mut Session, client: &mut Conn) -> Result<(), Cause>
             Seen::Data | Seen::HangUp => client.fill(session.budget.deadline())?,
         }
     }
-    let said: Vec<u8> = client
-        .buffered()
+    let said: Vec<u8> = without_credentials(client.buffered())
         .iter()
         .map(|&byte| {
             if matches!(byte, b'\r' | b'\n') {
@@ -159,6 +168,24 @@ fn delay_greeting(session: &mut Session, client: &mut Conn) -> Result<(), Cause>
         "client was rejected before greeting: \"{}\"",
         escape(&said)
     )))
+}
+
+/// The text up to the mechanism of an AUTH command.
+fn without_credentials(text: &[u8]) -> &[u8] {
+    const COMMAND: &[u8] = b"AUTH ";
+    let begins = |at: &usize| {
+        let line = &text[*at..];
+        let is_first = *at == 0 || text[*at - 1] == b'\n';
+        is_first
+            && line.len() >= COMMAND.len()
+            && line[..COMMAND.len()].eq_ignore_ascii_case(COMMAND)
+    };
+    let Some(at) = (0..text.len()).find(begins) else {
+        return text;
+    };
+    let mechanism = at + COMMAND.len();
+    let end = text[mechanism..].iter().position(u8::is_ascii_whitespace);
+    &text[..end.map_or(text.len(), |end| mechanism + end)]
 }
 
 /// Commands, and the authentication method's word on each login, until one may pass.
@@ -266,6 +293,10 @@ fn refuse(
 
 /// The last line to the client, the lines in the log, and the close.
 fn end(session: Session, mut client: Conn, dialect: &dyn Dialect, cause: Cause) {
+    let cause = match cause {
+        Cause::Evicted if session.place.presence().is_dismissed() => Cause::Stopped,
+        cause => cause,
+    };
     let reason = cause.reason();
     let error = SessionError {
         step: session.step,
@@ -284,4 +315,23 @@ fn end(session: Session, mut client: Conn, dialect: &dyn Dialect, cause: Cause) 
     }
     client.close_after_line();
     session.log_closing(reason, 0, 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_ends_before_credentials() {
+        let shown =
+            |text: &str| String::from_utf8_lossy(without_credentials(text.as_bytes())).into_owned();
+        assert_eq!(
+            shown("EHLO x\r\nauth PLAIN AGJv\r\n"),
+            "EHLO x\r\nauth PLAIN"
+        );
+        assert_eq!(shown("AUTH LOGIN\r\nYm9i\r\ncHc=\r\n"), "AUTH LOGIN");
+        assert_eq!(shown("MAIL FROM:<a@b>\r\n"), "MAIL FROM:<a@b>\r\n");
+        assert_eq!(super::shown(b"a LOGIN bob pw\r\n"), b"a");
+        assert_eq!(super::shown(b"PROXY TCP4 x"), b"PROXY TCP4 x");
+    }
 }

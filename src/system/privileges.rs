@@ -6,16 +6,17 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Group, Uid, User, geteuid, initgroups, setgid, setgroups, setuid};
 
-/// Becomes `user` and `group`. Not started as root, it stays what it is.
+/// Whom to become: `user`, and `group` or else the user's own. `None` when not started as root, or when
+/// nobody is named: then the process stays who it is.
 ///
 /// # Errors
-/// For people: no such user, or the system refused; then nothing may go on.
-pub fn drop_root(user: Option<&str>, group: Option<&str>) -> Result<(), String> {
-    if !geteuid().is_root() {
-        return Ok(());
-    }
-    let Some(name) = user else {
-        return Ok(());
+/// For people: there is no such user or group.
+pub fn target(
+    user: &Option<String>,
+    group: &Option<String>,
+) -> Result<Option<(User, Gid)>, String> {
+    let Some(name) = user.as_ref().filter(|_| geteuid().is_root()) else {
+        return Ok(None);
     };
     let user = User::from_name(name)
         .map_err(|error| format!("cannot look up user `{name}`: {error}"))?
@@ -24,7 +25,16 @@ pub fn drop_root(user: Option<&str>, group: Option<&str>) -> Result<(), String> 
         None => user.gid,
         Some(name) => group_id(name)?,
     };
-    become_user(&user, gid).map_err(|error| format!("cannot become user `{name}`: {error}"))?;
+    Ok(Some((user, gid)))
+}
+
+/// Becomes this user, for good.
+///
+/// # Errors
+/// For people: the system refused; then nothing may go on.
+pub fn drop_root(user: &User, gid: Gid) -> Result<(), String> {
+    let name = &user.name;
+    become_user(user, gid).map_err(|error| format!("cannot become user `{name}`: {error}"))?;
     if !user.uid.is_root() && regains_root() {
         return Err(format!(
             "root's rights are still there after becoming `{name}`"

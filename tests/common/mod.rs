@@ -36,3 +36,5 @@ pub(crate) fn proxy_to(protocol: &str, backend: SocketAddr, more: &str) -> (Post
     let postern = Postern::start(&service(protocol, &auth, more));
     (postern, auth)
 }
+
+pub(crate) mod tls;

@@ -2,12 +2,17 @@
 //! answer properly and remember every byte.
 
 // Each test binary compiles this module for itself and uses only its own part of it.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
+pub(crate) mod dns;
 pub(crate) mod imap;
 pub(crate) mod pop3;
 pub(crate) mod smtp;
 pub(crate) mod unruly;
+
+pub(crate) use imap::imap_server;
+pub(crate) use pop3::pop3_server;
+pub(crate) use smtp::smtp_server;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

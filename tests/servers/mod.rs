@@ -49,3 +49,5 @@ pub(crate) fn fill(template: &str, values: &[(&str, String)]) -> String {
     }
     text
 }
+
+pub(crate) mod pki;

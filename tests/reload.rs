@@ -1,0 +1,167 @@
+//! Signals as the users of nginx know them: HUP reads everything anew, or leaves everything as it is;
+//! QUIT waits for sessions. And the listeners that come and go with that.
+
+mod common;
+mod peers;
+
+use std::time::Duration;
+
+use common::auth_server::{Answer, AuthServer};
+use common::line_client::LineClient;
+use common::ports::free_port;
+use common::postern::Postern;
+use common::wait;
+use nix::sys::signal::Signal;
+use peers::unruly::echoes_after_login;
+use peers::{Peer, imap_server};
+
+fn imap(name: &str, port: u16, auth: &AuthServer, more: &str) -> String {
+    let url = auth.url();
+    format!(
+        "[server {name}]\nprotocol = imap\nlisten = 127.0.0.1:{port}\nserver_name = proxy.test\n\
+         auth_http = {url}\n{more}\n"
+    )
+}
+
+fn capability(postern_port: u16) -> String {
+    let (mut client, _) = LineClient::greeted(([127, 0, 0, 1], postern_port).into());
+    client.send("a CAPABILITY");
+    client.line()
+}
+
+fn reload(postern: &Postern, ini: &str, until: &str) {
+    postern.folder().write("postern.ini", ini);
+    postern.signal(Signal::SIGHUP);
+    postern.wait_for_log(until);
+}
+
+#[test]
+fn hup_reads_everything_anew_and_leaves_running_sessions_alone() {
+    let backend = Peer::start(echoes_after_login);
+    let address = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(address));
+    let (kept, gone, new) = (free_port(), free_port(), free_port());
+    let before = imap("kept", kept, &auth, "imap_capabilities = IMAP4rev1 OLD")
+        + &imap("gone", gone, &auth, "");
+    let postern = Postern::start(&before);
+    let (mut running, _) = LineClient::greeted(([127, 0, 0, 1], kept).into());
+    running.send("a LOGIN bob pw");
+    let answer = running.lines_until("a ").pop().expect("an answer");
+    assert!(answer.starts_with("a OK"), "{answer}");
+    assert_eq!(capability(kept), "* CAPABILITY IMAP4rev1 OLD AUTH=PLAIN");
+
+    let after = imap("kept", kept, &auth, "imap_capabilities = IMAP4rev1 NEW")
+        + &imap("new", new, &auth, "");
+    reload(&postern, &after, "the configuration was read anew");
+
+    assert_eq!(capability(kept), "* CAPABILITY IMAP4rev1 NEW AUTH=PLAIN");
+    assert!(capability(new).starts_with("* CAPABILITY"));
+    wait::until_true("the old port is closed", Duration::from_secs(5), || {
+        std::net::TcpStream::connect(("127.0.0.1", gone)).is_err()
+    });
+    running.send("still there");
+    assert!(running.line().contains("still there"));
+    postern.stop();
+}
+
+#[test]
+fn a_mistake_in_the_new_configuration_changes_nothing() {
+    let backend = Peer::start(imap_server);
+    let address = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(address));
+    let port = free_port();
+    let good = imap("imap", port, &auth, "imap_capabilities = IMAP4rev1 OLD");
+    let postern = Postern::start(&good);
+    let bad = format!("{good}\ntimeuot = 5s\n");
+    reload(&postern, &bad, "the old one stays in use");
+    let line = postern.wait_for_log("timeuot");
+    assert!(line.contains("did you mean `timeout`"), "{line}");
+    assert_eq!(capability(port), "* CAPABILITY IMAP4rev1 OLD AUTH=PLAIN");
+    postern.stop();
+}
+
+#[test]
+fn no_connection_is_refused_during_reloads() {
+    let backend = Peer::start(imap_server);
+    let address = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(address));
+    let port = free_port();
+    let ini = imap("imap", port, &auth, "");
+    let postern = Postern::start(&ini);
+    let clients = std::thread::spawn(move || {
+        for _ in 0..200 {
+            assert!(capability(port).starts_with("* CAPABILITY"));
+        }
+    });
+    while !clients.is_finished() {
+        postern.signal(Signal::SIGHUP);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    clients.join().expect("no client is refused");
+    postern.stop();
+}
+
+#[test]
+fn reload_timeout_ends_what_began_before() {
+    let backend = Peer::start(echoes_after_login);
+    let address = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(address));
+    let port = free_port();
+    let ini = format!(
+        "[postern]\nreload_timeout = 300ms\n{}",
+        imap("imap", port, &auth, "")
+    );
+    let postern = Postern::start(&ini);
+    let (mut old, _) = LineClient::greeted(([127, 0, 0, 1], port).into());
+    old.send("a LOGIN bob pw");
+    old.lines_until("a ");
+    reload(&postern, &ini, "the configuration was read anew");
+    old.rest();
+    postern.wait_for_log("reason=\"reload timeout\"");
+    postern.stop();
+}
+
+#[test]
+fn quit_waits_for_sessions_to_end() {
+    let backend = Peer::start(echoes_after_login);
+    let address = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(address));
+    let port = free_port();
+    let postern = Postern::start(&imap("imap", port, &auth, ""));
+    let target = ([127, 0, 0, 1], port).into();
+    let (mut waiting, _) = LineClient::greeted(target);
+    let (mut running, _) = LineClient::greeted(target);
+    running.send("a LOGIN bob pw");
+    running.lines_until("a ");
+    postern.signal(Signal::SIGQUIT);
+    let goodbye = waiting.line();
+    assert!(goodbye.starts_with("* BYE"), "{goodbye}");
+    running.send("still there");
+    assert!(running.line().contains("still there"));
+    drop(running);
+    let (status, log) = postern.wait_for_end(Duration::from_secs(5));
+    assert!(status.success(), "{log}");
+    assert!(log.contains("sessions cut off: 0"), "{log}");
+}
+
+#[test]
+fn a_wildcard_and_a_specific_address_share_a_port() {
+    let backend = Peer::start(imap_server);
+    let address = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(address));
+    let port = free_port();
+    let specific = imap(
+        "specific",
+        port,
+        &auth,
+        "imap_capabilities = IMAP4rev1 SPECIFIC",
+    )
+    .replace("127.0.0.1:", "127.0.0.2:");
+    let any = imap("any", port, &auth, "imap_capabilities = IMAP4rev1 ANY")
+        .replace("127.0.0.1:", "0.0.0.0:");
+    let postern = Postern::start(&format!("{specific}{any}"));
+    assert_eq!(capability(port), "* CAPABILITY IMAP4rev1 ANY AUTH=PLAIN");
+    let (mut client, _) = LineClient::greeted(([127, 0, 0, 2], port).into());
+    client.ask("a CAPABILITY", "* CAPABILITY IMAP4rev1 SPECIFIC AUTH=PLAIN");
+    postern.stop();
+}
