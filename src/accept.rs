@@ -71,7 +71,13 @@ impl Acceptor {
                     std::thread::sleep(PAUSE);
                 }
                 // Somebody else was faster, or the client is gone already.
-                Err(_) => {}
+                Err(error) if is_passing(&error) => {}
+                Err(error) => {
+                    if refusals.allow().is_some() {
+                        self.log(Severity::Error, "accept() failed", Some(&error));
+                    }
+                    std::thread::sleep(PAUSE);
+                }
             }
         }
     }
@@ -137,6 +143,11 @@ impl Acceptor {
     fn log(&self, severity: Severity, text: &str, error: Option<&io::Error>) {
         self.log.write(severity, file!(), text, error, None);
     }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+    matches!(error.kind(), ConnectionAborted | Interrupted | WouldBlock)
 }
 
 fn is_exhaustion(error: &io::Error) -> bool {

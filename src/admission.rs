@@ -204,14 +204,23 @@ impl Admission {
     pub fn watch(&self) {
         let mut door = self.lock();
         while !door.stopping {
-            if door.queue.is_empty() {
+            let per_address = self.limits().max_prelogin_per_ip;
+            if door.queue.is_empty() && !door.is_exceeded(per_address) {
                 door = self
                     .crowd
                     .wait(door)
                     .unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
-            door.make_room(self.limits().max_prelogin_per_ip);
+            door.make_room(per_address);
+            let late = door.take_late();
+            if !late.is_empty() {
+                // Outside the lock: giving a place back takes it.
+                drop(door);
+                drop(late);
+                door = self.lock();
+                continue;
+            }
             let (woken, _) = self
                 .crowd
                 .wait_timeout(door, LOOK)
@@ -282,6 +291,23 @@ impl Door {
         Some(arrival)
     }
 
+    /// Whether an address has more sessions than it may have, as happens when a PROXY header tells
+    /// whose a session is.
+    fn is_exceeded(&self, per_address: usize) -> bool {
+        self.counts.values().any(|&count| count > per_address)
+    }
+
+    /// Connections whose `timeout` is over while they wait.
+    fn take_late(&mut self) -> Vec<Arrival> {
+        let is_late =
+            |arrival: &Arrival| arrival.accepted.elapsed() >= arrival.service.conf.timeout;
+        let mut late = Vec::new();
+        while let Some(at) = self.queue.iter().position(is_late) {
+            late.extend(self.queue.remove(at));
+        }
+        late
+    }
+
     fn count(&self, key: LimitKey) -> usize {
         self.counts.get(&key).copied().unwrap_or_default()
     }
@@ -302,6 +328,13 @@ impl Door {
 
     /// Evicts as many sessions as there are connections that wait in vain.
     fn make_room(&mut self, per_address: usize) {
+        let exceeded = self
+            .counts
+            .iter()
+            .filter(|(_, count)| **count > per_address);
+        for key in exceeded.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.evict(Instant::now(), Some(key));
+        }
         let mut wants = Vec::new();
         for arrival in self.queue.iter().rev() {
             let key = arrival.peer.limit_key();
@@ -404,7 +437,7 @@ impl Place {
             }
         }
         if door.count(key) > self.admission.limits().max_prelogin_per_ip {
-            door.evict(Instant::now(), Some(key));
+            self.admission.crowd.notify_one();
         }
         self.admission.wake_worker(&door);
     }

@@ -1,9 +1,13 @@
 //! The process: what is done in which order at the start, on a signal, and at the end.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use nix::unistd::{Gid, User, fchown};
 
 use crate::admission::{Admission, Limits};
 use crate::config::{self, Config};
@@ -18,6 +22,9 @@ use crate::system::threads::{Threads, rename};
 
 /// How long threads get to end when the process is told to stop.
 const STOP: Duration = Duration::from_millis(1500);
+
+/// How much of that relays get to end in good order.
+const IN_ORDER: Duration = Duration::from_millis(300);
 
 /// Descriptors that are no session's: logs, listeners, DNS, auth servers.
 const DESCRIPTORS_ASIDE: u64 = 256;
@@ -83,7 +90,13 @@ fn start(config: &Config) -> Result<Process, String> {
         for error in crate::log::hand_over(user.uid, group) {
             log.write(Severity::Warn, file!(), &error, None, None);
         }
+        pid_file.hand_over(&user, group);
         privileges::drop_root(&user, group)?;
+    }
+    privileges::renounce_new()?;
+    if privileges::is_root() {
+        let text = "running as root: name a `user` in [postern] to become once the ports are bound";
+        log.write(Severity::Warn, file!(), text, None, None);
     }
     let wishes = signals::listen()?;
 
@@ -140,15 +153,18 @@ impl Process {
     fn wait_for_end(mut self) {
         loop {
             match self.wishes.recv() {
-                Ok(Wish::Reopen) => {
-                    for error in crate::log::reopen() {
-                        self.log.write(Severity::Error, file!(), &error, None, None);
-                    }
-                }
+                Ok(Wish::Reopen) => self.reopen(),
                 Ok(Wish::Reload) => self.reload(),
                 Ok(Wish::Drain) => return self.drain(),
                 Ok(Wish::Stop) | Err(_) => return self.stop(),
             }
+        }
+    }
+
+    /// USR1: log files have been moved away.
+    fn reopen(&self) {
+        for error in crate::log::reopen() {
+            self.log.write(Severity::Error, file!(), &error, None, None);
         }
     }
 
@@ -229,9 +245,11 @@ impl Process {
         let end = Instant::now() + self.conf.shutdown_timeout;
         let step = Duration::from_millis(100);
         while Instant::now() < end && !self.admission.wait_empty(Instant::now() + step) {
-            // A second signal does not want to wait that long.
-            if matches!(self.wishes.try_recv(), Ok(Wish::Stop)) {
-                break;
+            match self.wishes.try_recv() {
+                // A second signal does not want to wait that long.
+                Ok(Wish::Stop) => break,
+                Ok(Wish::Reopen) => self.reopen(),
+                _ => {}
             }
         }
         self.finish("shutdown timeout");
@@ -253,6 +271,9 @@ impl Process {
 
     fn finish(self, reason: &'static str) {
         let end = Instant::now() + STOP;
+        // In good order first: what was read is delivered, and both sides hear that it is the end.
+        self.relays.end_all(reason);
+        self.admission.wait_empty(Instant::now() + IN_ORDER);
         self.relays.stop_all(reason);
         let ended = self.admission.wait_empty(end);
         let _ = self.door.join();
@@ -324,22 +345,36 @@ pub(crate) fn spawn(
         .map_err(|error| format!("cannot start thread `{name}`: {error}"))
 }
 
-/// The file of `pid`, removed at the end.
-struct PidFile(Option<std::path::PathBuf>);
+/// The file of `pid`. At the end it is removed, or emptied where its folder does not allow that.
+struct PidFile(Option<(PathBuf, File)>);
 
 fn write_pid(path: Option<&Path>) -> Result<PidFile, String> {
     let Some(path) = path else {
         return Ok(PidFile(None));
     };
-    std::fs::write(path, format!("{}\n", std::process::id()))
-        .map_err(|error| format!("cannot write the pid file {}: {error}", path.display()))?;
-    Ok(PidFile(Some(path.to_owned())))
+    let failed = |error| format!("cannot write the pid file {}: {error}", path.display());
+    let mut file = File::create(path).map_err(failed)?;
+    file.write_all(format!("{}\n", std::process::id()).as_bytes())
+        .map_err(failed)?;
+    Ok(PidFile(Some((path.to_owned(), file))))
+}
+
+impl PidFile {
+    /// Gives it to the user that the process is about to become.
+    fn hand_over(&self, user: &User, group: Gid) {
+        if let Some((_, file)) = &self.0 {
+            // Where it fails the file stays root's, and can still be emptied.
+            let _ = fchown(file, Some(user.uid), Some(group));
+        }
+    }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            let _ = std::fs::remove_file(path);
+        if let Some((path, file)) = &self.0
+            && std::fs::remove_file(path).is_err()
+        {
+            let _ = file.set_len(0);
         }
     }
 }

@@ -56,7 +56,7 @@ impl AuthHttp {
         session: &mut Session,
         credentials: &Credentials,
     ) -> Result<Verdict, Cause> {
-        let request = request(session, credentials);
+        let request = request(session, credentials)?;
         session.step = Step::InHttpAuth;
         let limit = session.service.conf.auth_http_timeout;
         let deadline = Deadline::after(limit, "auth_http_timeout");
@@ -110,8 +110,10 @@ fn failure(client: &HttpClient, error: HttpError) -> Cause {
 }
 
 /// The headers of one request, in their fixed order and spelling.
-fn request(session: &mut Session, credentials: &Credentials) -> Line {
-    let mut head = Head(Line::new(Vec::with_capacity(4096)));
+fn request(session: &mut Session, credentials: &Credentials) -> Result<Line, Cause> {
+    // Large enough not to grow: a vector that grows leaves copies of a password behind.
+    let secrets = 3 * (credentials.login.len() + credentials.secret.expose().len());
+    let mut head = Head(Line::new(Vec::with_capacity(64 * 1024 + secrets)));
     head.add("Auth-Method", credentials.method.name());
     head.add_encoded("Auth-User", &credentials.login);
     head.add_encoded("Auth-Pass", credentials.secret.expose());
@@ -127,7 +129,7 @@ fn request(session: &mut Session, credentials: &Credentials) -> Line {
     );
     if session.service.conf.protocol == Protocol::Smtp {
         let limit = 2 * session.service.conf.resolver_timeout;
-        let name = session.host_name(Deadline::after(limit, "resolver_timeout"));
+        let name = session.host_name(Deadline::after(limit, "resolver_timeout"))?;
         head.add("Client-Host", &name.to_string());
     }
     if let Some((source, destination)) = session.proxied {
@@ -154,7 +156,7 @@ fn request(session: &mut Session, credentials: &Credentials) -> Line {
     for (name, value) in &session.service.conf.auth_http_header {
         head.add(name, value);
     }
-    head.0
+    Ok(head.0)
 }
 
 /// Header lines under construction.

@@ -102,6 +102,10 @@ fn check_accounts(drafts: &Drafts<'_>, report: &mut Report) {
         let text = format!("the system knows no user {}", shown(user));
         report.mistake(at(postern, "user"), &text);
     }
+    if process.group.is_some() && process.user.is_none() {
+        let text = "needs `user` beside it: a group alone would leave root's rights in place";
+        report.mistake(at(postern, "group"), text);
+    }
     if let Some(group) = &process.group
         && !matches!(Group::from_name(group), Ok(Some(_)))
     {

@@ -222,23 +222,46 @@ impl Conn {
     /// Lets time pass, but ends at once when the client hangs up or the session is evicted.
     /// A client that has already sent more commands may have ended its side in good order: then only
     /// a reset counts.
-    pub fn pause(&self, deadline: Deadline) -> Result<(), NetError> {
+    pub fn pause(&mut self, deadline: Deadline) -> Result<(), NetError> {
         self.excuse(deadline);
-        let what = if self.buffered().is_empty() {
-            WaitFor::HangUp
-        } else {
-            WaitFor::Reset
+        let mut what = match self.buffered().is_empty() {
+            true => WaitFor::HangUp,
+            false => WaitFor::Reset,
         };
-        let mut what = what;
         loop {
             match self.wait(what, deadline)? {
-                Seen::HangUp if what == WaitFor::HangUp && self.leg.socket.has_unread() => {
+                Seen::HangUp if what == WaitFor::HangUp && self.read_ahead()? => {
                     what = WaitFor::Reset;
                 }
                 Seen::HangUp => return Err(self.error(NetErrorKind::Closed)),
                 Seen::Data | Seen::Nothing => return Ok(()),
             }
         }
+    }
+
+    /// Takes plain text that is there already into the buffer; whether there was any.
+    pub fn read_ahead(&mut self) -> Result<bool, NetError> {
+        if self.is_full() {
+            return Ok(true);
+        }
+        let mut some = Zeroizing::new(vec![0; self.limit - self.buffered().len()]);
+        match self.leg.read_now(&mut some) {
+            Ok(Got::Bytes(n)) => {
+                let begun = Zeroizing::new(self.buffered().to_vec());
+                self.input.clear();
+                self.start = 0;
+                self.input.extend_from_slice(&begun);
+                self.input.extend_from_slice(&some[..n]);
+                Ok(true)
+            }
+            Ok(Got::End | Got::TimedOut) => Ok(false),
+            Err(kind) => Err(self.error(kind)),
+        }
+    }
+
+    /// Whether nothing has come that nobody asked for, and the peer is still there.
+    pub fn is_quiet(&self) -> bool {
+        self.buffered().is_empty() && matches!(self.leg.read_now(&mut [0]), Ok(Got::TimedOut))
     }
 
     /// The wait until `deadline` is our wish, not the client's fault.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use socket2::SockAddr;
+use zeroize::Zeroizing;
 
 use super::conn::{Conn, NetError, NetErrorKind, Side};
 use super::line::Line;
@@ -44,7 +45,7 @@ pub struct Response {
     /// Status code.
     pub status: u16,
     /// Names and values, values without spaces around them.
-    pub headers: Vec<(String, Vec<u8>)>,
+    pub headers: Vec<(String, Zeroizing<Vec<u8>>)>,
 }
 
 /// Why there is no answer.
@@ -159,11 +160,12 @@ impl HttpClient {
                 .collect(),
         };
         let mut last = HttpError::Timeout;
-        for address in addresses {
+        for (at, address) in addresses.iter().enumerate() {
             let Some(left) = deadline.remaining() else {
                 return Err(HttpError::Timeout);
             };
-            match Socket::connect(&address, left) {
+            let others = u32::try_from(addresses.len() - at).unwrap_or(1);
+            match Socket::connect(address, left / others) {
                 Ok(socket) => return self.start(socket, deadline),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => last = HttpError::Timeout,
                 Err(error) => last = HttpError::Connect(error),
@@ -208,7 +210,8 @@ impl HttpClient {
     fn take_kept(&self) -> Option<Conn> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some((conn, since)) = idle.pop() {
-            if since.elapsed() < KEPT_FOR {
+            // What came unasked would be taken for the answer to somebody else's login.
+            if since.elapsed() < KEPT_FOR && conn.is_quiet() {
                 return Some(conn);
             }
         }
@@ -248,6 +251,11 @@ struct Head {
 
 /// The head of an answer, once it is complete.
 fn parse_head(bytes: &[u8]) -> Result<Option<Head>, HttpError> {
+    // A peer that sends byte by byte makes nobody parse from the start each time.
+    let ends = |window: &[u8]| window == b"\n\n" || window == b"\n\r";
+    if !bytes.windows(2).any(ends) && bytes.len() < HEAD {
+        return Ok(None);
+    }
     let malformed = |reason: String| HttpError::Malformed(format!("invalid answer: {reason}"));
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut answer = httparse::Response::new(&mut headers);
@@ -262,7 +270,12 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Head>, HttpError> {
         headers: answer
             .headers
             .iter()
-            .map(|header| (header.name.to_owned(), header.value.trim_ascii().to_vec()))
+            .map(|header| {
+                (
+                    header.name.to_owned(),
+                    Zeroizing::new(header.value.trim_ascii().to_vec()),
+                )
+            })
             .collect(),
     };
     let body = match status {

@@ -7,11 +7,11 @@
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::conn::NetErrorKind;
 use super::socket::{Socket, Waited};
-use crate::tls::{Engine, Facts, Plain};
+use crate::tls::{Engine, Facts, Plain, TlsError, TlsErrorKind};
 
 /// A socket and its TLS engine. The engine's lock is held for memory work only, never across a
 /// system call: one thread may read while another writes.
@@ -26,6 +26,8 @@ pub struct Leg {
 struct Tls {
     engine: Box<dyn Engine>,
     unfed: Vec<u8>,
+    /// What feeding failed with; plain text that came before it is read first.
+    failed: Option<TlsError>,
 }
 
 /// What reading a leg came to.
@@ -60,7 +62,11 @@ impl Leg {
 
     /// Runs TLS from now on, with an engine whose handshake is complete, and ciphertext behind that.
     pub(super) fn set_engine(&mut self, engine: Box<dyn Engine>, unfed: Vec<u8>) {
-        self.tls = Some(Mutex::new(Tls { engine, unfed }));
+        self.tls = Some(Mutex::new(Tls {
+            engine,
+            unfed,
+            failed: None,
+        }));
     }
 
     /// Reads plain text, waiting for `limit` at most on the socket.
@@ -85,17 +91,25 @@ impl Leg {
         buf: &mut [u8],
         limit: Option<Duration>,
     ) -> Result<Got, NetErrorKind> {
+        /// Ciphertext that gives no plain text is taken so many times in a row: a peer that sends
+        /// nothing else must not keep the caller from looking at its clock.
+        const ROUNDS: usize = 64;
+        let end = limit.map(|limit| Instant::now() + limit);
         // On the stack: a silent session holds no larger buffer while it waits.
         let mut small = [0; 1024];
-        loop {
+        for _ in 0..ROUNDS {
             match lock(tls).read(buf)? {
                 Plain::Bytes(n) => return Ok(Got::Bytes(n)),
                 Plain::Closed | Plain::Truncated => return Ok(Got::End),
                 Plain::NeedMore => {}
             }
-            let read = match limit {
-                Some(limit) => self.socket.read(&mut small, limit),
+            let read = match end {
                 None => self.socket.read_now(&mut small),
+                // One limit for all reads: a peer gains no time by sending pieces of a record.
+                Some(end) => match end.checked_duration_since(Instant::now()) {
+                    None => return Ok(Got::TimedOut),
+                    Some(left) => self.socket.read(&mut small, left),
+                },
             };
             match read.map_err(NetErrorKind::Io)? {
                 Waited::TimedOut => return Ok(Got::TimedOut),
@@ -115,6 +129,7 @@ impl Leg {
                 }
             }
         }
+        Ok(Got::TimedOut)
     }
 
     /// Writes a part of `data`, waiting for `limit` at most; `None` when nothing went out in time.
@@ -137,6 +152,14 @@ impl Leg {
             let mut tls = lock(tls);
             taken = tls.engine.write(data).map_err(NetErrorKind::Tls)?;
             tls.engine.give(pending, 4 * RECORD);
+            drop(tls);
+            if pending.is_empty() && taken == 0 && !data.is_empty() {
+                // The engine waits for its peer, which is no progress and must not be waited for.
+                return Err(NetErrorKind::Tls(TlsError::new(
+                    TlsErrorKind::Protocol,
+                    "the peer began a new handshake and does not finish it",
+                )));
+            }
         }
         match self
             .socket
@@ -179,12 +202,21 @@ impl Tls {
     fn read(&mut self, buf: &mut [u8]) -> Result<Plain, NetErrorKind> {
         loop {
             match self.engine.read(buf).map_err(NetErrorKind::Tls)? {
+                Plain::NeedMore if self.failed.is_some() => {
+                    return match self.failed.take() {
+                        Some(error) => Err(NetErrorKind::Tls(error)),
+                        None => Ok(Plain::NeedMore),
+                    };
+                }
                 Plain::NeedMore if !self.unfed.is_empty() => {
-                    let taken = self.engine.take(&self.unfed).map_err(NetErrorKind::Tls)?;
-                    if taken == 0 {
-                        return Ok(Plain::NeedMore);
+                    match self.engine.take(&self.unfed) {
+                        Ok(0) => return Ok(Plain::NeedMore),
+                        Ok(taken) => drop(self.unfed.drain(..taken)),
+                        Err(error) => {
+                            self.unfed.clear();
+                            self.failed = Some(error);
+                        }
                     }
-                    self.unfed.drain(..taken);
                     if self.unfed.is_empty() {
                         self.unfed = Vec::new();
                     }

@@ -53,14 +53,21 @@ enum Which {
 /// How a direction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// Its source ended the stream, and that was passed on.
-    Finished,
+    /// Its source ended the stream, or broke; that was passed on.
+    Finished(Source),
     /// Its destination takes nothing more.
     WriteFailed,
-    /// Its source broke.
-    ReadFailed,
     /// Both directions were silent for too long, or the session was told to end.
     Stopped,
+}
+
+/// How a source ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// In good order.
+    Ended,
+    /// With an error.
+    Broke,
 }
 
 /// What both directions of a session know of each other.
@@ -83,6 +90,13 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Lets the session end in good order: both threads find that their source has ended.
+    fn end(&self, reason: &'static str) {
+        self.give_reason(reason);
+        self.client.socket.shutdown(Shutdown::Read);
+        self.backend.socket.shutdown(Shutdown::Read);
+    }
+
     /// Ends the session from outside; both threads notice at once.
     pub fn stop(&self, reason: &'static str) {
         self.give_reason(reason);
@@ -118,14 +132,18 @@ impl Shared {
         given.get_or_insert(reason);
     }
 
+    fn limit_silence(&self, limit: Duration) {
+        let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        self.timeout.fetch_min(limit, Ordering::Relaxed);
+    }
+
     /// One direction has ended. The other may go on, but no longer silent for longer than `timeout`:
     /// the first to end keeps watch over it, since a blocked read does not learn of a new limit.
     fn wait_for_other(&self, limit: Duration) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         *ended += 1;
         self.end.notify_all();
-        let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        self.timeout.fetch_min(limit, Ordering::Relaxed);
+        self.limit_silence(limit);
         while *ended < 2 {
             let Some(patience) = self.patience() else {
                 drop(ended);
@@ -204,14 +222,13 @@ impl Relay {
             up.run(half_closed);
             finish(of_up);
         });
-        for failed in [up, down].into_iter().filter_map(Result::err) {
-            session.log_failure(
-                Severity::Error,
-                file!(),
-                "cannot start a thread for the session",
-                Some(&failed),
-            );
+        let failed: Vec<_> = [up, down].into_iter().filter_map(Result::err).collect();
+        if let Some(error) = failed.first() {
+            let text = "cannot start a thread for the session";
+            session.log_failure(Severity::Error, file!(), text, Some(error));
             shared.stop("no thread");
+        }
+        for _ in failed {
             shared.wait_for_other(Duration::ZERO);
         }
         finish(session);
@@ -242,17 +259,23 @@ impl Direction {
     fn run(mut self, half_closed: Duration) {
         let shared = Arc::clone(&self.shared);
         // A panic costs this session alone, and its other thread must learn of it.
-        let copied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.copy()));
+        let copy = || self.copy(half_closed);
+        let copied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(copy));
         match copied {
-            Ok(End::Finished | End::WriteFailed) => shared.give_reason(self.which.closed()),
-            Ok(End::ReadFailed) => shared.stop(self.which.broke()),
+            Ok(End::Finished(Source::Ended)) => shared.give_reason(self.which.closed()),
+            Ok(End::Finished(Source::Broke)) => shared.give_reason(self.which.broke()),
+            Ok(End::WriteFailed) => shared.give_reason(self.which.other().closed()),
             Ok(End::Stopped) => shared.stop("silent"),
             Err(_) => shared.stop("internal error"),
+        }
+        if matches!(copied, Ok(End::WriteFailed)) {
+            shared.limit_silence(half_closed);
+            self.discard();
         }
         shared.wait_for_other(half_closed);
     }
 
-    fn copy(&mut self) -> End {
+    fn copy(&mut self, half_closed: Duration) -> End {
         let mut pending = Vec::new();
         let first = std::mem::take(&mut self.first);
         self.shared.touch(self.which, first.len());
@@ -261,15 +284,15 @@ impl Direction {
         }
         drop(first);
         let mut small = Zeroizing::new([0; SMALL]);
-        loop {
+        let source = loop {
             let Some(patience) = self.shared.patience() else {
                 return End::Stopped;
             };
             let n = match self.from.read(&mut small[..], patience) {
                 Ok(Got::Bytes(n)) => n,
                 Ok(Got::TimedOut) => continue,
-                Ok(Got::End) => break,
-                Err(_) => return self.failed_read(),
+                Ok(Got::End) => break Source::Ended,
+                Err(_) => break Source::Broke,
             };
             self.shared.touch(self.which, n);
             let end = match n {
@@ -279,10 +302,24 @@ impl Direction {
             if let Err(end) = end {
                 return end;
             }
+        };
+        let Some(patience) = self.shared.patience() else {
+            return End::Stopped;
+        };
+        self.to.finish(&mut pending, patience.min(half_closed));
+        End::Finished(source)
+    }
+
+    /// Reads on after the destination is gone, without passing anything on: a peer that is not read
+    /// any more would be cut off by a reset before it has read what came the other way.
+    fn discard(&self) {
+        let mut sink = Zeroizing::new([0; 4096]);
+        while let Some(patience) = self.shared.patience() {
+            match self.from.read(&mut sink[..], patience) {
+                Ok(Got::Bytes(_) | Got::TimedOut) => {}
+                Ok(Got::End) | Err(_) => return,
+            }
         }
-        let patience = self.shared.patience().unwrap_or_default();
-        self.to.finish(&mut pending, patience);
-        End::Finished
     }
 
     /// Copies with a large buffer for as long as there is something to read at once.
@@ -297,13 +334,9 @@ impl Direction {
                         self.shared.touch(self.which, n);
                         held += n;
                     }
-                    // The end is found again by the next blocking read.
-                    Ok(Got::TimedOut | Got::End) => {
+                    // An end or an error is found again by the next blocking read.
+                    Ok(Got::TimedOut | Got::End) | Err(_) => {
                         return self.write_all(&buffer[..held], pending);
-                    }
-                    Err(_) => {
-                        self.write_all(&buffer[..held], pending)?;
-                        return Err(self.failed_read());
                     }
                 }
                 // What is there goes out before more is waited for.
@@ -328,25 +361,11 @@ impl Direction {
                     self.shared.touch(self.which, 0);
                 }
                 Ok(None) => {}
-                Err(NetErrorKind::Io(_) | NetErrorKind::Tls(_)) => return Err(self.failed_write()),
+                Err(NetErrorKind::Io(_) | NetErrorKind::Tls(_)) => return Err(End::WriteFailed),
                 Err(_) => return Err(End::Stopped),
             }
         }
         Ok(())
-    }
-
-    /// Nobody takes what this direction reads: its source need not send any more, but what comes the
-    /// other way still arrives.
-    fn failed_write(&self) -> End {
-        self.from.socket.shutdown(Shutdown::Read);
-        End::WriteFailed
-    }
-
-    fn failed_read(&self) -> End {
-        if self.shared.stopped.load(Ordering::Acquire) {
-            return End::Stopped;
-        }
-        End::ReadFailed
     }
 }
 
@@ -363,7 +382,14 @@ impl Relays {
         self.lock().remove(&session)
     }
 
-    /// Ends all of them.
+    /// Lets all of them end in good order.
+    pub fn end_all(&self, reason: &'static str) {
+        for shared in self.lock().values() {
+            shared.end(reason);
+        }
+    }
+
+    /// Ends all of them at once.
     pub fn stop_all(&self, reason: &'static str) {
         for shared in self.lock().values() {
             shared.stop(reason);
@@ -387,6 +413,13 @@ impl Relays {
 }
 
 impl Which {
+    fn other(self) -> Self {
+        match self {
+            Self::Up => Self::Down,
+            Self::Down => Self::Up,
+        }
+    }
+
     fn closed(self) -> &'static str {
         match self {
             Self::Up => "client closed",

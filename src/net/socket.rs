@@ -6,7 +6,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -49,6 +49,8 @@ pub struct Socket {
     /// to set them again.
     read_timeout: AtomicU64,
     write_timeout: AtomicU64,
+    /// We have ended reading ourselves: an end of stream means nothing any more.
+    ends_reading: AtomicBool,
 }
 
 /// What a blocking call on a socket came to.
@@ -68,17 +70,30 @@ impl Socket {
             inner,
             read_timeout: AtomicU64::new(0),
             write_timeout: AtomicU64::new(0),
+            ends_reading: AtomicBool::new(false),
         })
     }
 
     /// Connects within `limit`.
     pub fn connect(address: &SockAddr, limit: Duration) -> io::Result<Self> {
         let inner = socket2::Socket::new(address.domain(), socket2::Type::STREAM, None)?;
-        inner.connect_timeout(address, limit)?;
         if address.as_socket().is_some() {
+            inner.connect_timeout(address, limit)?;
             inner.set_tcp_nodelay(true)?;
+            return Self::new(inner);
         }
-        Self::new(inner)
+        // A Unix socket whose queue is full refuses a non-blocking connect at once; a blocking one waits
+        // as long as a write may.
+        inner.set_write_timeout(Some(Duration::from_millis(whole_millis(limit))))?;
+        inner.connect(address).map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock => ErrorKind::TimedOut.into(),
+            _ => error,
+        })?;
+        let socket = Self::new(inner)?;
+        socket
+            .write_timeout
+            .store(whole_millis(limit), Ordering::Relaxed);
+        Ok(socket)
     }
 
     /// For options that are set once.
@@ -203,6 +218,9 @@ impl Socket {
 
     /// Ends one or both directions; wakes whoever is blocked there.
     pub fn shutdown(&self, how: Shutdown) {
+        if how != Shutdown::Write {
+            self.ends_reading.store(true, Ordering::Relaxed);
+        }
         // Fails only when the peer was faster.
         let _ = self.inner.shutdown(how);
     }
@@ -214,13 +232,19 @@ impl Socket {
         const LONGEST: Duration = Duration::from_millis(200);
         self.shutdown(Shutdown::Write);
         let end = Instant::now() + LONGEST;
+        let waits = !self.ends_reading.load(Ordering::Relaxed);
         let mut sink = [0; 1024];
         let mut total = 0;
         while total < MOST {
             let Some(left) = end.checked_duration_since(Instant::now()) else {
                 return;
             };
-            match self.read(&mut sink, left) {
+            let read = match waits {
+                true => self.read(&mut sink, left),
+                // What is there is taken, but there is nothing to wait for.
+                false => self.read_now(&mut sink),
+            };
+            match read {
                 Ok(Waited::Done(n)) if n > 0 => total += n,
                 _ => return,
             }

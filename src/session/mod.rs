@@ -17,7 +17,7 @@ use crate::net::address::Address;
 use crate::net::conn::Conn;
 use crate::net::resolve::{HostName, PendingName};
 use crate::net::socket::Deadline;
-use crate::presence::Presence;
+use crate::presence::{Doing, Presence};
 use crate::sasl::Method;
 use crate::service::Service;
 use crate::tls::{Facts, Refusal};
@@ -102,6 +102,8 @@ pub struct Session {
     pub proxied: Option<(SocketAddr, SocketAddr)>,
     /// What it is doing.
     pub step: Step,
+    /// Whether the client's next bytes belong to a handshake: nothing can be said to it in plain text.
+    pub tls_is_due: bool,
     /// Whether TLS began with STARTTLS.
     pub starttls: bool,
     /// What is known of the client's TLS.
@@ -133,6 +135,7 @@ impl From<Arrival> for Session {
             peer,
             socket,
             accepted,
+            implicit_tls,
             ..
         } = arrival;
         let local = socket.local().unwrap_or(Address::Unix);
@@ -147,6 +150,7 @@ impl From<Arrival> for Session {
             client: peer,
             proxied: None,
             step: Step::Initializing,
+            tls_is_due: implicit_tls,
             starttls: false,
             tls: None,
             attempts: 0,
@@ -182,6 +186,7 @@ impl Session {
     /// Runs the client's TLS handshake and judges its certificate.
     pub fn start_tls(&mut self, client: &mut Conn) -> Result<(), Cause> {
         self.step = Step::SslHandshaking;
+        self.tls_is_due = true;
         let service = Arc::clone(&self.service);
         service.refresh_tls();
         let Some(acceptor) = &service.acceptor else {
@@ -189,6 +194,7 @@ impl Session {
         };
         let engine = acceptor.engine().map_err(Cause::ClientTls)?;
         client.start_tls(engine, self.budget.deadline())?;
+        self.tls_is_due = false;
         let facts = client.tls_facts().unwrap_or_default();
         let refusal = crate::tls::refusal(&facts, acceptor.verify_client());
         self.tls = Some(facts);
@@ -217,18 +223,34 @@ impl Session {
         self.host_name = self.service.begin_host_name(self.client);
     }
 
-    /// The client's host name, waited for if it is still being looked up.
-    pub fn host_name(&mut self, deadline: Deadline) -> HostName {
+    /// The client's host name, waited for if it is still being looked up. The session can be evicted
+    /// meanwhile: whoever connects may have a name server that never answers.
+    pub fn host_name(&mut self, deadline: Deadline) -> Result<HostName, Cause> {
+        /// How long an eviction may go unnoticed.
+        const SLICE: Duration = Duration::from_millis(20);
         let Some(pending) = &mut self.host_name else {
-            return match self.client {
+            return Ok(match self.client {
                 Address::Ip(_) => HostName::Unavailable,
                 Address::Unix => HostName::TempUnavail,
-            };
+            });
         };
         let step = std::mem::replace(&mut self.step, Step::ResolvingClientAddress);
-        let name = pending.wait(deadline.at);
+        let presence = self.place.presence();
+        let name = loop {
+            if let Some(name) = pending.try_get() {
+                break name;
+            }
+            let Some(left) = deadline.remaining() else {
+                break pending.wait(Instant::now());
+            };
+            presence
+                .enter(Doing::WaitingForClient)
+                .map_err(|_| Cause::Evicted)?;
+            std::thread::sleep(left.min(SLICE));
+            presence.leave().map_err(|_| Cause::Evicted)?;
+        };
         self.step = step;
-        name
+        Ok(name)
     }
 
     /// Writes a line with everything that is known of the session.

@@ -66,6 +66,8 @@ fn run(
     let grant = log_in(session, client, dialect)?;
     let mut backend = dial(session, &grant)?;
     let answer = dialect.log_in_to_backend(session, &mut backend, &grant)?;
+    // Who is logged in is not evicted for the time that led to it.
+    client.command_is_complete();
     client.send(&answer, session.login_deadline())?;
     Ok(backend)
 }
@@ -146,10 +148,13 @@ fn delay_greeting(session: &mut Session, client: &mut Conn) -> Result<(), Cause>
     session.step = Step::InDelayPipelining;
     let deadline = Deadline::after(delay, "smtp_greeting_delay");
     client.excuse(deadline);
-    if client.buffered().is_empty() {
+    // Over TLS there can be something to read without anything in it.
+    while client.buffered().is_empty() && !client.read_ahead()? {
         match client.wait(WaitFor::Data, deadline)? {
             Seen::Nothing => return Ok(()),
-            Seen::Data | Seen::HangUp => client.fill(session.budget.deadline())?,
+            Seen::Data | Seen::HangUp if client.read_ahead()? => {}
+            Seen::Data => {}
+            Seen::HangUp => return Err(Cause::ClientGone),
         }
     }
     let said: Vec<u8> = without_credentials(client.buffered())
@@ -309,7 +314,8 @@ fn end(session: Session, mut client: Conn, dialect: &dyn Dialect, cause: Cause) 
         error.cause.io_error(),
     );
     client.cannot_be_evicted();
-    if let Some(line) = dialect.failure_line(&error.cause) {
+    let line = dialect.failure_line(&error.cause);
+    if let Some(line) = line.filter(|_| !session.tls_is_due) {
         // The client may be gone, or deaf; then it hears nothing.
         let _ = client.send(&line, Deadline::after(LAST_LINE, "timeout"));
     }

@@ -40,7 +40,20 @@ pub fn drop_root(user: &User, gid: Gid) -> Result<(), String> {
             "root's rights are still there after becoming `{name}`"
         ));
     }
+    Ok(())
+}
+
+/// No program that this process could start gains rights by it.
+///
+/// # Errors
+/// For people: the system refused.
+pub fn renounce_new() -> Result<(), String> {
     prctl::set_no_new_privs().map_err(|error| format!("cannot renounce new privileges: {error}"))
+}
+
+/// Whether the process has root's rights.
+pub fn is_root() -> bool {
+    geteuid().is_root()
 }
 
 fn group_id(name: &str) -> Result<Gid, String> {

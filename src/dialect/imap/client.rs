@@ -72,7 +72,23 @@ fn read_command(
     loop {
         let limit = session.service.client_buffer();
         match parse(client.buffered(), answered, limit) {
-            Parsed::Incomplete => fill_command(imap, session, client, &known)?,
+            Parsed::Incomplete { tag, needs } => {
+                imap.tag = tag;
+                // Only a line end or the end of a literal can make a difference.
+                loop {
+                    let held = client.buffered().len();
+                    fill_command(imap, session, client, &known)?;
+                    let new = client.buffered().get(held..).unwrap_or_default();
+                    let ends = if needs == 0 {
+                        new.contains(&b'\n')
+                    } else {
+                        held + new.len() >= needs
+                    };
+                    if ends {
+                        break;
+                    }
+                }
+            }
             Parsed::Literal { at, size } => {
                 // The line end behind the literal must fit as well.
                 let fits = at

@@ -17,8 +17,12 @@ pub(super) type Argument = Zeroizing<Vec<u8>>;
 /// What the bytes amount to so far.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Parsed {
-    /// More is needed.
-    Incomplete,
+    /// More is needed: at least so much that there are `needs` bytes in all.
+    Incomplete {
+        /// The tag, if at least that could be read.
+        tag: Vec<u8>,
+        needs: usize,
+    },
     /// A synchronizing literal of `size` bytes is announced; its bytes begin at `at`, once it has
     /// been answered.
     Literal { at: usize, size: usize },
@@ -73,6 +77,7 @@ pub(super) fn parse(input: &[u8], answered: usize, limit: usize) -> Parsed {
         at: 0,
         answered,
         limit,
+        needs: 0,
         tag: Vec::new(),
     };
     match parser.command() {
@@ -82,7 +87,10 @@ pub(super) fn parse(input: &[u8], answered: usize, limit: usize) -> Parsed {
             arguments,
             len: parser.at,
         },
-        Err(Stop::Incomplete) => Parsed::Incomplete,
+        Err(Stop::Incomplete) => Parsed::Incomplete {
+            tag: parser.tag,
+            needs: parser.needs,
+        },
         Err(Stop::Literal(at, size)) => Parsed::Literal { at, size },
         Err(Stop::TooLong) => Parsed::TooLong { tag: parser.tag },
         Err(Stop::Bad) => parser.bad_line(),
@@ -102,6 +110,8 @@ struct Parser<'a> {
     at: usize,
     answered: usize,
     limit: usize,
+    /// Where the literal ends that is not there yet.
+    needs: usize,
     tag: Vec<u8>,
 }
 
@@ -315,7 +325,10 @@ impl Parser<'_> {
         if !waits && end.saturating_add(2) > self.limit {
             return Err(Stop::TooLong);
         }
-        let bytes = self.input.get(self.at..end).ok_or(Stop::Incomplete)?;
+        let Some(bytes) = self.input.get(self.at..end) else {
+            self.needs = end;
+            return Err(Stop::Incomplete);
+        };
         self.at = end;
         Ok(Zeroizing::new(bytes.to_vec()))
     }
@@ -323,7 +336,10 @@ impl Parser<'_> {
     /// The rest of a line that is no command.
     fn bad_line(&mut self) -> Parsed {
         let Some(lf) = self.input[self.at..].iter().position(|&byte| byte == b'\n') else {
-            return Parsed::Incomplete;
+            return Parsed::Incomplete {
+                tag: std::mem::take(&mut self.tag),
+                needs: 0,
+            };
         };
         let len = self.at + lf + 1;
         let start = self.answered.min(self.at);
@@ -370,6 +386,10 @@ mod tests {
         }
     }
 
+    fn is_incomplete(parsed: Parsed) -> bool {
+        matches!(parsed, Parsed::Incomplete { .. })
+    }
+
     fn is_bad(input: &[u8]) -> bool {
         matches!(parse(input, 0, LIMIT), Parsed::Bad { .. })
     }
@@ -378,7 +398,7 @@ mod tests {
     fn every_prefix_of_a_command_is_incomplete() {
         let input = b"a1 LOGIN \"b \\\"o\\\\b\" {4+}\r\np{3} \r\n";
         for end in 0..input.len() {
-            assert_eq!(parse(&input[..end], 0, LIMIT), Parsed::Incomplete, "{end}");
+            assert!(is_incomplete(parse(&input[..end], 0, LIMIT)), "{end}");
         }
         let (word, arguments, len) = command(input, 0);
         assert_eq!(word, Word::Login);
@@ -508,6 +528,6 @@ mod tests {
     fn a_running_literal_that_does_not_fit_is_told_at_once() {
         let parsed = parse(b"a LOGIN {90+}\r\n", 0, 100);
         assert_eq!(parsed, Parsed::TooLong { tag: b"a".to_vec() });
-        assert_eq!(parse(b"a LOGIN {83+}\r\n", 0, 100), Parsed::Incomplete);
+        assert!(is_incomplete(parse(b"a LOGIN {83+}\r\n", 0, 100)));
     }
 }

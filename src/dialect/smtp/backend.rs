@@ -103,7 +103,7 @@ impl Talk<'_> {
             (Xclient::Full, Some(offered)) => offered,
             _ => Vec::new(),
         };
-        let name = self.session.host_name(self.session.login_deadline());
+        let name = self.session.host_name(self.session.login_deadline())?;
         let login = (!grant.login.is_empty() && !grant.smtp_auth).then_some(&grant.login[..]);
         let command = xclient::command(smtp, self.session, &name, login, &more);
         self.send(Step::SendingXclient, &line(&[command.as_bytes()]))?;
