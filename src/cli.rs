@@ -1,6 +1,7 @@
 //! The command line: which command, which file, and the exit status.
 //!
-//! 0 is success, 1 a failure while running, 2 a wrong configuration or usage.
+//! 0 is success, 1 a failure while running, 2 a wrong configuration or usage, 3 an import that left
+//! something out.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -11,12 +12,14 @@ use clap::{Parser, Subcommand};
 use crate::config;
 use crate::daemon::{self, Failure};
 use crate::demo;
+use crate::import;
 
 /// Where packages put the configuration.
 const CONFIG: &str = "/etc/postern/postern.ini";
 
 const FAILED: u8 = 1;
 const WRONG: u8 = 2;
+const INCOMPLETE: u8 = 3;
 
 /// A mail proxy for IMAP, POP3 and SMTP.
 #[derive(Debug, Parser)]
@@ -44,6 +47,13 @@ enum Command {
     },
     /// Prints every directive with its sections, type, default and meaning.
     Reference,
+    /// Turns an nginx or Angie configuration of a mail proxy into ours, on standard output.
+    ///
+    /// What cannot be carried over is a comment there and a warning here; the exit status is 3 then.
+    ImportNginx {
+        /// The main file, such as /etc/nginx/nginx.conf; what it includes is read too.
+        file: PathBuf,
+    },
     /// Runs on loopback ports with a small mail store behind it, and prints what to try.
     Demo,
 }
@@ -68,6 +78,7 @@ pub fn main() -> ExitCode {
             print(&config::reference());
             ExitCode::SUCCESS
         }
+        Some(Command::ImportNginx { file }) => import_nginx(&file),
         Some(Command::Demo) => ended(demo::run(print)),
     }
 }
@@ -93,6 +104,27 @@ fn check(file: &std::path::Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(errors) => wrong(&errors),
+    }
+}
+
+fn import_nginx(file: &std::path::Path) -> ExitCode {
+    let imported = match import::import(file) {
+        Ok(imported) => imported,
+        Err(errors) => return wrong(&errors),
+    };
+    // Half a configuration must not pass for a whole one.
+    let mut out = std::io::stdout();
+    let written = out.write_all(imported.ini.as_bytes());
+    if let Err(error) = written.and_then(|()| out.flush()) {
+        complain(&format!("postern: cannot be written: {error}\n"));
+        return ExitCode::from(FAILED);
+    }
+    for warning in &imported.warnings {
+        complain(&format!("{warning}\n"));
+    }
+    match imported.warnings.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(INCOMPLETE),
     }
 }
 

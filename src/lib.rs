@@ -6,6 +6,7 @@
 //! - `auth` asks whether a login may pass; `backend` reaches the server that it belongs to.
 //! - `net`: sockets, connections, the relay, DNS, HTTP, PROXY headers; `tls`: engines without I/O.
 //! - `demo` is `postern demo`: a mail store and an auth server to try the proxy with.
+//! - `import` is `postern import-nginx`: a configuration of nginx's or Angie's mail proxy as ours.
 //! - `config` reads the file, `log` writes lines, `daemon` is the process, `cli` its arguments.
 //!
 //! Everything blocks, and every wait has a deadline. One thread carries a session up to the end of
@@ -21,6 +22,7 @@ pub mod daemon;
 pub mod demo;
 pub mod dialect;
 pub mod front;
+pub mod import;
 pub mod log;
 pub mod net;
 pub mod presence;
