@@ -8,6 +8,8 @@ pub mod imap;
 pub mod pop3;
 pub mod smtp;
 
+use zeroize::Zeroizing;
+
 use crate::auth;
 use crate::config::{Mechanisms, Protocol, Starttls};
 use crate::log::escape;
@@ -176,6 +178,21 @@ fn read_client_line(
         }
         fill_command(dialect, session, client, known)?;
     }
+}
+
+/// What AUTH or AUTHENTICATE asks for: a mechanism that may be used, and the initial response. `None`
+/// if the command is to be refused.
+fn mechanism(
+    arguments: &[Zeroizing<Vec<u8>>],
+    configured: Mechanisms,
+) -> Option<(Mechanism, Option<&[u8]>)> {
+    let (name, initial) = match arguments {
+        [name] => (name, None),
+        [name, initial] => (name, Some(initial.as_slice())),
+        _ => return None,
+    };
+    let mechanism = Mechanism::by_name(name)?;
+    is_enabled(mechanism, configured).then_some((mechanism, initial))
 }
 
 /// Carries a SASL exchange; `None` when it failed and the client has been told so.

@@ -3,12 +3,12 @@
 use super::Imap;
 use super::parse::{Argument, Parsed, WORDS, Word, parse};
 use crate::dialect::{
-    announced, authenticate, count_command, fill_command, is_enabled, offers_starttls, refuse_line,
+    announced, authenticate, count_command, fill_command, mechanism, offers_starttls, refuse_line,
     reply, requires_tls, start_tls,
 };
 use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
-use crate::sasl::{Credentials, Mechanism, Method};
+use crate::sasl::{Credentials, Method};
 use crate::secret::Secret;
 use crate::session::error::Cause;
 use crate::session::{Session, Step};
@@ -152,17 +152,8 @@ fn start_sasl(
     client: &mut Conn,
     arguments: &[Argument],
 ) -> Result<Option<Credentials>, Cause> {
-    let (name, initial) = match arguments {
-        [name] => (name, None),
-        [name, initial] => (name, Some(initial.as_slice())),
-        _ => {
-            refuse(imap, session, client)?;
-            return Ok(None);
-        }
-    };
-    let enabled = session.service.conf.imap_auth;
-    match Mechanism::by_name(name).filter(|&mechanism| is_enabled(mechanism, enabled)) {
-        Some(mechanism) => authenticate(imap, session, client, mechanism, initial),
+    match mechanism(arguments, session.service.conf.imap_auth) {
+        Some((mechanism, initial)) => authenticate(imap, session, client, mechanism, initial),
         None => {
             refuse(imap, session, client)?;
             Ok(None)

@@ -4,11 +4,11 @@ use super::Pop3;
 use super::parse::{Argument, WORDS, Word, parse};
 use crate::config::Mechanisms;
 use crate::dialect::{
-    announced, authenticate, count_command, is_enabled, offers_starttls, read_client_line,
+    announced, authenticate, count_command, mechanism, offers_starttls, read_client_line,
     refuse_line, reply, requires_tls, start_tls,
 };
 use crate::net::conn::Conn;
-use crate::sasl::{Credentials, Mechanism, Method};
+use crate::sasl::{Credentials, Method};
 use crate::secret::Secret;
 use crate::session::error::Cause;
 use crate::session::{Session, Step};
@@ -103,17 +103,8 @@ fn start_sasl(
     client: &mut Conn,
     arguments: &[Argument],
 ) -> Result<Option<Credentials>, Cause> {
-    let (name, initial) = match arguments {
-        [name] => (name, None),
-        [name, initial] => (name, Some(initial.as_slice())),
-        _ => {
-            refuse(session, client)?;
-            return Ok(None);
-        }
-    };
-    let enabled = session.service.conf.pop3_auth;
-    match Mechanism::by_name(name).filter(|&mechanism| is_enabled(mechanism, enabled)) {
-        Some(mechanism) => authenticate(pop3, session, client, mechanism, initial),
+    match mechanism(arguments, session.service.conf.pop3_auth) {
+        Some((mechanism, initial)) => authenticate(pop3, session, client, mechanism, initial),
         None => {
             refuse(session, client)?;
             Ok(None)

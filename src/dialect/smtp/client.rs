@@ -4,12 +4,12 @@
 use super::Smtp;
 use super::parse::{Argument, Parsed, WORDS, Word, parse};
 use crate::dialect::{
-    announced, authenticate, count_command, is_enabled, log_rejected, offers_starttls,
+    announced, authenticate, count_command, log_rejected, mechanism, offers_starttls,
     read_client_line, refuse_line, reply, requires_tls, start_tls,
 };
 use crate::net::conn::Conn;
 use crate::net::line::Line;
-use crate::sasl::{Credentials, Mechanism, Method};
+use crate::sasl::{Credentials, Method};
 use crate::secret::Secret;
 use crate::session::error::Cause;
 use crate::session::{Session, Step};
@@ -163,21 +163,12 @@ fn start_sasl(
         refuse(session, client)?;
         return Ok(None);
     }
-    let (name, initial) = match arguments {
-        [] => {
-            reply(session, client, INVALID_ARGUMENT)?;
-            return Ok(None);
-        }
-        [name] => (name, None),
-        [name, initial] => (name, Some(initial.as_slice())),
-        _ => {
-            refuse(session, client)?;
-            return Ok(None);
-        }
-    };
-    let enabled = session.service.conf.smtp_auth;
-    match Mechanism::by_name(name).filter(|&mechanism| is_enabled(mechanism, enabled)) {
-        Some(mechanism) => authenticate(smtp, session, client, mechanism, initial),
+    if arguments.is_empty() {
+        reply(session, client, INVALID_ARGUMENT)?;
+        return Ok(None);
+    }
+    match mechanism(arguments, session.service.conf.smtp_auth) {
+        Some((mechanism, initial)) => authenticate(smtp, session, client, mechanism, initial),
         None => {
             refuse(session, client)?;
             Ok(None)
