@@ -121,10 +121,13 @@ impl Presence {
         })
     }
 
-    /// Ends the session at its next wait for the client, or in it.
+    /// Ends the session at its next wait for the client, or in it. A line that is being written is not
+    /// cut off: the goodbye comes behind it.
     pub fn dismiss(&self) {
         self.dismissed.store(true, Ordering::SeqCst);
-        self.evict();
+        if self.swap(Doing::WaitingForClient, Doing::Evicted).is_ok() {
+            self.socket.shutdown(Shutdown::Read);
+        }
     }
 
     /// Whether the program stops, which is why the session was evicted.

@@ -1,0 +1,670 @@
+//! Which certificate a client gets, what becomes of its own, renewal while the proxy runs, and which
+//! sessions are resumed.
+
+mod common;
+mod peers;
+mod servers;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use common::auth_server::{Answer, AuthServer, Request};
+use common::postern::Postern;
+use common::temp::TempDir;
+use common::tls::{Client, TlsLines};
+use common::tools::run;
+use common::{proxy_to, service};
+use openssl::x509::X509;
+use peers::imap::imap_server;
+use peers::{Peer, server_of};
+use servers::pki::{self, Key, NAMES, Pair, Pki, State};
+
+/// A proxy for IMAP over implicit TLS in front of a small server.
+struct Setting {
+    postern: Postern,
+    auth: AuthServer,
+    _backend: Peer,
+}
+
+fn proxy(lines: &str) -> Setting {
+    let backend = Peer::start(imap_server);
+    let lines = format!("listen = 127.0.0.1:0 ssl\n{lines}");
+    let (postern, auth) = proxy_to("imap", backend.address(), &lines);
+    Setting {
+        postern,
+        auth,
+        _backend: backend,
+    }
+}
+
+fn client() -> Client {
+    Client::trusting(&Pki::shared().authority())
+}
+
+impl Setting {
+    fn address(&self) -> SocketAddr {
+        self.postern.addresses("imap")[1]
+    }
+
+    fn greeted(&self, client: &Client) -> TlsLines {
+        let mut lines = client.connect(self.address());
+        lines.expect("* OK IMAP4 ready");
+        lines
+    }
+
+    fn shown(&self) -> Vec<u8> {
+        self.greeted(&client()).tls.peer_certificate()
+    }
+
+    /// Runs `openssl s_client` up to the goodbye.
+    fn s_client(&self, options: &[&str]) -> String {
+        let server = self.address().to_string();
+        let common = ["s_client", "-ign_eof", "-crlf", "-connect", &server];
+        let said = run("openssl", &[&common, options].concat(), b"q LOGOUT\n").text();
+        assert!(said.contains("q OK completed"), "{said}");
+        said
+    }
+}
+
+fn log_in(lines: &mut TlsLines) {
+    let answer = lines.ask_many("a LOGIN alice secret", "a ");
+    assert!(answer[0].starts_with("a OK"), "{answer:?}");
+}
+
+#[test]
+fn the_certificate_is_chosen_by_name_and_key_type() {
+    let pki = Pki::shared();
+    let names = [
+        ("mail.test", "DNS:mail.test"),
+        ("other.test", "DNS:other.test,DNS:*.wild.test"),
+    ];
+    let keys = [(Key::Rsa, "RSA-PSS+SHA256"), (Key::Ec, "ECDSA+SHA256")];
+    let mut pairs = Vec::new();
+    for (name, alternatives) in names {
+        for (key, algorithm) in keys {
+            pairs.push((
+                name,
+                algorithm,
+                pki.issue(name, alternatives, key, State::Good),
+            ));
+        }
+    }
+    let lines: String = pairs
+        .iter()
+        .map(|(_, _, pair)| pair.ssl_certificate())
+        .collect();
+    let setting = proxy(&lines);
+    let shown = |options: &[&str]| {
+        let said = setting.s_client(options);
+        let begin = said.find("-----BEGIN").unwrap_or(0);
+        let certificate = X509::from_pem(&said.as_bytes()[begin..]);
+        let certificate = certificate.unwrap_or_else(|_| panic!("no certificate in {said}"));
+        certificate.to_der().expect("it came from DER")
+    };
+    for (name, algorithm, pair) in &pairs {
+        assert!(
+            shown(&["-servername", name, "-sigalgs", algorithm]) == pair.der(),
+            "{name} {algorithm}"
+        );
+    }
+    let (rsa, other_rsa) = (&pairs[0].2, &pairs[2].2);
+    let sigalgs = ["-sigalgs", "RSA-PSS+SHA256"];
+    let asked_for = |name: &[&str]| shown(&[name, &sigalgs].concat());
+    assert!(asked_for(&["-servername", "a.wild.test"]) == other_rsa.der());
+    assert!(asked_for(&["-servername", "OTHER.test"]) == other_rsa.der());
+    // Without a name that is known, the first stands in.
+    assert!(asked_for(&["-servername", "unknown.test"]) == rsa.der());
+    assert!(asked_for(&["-noservername"]) == rsa.der());
+}
+
+#[test]
+fn tls_1_2_chooses_by_cipher_between_key_types() {
+    let pki = Pki::shared();
+    let rsa = pki.issue("mail.test", NAMES, Key::Rsa, State::Good);
+    let ec = pki.issue("mail.test", NAMES, Key::Ec, State::Good);
+    let setting = proxy(&(rsa.ssl_certificate() + &ec.ssl_certificate()));
+    for (cipher, kind) in [
+        ("ECDHE-RSA-AES128-GCM-SHA256", "Peer signature type: RSA"),
+        (
+            "ECDHE-ECDSA-AES128-GCM-SHA256",
+            "Peer signature type: ECDSA",
+        ),
+    ] {
+        let said = setting.s_client(&["-tls1_2", "-cipher", cipher]);
+        assert!(
+            said.contains(kind) && said.contains(&format!("Cipher is {cipher}")),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn ssl_protocols_and_ssl_ciphers_hold() {
+    let more = "ssl_protocols = TLSv1.2\nssl_ciphers = ECDHE-ECDSA-CHACHA20-POLY1305:!aNULL\n";
+    let setting = proxy(&format!(
+        "{more}{}",
+        Pki::shared().server().ssl_certificate()
+    ));
+    let said = setting.s_client(&[]);
+    assert!(
+        said.contains("TLSv1.2, Cipher is ECDHE-ECDSA-CHACHA20-POLY1305"),
+        "{said}"
+    );
+    for refused in [
+        &["-tls1_3"][..],
+        &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"],
+    ] {
+        let server = setting.address().to_string();
+        let arguments = [&["s_client", "-connect", &server], refused].concat();
+        assert!(!run("openssl", &arguments, b"").success);
+    }
+}
+
+/// Whether the second of two connections resumes the first one's session, by `openssl s_client`.
+fn is_resumed(first: SocketAddr, second: SocketAddr, version: &str) -> bool {
+    let folder = TempDir::new("sessions");
+    let file = folder.path().join("session").display().to_string();
+    let connect = |address: SocketAddr, option: &str| {
+        let server = address.to_string();
+        let common = [
+            "s_client", "-ign_eof", "-crlf", version, "-connect", &server,
+        ];
+        let said = run(
+            "openssl",
+            &[&common[..], &[option, &file]].concat(),
+            b"q LOGOUT\n",
+        )
+        .text();
+        assert!(said.contains("q OK completed"), "{said}");
+        said
+    };
+    let said = connect(first, "-sess_out");
+    assert!(said.contains("New, TLSv1."), "{said}");
+    if fs::metadata(&file).is_err() {
+        return false;
+    }
+    let said = connect(second, "-sess_in");
+    assert!(
+        said.contains("New, TLSv1.") != said.contains("Reused, TLSv1."),
+        "{said}"
+    );
+    said.contains("Reused, TLSv1.")
+}
+
+#[test]
+fn sessions_are_resumed_as_configured() {
+    let cases = [
+        ("", true),
+        (
+            "ssl_session_tickets = off\nssl_session_cache = shared:SSL:1m",
+            true,
+        ),
+        (
+            "ssl_session_tickets = off\nssl_session_cache = builtin",
+            true,
+        ),
+        ("ssl_session_tickets = off\nssl_session_cache = none", false),
+        ("ssl_session_tickets = off\nssl_session_cache = off", false),
+        ("ssl_session_tickets = off", false),
+    ];
+    let certificate = Pki::shared().server().ssl_certificate();
+    for (lines, resumes) in cases {
+        let setting = proxy(&format!("{certificate}{lines}"));
+        for version in ["-tls1_2", "-tls1_3"] {
+            let resumed = is_resumed(setting.address(), setting.address(), version);
+            assert_eq!(resumed, resumes, "{version} with {lines:?}");
+        }
+    }
+}
+
+#[test]
+fn native_resumes_tls_1_2() {
+    let certificate = Pki::shared().server().ssl_certificate();
+    let setting = proxy(&format!("{certificate}tls_library = native"));
+    assert!(is_resumed(setting.address(), setting.address(), "-tls1_2"));
+    let said = setting.s_client(&["-reconnect", "-tls1_2"]);
+    assert_eq!(said.matches("Reused, TLSv1.2").count(), 5, "{said}");
+}
+
+#[test]
+fn reconnecting_five_times_resumes_five_times() {
+    let setting = proxy(&Pki::shared().server().ssl_certificate());
+    let said = setting.s_client(&["-reconnect", "-tls1_2"]);
+    assert_eq!(said.matches("Reused, TLSv1.2").count(), 5, "{said}");
+}
+
+#[test]
+fn a_resumed_session_can_log_in() {
+    let setting = proxy(&Pki::shared().server().ssl_certificate());
+    for client in [client(), client().only_1_2()] {
+        let mut first = setting.greeted(&client);
+        log_in(&mut first);
+        assert!(!first.tls.is_resumed());
+        let mut second = setting.greeted(&client);
+        assert!(second.tls.is_resumed());
+        log_in(&mut second);
+    }
+}
+
+/// Two servers with the same tickets and cache, of which the second has these lines besides.
+fn resumes_across(second: &str) -> [bool; 2] {
+    let backend = Peer::start(imap_server).address();
+    let auth = AuthServer::start(move |_| Answer::ok(backend));
+    let key = TempDir::new("ticket-key");
+    let key = key.write("key", [7; 80]);
+    let certificate = Pki::shared().server().ssl_certificate();
+    let lines = format!(
+        "{certificate}ssl_session_ticket_key = {}\nssl_session_cache = shared:SSL:1m\n",
+        key.display()
+    );
+    let server = |name: &str, more: &str| {
+        let text = service(
+            "imap",
+            &auth,
+            &format!("listen = 127.0.0.1:0 ssl\n{lines}{more}"),
+        );
+        text.replace("[server imap]", &format!("[server {name}]"))
+    };
+    let postern = Postern::start(&(server("a", "") + &server("b", second)));
+    let (a, b) = (postern.addresses("a")[1], postern.addresses("b")[1]);
+    ["-tls1_2", "-tls1_3"].map(|version| is_resumed(a, b, version))
+}
+
+#[test]
+fn servers_with_one_ticket_key_resume_each_others_sessions() {
+    assert_eq!(resumes_across(""), [true, true]);
+}
+
+#[test]
+fn sessions_do_not_cross_to_a_server_with_other_rules_for_client_certificates() {
+    let authority = Pki::shared().authority();
+    let authority = authority.display();
+    for second in [
+        format!("ssl_verify_client = optional\nssl_client_certificate = {authority}"),
+        "ssl_verify_client = optional_no_ca".to_owned(),
+    ] {
+        assert_eq!(resumes_across(&second), [false, false], "{second}");
+    }
+}
+
+/// What a client may have.
+struct Identities {
+    good: Pair,
+    expired: Pair,
+    revoked: Pair,
+    self_signed: Pair,
+}
+
+impl Identities {
+    fn make() -> Identities {
+        let issue = |state| {
+            let name = format!("{state:?} client");
+            Pki::shared().issue(&name, "email:client@example.test", Key::Ec, state)
+        };
+        Identities {
+            good: issue(State::Good),
+            expired: issue(State::Expired),
+            revoked: issue(State::Revoked),
+            self_signed: issue(State::SelfSigned),
+        }
+    }
+}
+
+fn verifying(mode: &str) -> String {
+    let pki = Pki::shared();
+    format!(
+        "ssl_verify_client = {mode}\nssl_client_certificate = {}\nssl_crl = {}\n{}",
+        pki.authority().display(),
+        pki.crl().display(),
+        pki.server().ssl_certificate()
+    )
+}
+
+fn with(pair: &Pair) -> Client {
+    client().with(&pair.certificate, &pair.key)
+}
+
+/// What is to become of a client.
+enum Fate {
+    /// It may log in, and this is `Auth-SSL-Verify`.
+    Passes(&'static str),
+    /// It hears this line, and the log says this.
+    Hears(&'static str, &'static str),
+}
+
+use Fate::{Hears, Passes};
+
+const ERROR: &str = "* BYE SSL certificate error";
+
+fn expect_fate(setting: &Setting, what: &str, client: &Client, fate: &Fate) {
+    let before = setting.auth.requests().len();
+    let mut lines = client.connect(setting.address());
+    match fate {
+        Passes(verify) => {
+            lines.expect("* OK IMAP4 ready");
+            log_in(&mut lines);
+            let request = setting.auth.wait_for_request(before + 1);
+            assert_eq!(request.header("Auth-SSL-Verify"), Some(*verify), "{what}");
+        }
+        Hears(line, log) => {
+            assert_eq!(lines.line(), *line, "{what}");
+            lines.expect_close();
+            let line = setting.postern.wait_for_log(log);
+            assert!(
+                line.contains("[info]") && line.contains("while SSL handshaking"),
+                "{line}"
+            );
+            assert_eq!(setting.auth.requests().len(), before, "{what}");
+        }
+    }
+}
+
+#[test]
+fn each_verify_mode_treats_each_client_certificate_as_nginx_does() {
+    const EXPIRED: Fate = Hears(
+        ERROR,
+        "client SSL certificate verify error: (10:certificate has expired)",
+    );
+    const REVOKED: Fate = Hears(
+        ERROR,
+        "client SSL certificate verify error: (23:certificate revoked)",
+    );
+    const SELF_SIGNED: Fate = Hears(
+        ERROR,
+        "client SSL certificate verify error: (18:self-signed certificate)",
+    );
+    const MISSING: Fate = Hears(
+        "* BYE No required SSL certificate",
+        "client sent no required SSL certificate",
+    );
+    let identities = Identities::make();
+    let modes = [
+        ("on", SELF_SIGNED, MISSING),
+        ("optional", SELF_SIGNED, Passes("NONE")),
+        (
+            "optional_no_ca",
+            Passes("FAILED:self-signed certificate"),
+            Passes("NONE"),
+        ),
+    ];
+    for (mode, self_signed, missing) in modes {
+        let setting = proxy(&verifying(mode));
+        for old in [false, true] {
+            let check = |what: &str, client: Client, fate: &Fate| {
+                let client = if old { client.only_1_2() } else { client };
+                expect_fate(&setting, &format!("{what} with {mode}"), &client, fate);
+            };
+            check("good", with(&identities.good), &Passes("SUCCESS"));
+            check("expired", with(&identities.expired), &EXPIRED);
+            check("revoked", with(&identities.revoked), &REVOKED);
+            check("self-signed", with(&identities.self_signed), &self_signed);
+            check("none", client(), &missing);
+        }
+    }
+}
+
+#[test]
+fn verify_client_off_asks_for_none_and_says_nothing_of_one() {
+    let good = Identities::make().good;
+    let setting = proxy(&Pki::shared().server().ssl_certificate());
+    log_in(&mut setting.greeted(&with(&good)));
+    let request = setting.auth.wait_for_request(1);
+    assert_eq!(
+        names_of_tls_headers(&request),
+        ["Auth-SSL", "Auth-SSL-Protocol", "Auth-SSL-Cipher"]
+    );
+}
+
+#[test]
+fn a_client_certificate_that_is_trusted_itself_is_good() {
+    let own = Pki::shared().issue("device", "DNS:device.test", Key::Rsa, State::SelfSigned);
+    let setting = proxy(&format!(
+        "ssl_verify_client = on\nssl_client_certificate = {}\nssl_trusted_certificate = {}\n{}",
+        Pki::shared().authority().display(),
+        own.certificate.display(),
+        Pki::shared().server().ssl_certificate()
+    ));
+    expect_fate(&setting, "trusted", &with(&own), &Passes("SUCCESS"));
+}
+
+#[test]
+fn the_refusal_has_its_line_in_every_protocol_behind_starttls_too() {
+    let lines = [
+        (
+            "pop3",
+            "STLS",
+            "+OK",
+            "-ERR SSL certificate error",
+            "-ERR No required SSL certificate",
+        ),
+        (
+            "smtp",
+            "STARTTLS",
+            "220 2.0.0 Start TLS",
+            "421 4.7.1 SSL certificate error",
+            "421 4.7.1 No required SSL certificate",
+        ),
+        (
+            "imap",
+            "t STARTTLS",
+            "t OK completed",
+            ERROR,
+            "* BYE No required SSL certificate",
+        ),
+    ];
+    let stranger = Pki::shared().issue("stranger", "DNS:a.test", Key::Ec, State::SelfSigned);
+    for (protocol, command, begin, error, missing) in lines {
+        let backend = Peer::start(server_of(protocol));
+        let tls = format!(
+            "listen = 127.0.0.1:0 ssl\nstarttls = on\n{}",
+            verifying("on")
+        );
+        let (postern, auth) = proxy_to(protocol, backend.address(), &tls);
+        for (client, line) in [(with(&stranger), error), (client(), missing)] {
+            let mut implicit = client.connect(postern.addresses(protocol)[1]);
+            implicit.expect(line);
+            implicit.expect_close();
+
+            let (mut plain, _) =
+                common::line_client::LineClient::greeted(postern.address(protocol));
+            plain.ask(command, begin);
+            let tls = client.handshake(plain.stream());
+            let mut behind = TlsLines::over(tls.expect("the handshake lets everybody in"));
+            behind.expect(line);
+            behind.expect_close();
+        }
+        assert!(auth.requests().is_empty());
+    }
+}
+
+fn names_of_tls_headers(request: &Request) -> Vec<&str> {
+    let headers = request.headers().into_iter();
+    let names = headers.filter_map(|line| Some(line.split_once(": ")?.0));
+    names.filter(|name| name.starts_with("Auth-SSL")).collect()
+}
+
+/// What the openssl command says of a certificate, without the name before `=`.
+fn said_of(pair: &Pair, options: &[&str]) -> String {
+    let file = pair.certificate.display().to_string();
+    let common = ["x509", "-noout", "-nameopt", "RFC2253", "-in", &file];
+    let said = run("openssl", &[&common, options].concat(), b"").text();
+    let (_, value) = said.trim_end().split_once('=').expect("it says NAME=VALUE");
+    value.trim_start().to_owned()
+}
+
+#[test]
+fn the_auth_server_gets_the_certificate_as_openssl_spells_it() {
+    let pair = Identities::make().good;
+    let setting = proxy(&format!(
+        "auth_http_pass_client_cert = on\n{}",
+        verifying("on")
+    ));
+    log_in(&mut setting.greeted(&with(&pair)));
+    let request = setting.auth.wait_for_request(1);
+    let fingerprint = said_of(&pair, &["-fingerprint", "-sha1"])
+        .replace(':', "")
+        .to_lowercase();
+    let pem = fs::read_to_string(&pair.certificate).expect("the file can be read");
+    let expected = [
+        "Auth-SSL: on".to_owned(),
+        "Auth-SSL-Protocol: TLSv1.3".to_owned(),
+        "Auth-SSL-Cipher: TLS_AES_256_GCM_SHA384".to_owned(),
+        "Auth-SSL-Verify: SUCCESS".to_owned(),
+        format!("Auth-SSL-Subject: {}", said_of(&pair, &["-subject"])),
+        format!("Auth-SSL-Issuer: {}", said_of(&pair, &["-issuer"])),
+        format!("Auth-SSL-Serial: {}", said_of(&pair, &["-serial"])),
+        format!("Auth-SSL-Fingerprint: {fingerprint}"),
+        format!(
+            "Auth-SSL-Cert: {}",
+            pem.replace(' ', "%20").replace('\n', "%0A")
+        ),
+    ];
+    let mut headers = request.headers();
+    headers.retain(|line| line.starts_with("Auth-SSL"));
+    assert_eq!(headers, expected);
+    assert_eq!(
+        expected[4],
+        "Auth-SSL-Subject: CN=Good client,O=Postern tests"
+    );
+}
+
+#[test]
+fn a_resumed_session_is_judged_by_the_certificate_of_its_first() {
+    let pair = Identities::make().good;
+    let setting = proxy(&verifying("on"));
+    for client in [with(&pair), with(&pair).only_1_2()] {
+        log_in(&mut setting.greeted(&client));
+        let mut again = setting.greeted(&client);
+        assert!(again.tls.is_resumed());
+        log_in(&mut again);
+    }
+    let requests = setting.auth.requests();
+    assert_eq!(requests.len(), 4);
+    for request in requests {
+        assert_eq!(request.header("Auth-SSL-Verify"), Some("SUCCESS"));
+        let subject = request.header("Auth-SSL-Subject");
+        assert_eq!(subject, Some("CN=Good client,O=Postern tests"));
+    }
+}
+
+/// A folder whose pair is replaced while the proxy runs.
+struct Live {
+    folder: TempDir,
+    pair: Pair,
+}
+
+impl Live {
+    fn new(first: &Pair) -> Live {
+        let folder = TempDir::new("live");
+        let pair = Pair {
+            certificate: folder.path().join("live.pem"),
+            key: folder.path().join("live.key"),
+        };
+        let live = Live { folder, pair };
+        live.renew(first);
+        live
+    }
+
+    /// As certbot does it: new files take the old names.
+    fn renew(&self, new: &Pair) {
+        for (from, to) in [
+            (&new.certificate, &self.pair.certificate),
+            (&new.key, &self.pair.key),
+        ] {
+            let beside = self.folder.path().join("new");
+            fs::copy(from, &beside).expect("the folder is ours");
+            fs::rename(&beside, to).expect("the folder is ours");
+        }
+    }
+}
+
+/// The proxy looks at its files once a second at most.
+fn let_a_second_pass() {
+    thread::sleep(Duration::from_millis(1100));
+}
+
+#[test]
+fn a_renewed_certificate_serves_the_next_handshake_and_leaves_sessions_alone() {
+    for library in ["rustls", "native"] {
+        let issue = || Pki::shared().issue("mail.test", NAMES, Key::Ec, State::Good);
+        let (old, new) = (issue(), issue());
+        let live = Live::new(&old);
+        let setting = proxy(&format!(
+            "tls_library = {library}\n{}",
+            live.pair.ssl_certificate()
+        ));
+        let mut before_login = setting.greeted(&client());
+        let mut relayed = setting.greeted(&client());
+        log_in(&mut relayed);
+        assert!(relayed.tls.peer_certificate() == old.der());
+
+        live.renew(&new);
+        let_a_second_pass();
+        assert!(setting.shown() == new.der(), "{library}");
+        setting.postern.wait_for_log("certificates have changed");
+        relayed.ask("b NOOP", "b OK backend NOOP");
+        log_in(&mut before_login);
+    }
+}
+
+#[test]
+fn a_certificate_revoked_meanwhile_is_refused_even_on_resumption() {
+    let pki = Pki::shared();
+    let pair = pki.issue("former client", "email:a@b.test", Key::Ec, State::Good);
+    let folder = TempDir::new("crl");
+    let crl = folder.path().join("crl.pem");
+    fs::copy(pki.crl(), &crl).expect("the folder is ours");
+    let setting = proxy(&format!(
+        "ssl_verify_client = on\nssl_client_certificate = {}\nssl_crl = {}\n{}",
+        pki.authority().display(),
+        crl.display(),
+        pki.server().ssl_certificate()
+    ));
+    let client = with(&pair);
+    log_in(&mut setting.greeted(&client));
+
+    pki.revoke(&pair);
+    fs::rename(pki.crl(), &crl).expect("both are in the same file system");
+    let_a_second_pass();
+    let mut again = client.connect(setting.address());
+    again.expect(ERROR);
+    again.expect_close();
+}
+
+#[test]
+fn a_broken_new_file_keeps_the_old_certificate_and_is_logged_once() {
+    for library in ["rustls", "native"] {
+        let issue = || Pki::shared().issue("mail.test", NAMES, Key::Ec, State::Good);
+        let (old, new) = (issue(), issue());
+        let live = Live::new(&old);
+        let setting = proxy(&format!(
+            "tls_library = {library}\n{}",
+            live.pair.ssl_certificate()
+        ));
+
+        // Garbage; then a certificate whose key has not come yet.
+        for content in [
+            b"-----BEGIN NONSENSE-----\n".to_vec(),
+            fs::read(&new.certificate).expect("it is there"),
+        ] {
+            fs::write(&live.pair.certificate, content).expect("the folder is ours");
+            let_a_second_pass();
+            for _ in 0..3 {
+                assert!(setting.shown() == old.der(), "{library}");
+            }
+        }
+        let lines = setting.postern.lines_with("the old ones stay in use");
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        for line in lines {
+            let file = live.pair.certificate.display().to_string();
+            assert!(line.contains("[error]") && line.contains(&file), "{line}");
+        }
+
+        live.renew(&new);
+        let_a_second_pass();
+        assert!(setting.shown() == new.der(), "{library}");
+        assert!(pki::fingerprint(&live.pair.certificate) == pki::fingerprint(&new.certificate));
+    }
+}
