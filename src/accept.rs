@@ -131,8 +131,9 @@ impl Acceptor {
         turned.socket.shutdown(std::net::Shutdown::Write);
         if let Some(before) = refusals.allow() {
             let text = format!(
-                "no room for a connection to server \"{}\": `{}` is reached ({before} more refused \
-                 since the last such line)",
+                "no room for {} at server \"{}\": `{}` is reached ({before} more refused since the \
+                 last such line)",
+                turned.peer,
                 escape(turned.service.conf.name.as_bytes()),
                 turned.limit
             );

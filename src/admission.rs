@@ -67,6 +67,8 @@ pub struct Turned {
     pub implicit_tls: bool,
     /// The connection.
     pub socket: Arc<Socket>,
+    /// Its other end.
+    pub peer: Address,
     /// Which limit is reached.
     pub limit: &'static str,
 }
@@ -143,6 +145,7 @@ impl Admission {
                 service,
                 implicit_tls,
                 socket,
+                peer,
                 limit: "max_sessions",
             });
         }
@@ -175,6 +178,7 @@ impl Admission {
             service: Arc::clone(&arrival.service),
             implicit_tls: arrival.implicit_tls,
             socket: Arc::clone(&arrival.socket),
+            peer: arrival.peer,
             limit: "accept_queue",
         })
     }

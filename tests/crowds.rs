@@ -3,6 +3,7 @@
 
 mod common;
 mod peers;
+mod servers;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -14,8 +15,10 @@ use std::time::{Duration, Instant};
 use common::auth_server::{Answer, AuthServer};
 use common::line_client::LineClient;
 use common::postern::Postern;
+use common::temp::TempDir;
 use common::{service, wait};
 use peers::{Peer, imap_server, pop3_server, smtp_server};
+use servers::certificate;
 use socket2::{Domain, Socket, Type};
 
 const CROWD: usize = 1000;
@@ -230,6 +233,41 @@ fn stopping_in_half_a_literal_does_not_delay_a_login() {
 #[test]
 fn stopping_inside_sasl_does_not_delay_a_login() {
     honest_logins_are_quick("pop3", "workers = 4", "", (1000, b"AUTH LOGIN\r\n", b""));
+}
+
+#[test]
+fn stopping_in_half_a_proxy_header_does_not_delay_a_login() {
+    // The honest client comes through another listener: the crowd's needs a header from everybody.
+    let more = "listen = 127.0.0.1:0 proxy_protocol";
+    honest_logins_beside_a_crowd(more, b"PROXY TCP4 192.0.2.1 192.0");
+}
+
+#[test]
+fn stopping_in_half_a_client_hello_does_not_delay_a_login() {
+    let folder = TempDir::new("crowd");
+    let pair = certificate::make(folder.path());
+    let more = format!(
+        "listen = 127.0.0.1:0 ssl\nssl_certificate = {}\nssl_certificate_key = {}",
+        pair.certificate.display(),
+        pair.key.display()
+    );
+    honest_logins_beside_a_crowd(&more, b"\x16\x03\x01\x02\x00\x01\x00");
+}
+
+fn honest_logins_beside_a_crowd(more: &str, says: &'static [u8]) {
+    let (postern, _backend, _auth) = start("imap", "workers = 4", more);
+    let [honest, crowded] = *postern.addresses("imap") else {
+        panic!("two listeners");
+    };
+    let crowd = Crowd::gather(crowded, 1000, says, b"");
+    // The two listeners have a thread each: the crowd's needs a moment to accept everybody.
+    thread::sleep(Duration::from_millis(500));
+    for attempt in 0..5 {
+        let took = log_in(honest, "imap");
+        assert!(took < AT_ONCE, "attempt {attempt} took {took:?}");
+    }
+    crowd.disperse();
+    postern.stop();
 }
 
 #[test]
