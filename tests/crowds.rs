@@ -261,7 +261,7 @@ fn honest_logins_beside_a_crowd(more: &str, says: &'static [u8]) {
     };
     let crowd = Crowd::gather(crowded, 1000, says, b"");
     // The two listeners have a thread each: the crowd's needs a moment to accept everybody.
-    thread::sleep(Duration::from_millis(500));
+    thread::sleep(Duration::from_millis(1500));
     for attempt in 0..5 {
         let took = log_in(honest, "imap");
         assert!(took < AT_ONCE, "attempt {attempt} took {took:?}");
