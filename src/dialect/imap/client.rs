@@ -74,7 +74,7 @@ fn read_command(
         match parse(client.buffered(), answered, limit) {
             Parsed::Incomplete { tag, needs } => {
                 imap.tag = tag;
-                // Only a line end or the end of a literal can make a difference.
+                // Only a line end, the end of a literal or of the buffer can make a difference.
                 loop {
                     let held = client.buffered().len();
                     fill_command(imap, session, client, &known)?;
@@ -84,7 +84,8 @@ fn read_command(
                     } else {
                         held + new.len() >= needs
                     };
-                    if ends {
+                    // The tag of what is too long is still to be found.
+                    if ends || client.is_full() {
                         break;
                     }
                 }
