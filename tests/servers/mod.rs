@@ -8,6 +8,7 @@ pub(crate) mod certificate;
 pub(crate) mod dnsmasq;
 pub(crate) mod dovecot;
 pub(crate) mod haproxy;
+pub(crate) mod nginx;
 pub(crate) mod postfix;
 
 use std::net::{SocketAddr, TcpStream};
