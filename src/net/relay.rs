@@ -54,20 +54,11 @@ enum Which {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     /// Its source ended the stream, or broke; that was passed on.
-    Finished(Source),
+    Finished,
     /// Its destination takes nothing more.
     WriteFailed,
     /// Both directions were silent for too long, or the session was told to end.
     Stopped,
-}
-
-/// How a source ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    /// In good order.
-    Ended,
-    /// With an error.
-    Broke,
 }
 
 /// What both directions of a session know of each other.
@@ -262,8 +253,7 @@ impl Direction {
         let copy = || self.copy(half_closed);
         let copied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(copy));
         match copied {
-            Ok(End::Finished(Source::Ended)) => shared.give_reason(self.which.closed()),
-            Ok(End::Finished(Source::Broke)) => shared.give_reason(self.which.broke()),
+            Ok(End::Finished) => {}
             Ok(End::WriteFailed) => shared.give_reason(self.which.other().closed()),
             Ok(End::Stopped) => shared.stop("silent"),
             Err(_) => shared.stop("internal error"),
@@ -284,15 +274,15 @@ impl Direction {
         }
         drop(first);
         let mut small = Zeroizing::new([0; SMALL]);
-        let source = loop {
+        let reason = loop {
             let Some(patience) = self.shared.patience() else {
                 return End::Stopped;
             };
             let n = match self.from.read(&mut small[..], patience) {
                 Ok(Got::Bytes(n)) => n,
                 Ok(Got::TimedOut) => continue,
-                Ok(Got::End) => break Source::Ended,
-                Err(_) => break Source::Broke,
+                Ok(Got::End) => break self.which.closed(),
+                Err(_) => break self.which.broke(),
             };
             self.shared.touch(self.which, n);
             let end = match n {
@@ -306,8 +296,10 @@ impl Direction {
         let Some(patience) = self.shared.patience() else {
             return End::Stopped;
         };
+        // Before the other direction can find that its source has ended because of this.
+        self.shared.give_reason(reason);
         self.to.finish(&mut pending, patience.min(half_closed));
-        End::Finished(source)
+        End::Finished
     }
 
     /// Reads on after the destination is gone, without passing anything on: a peer that is not read
