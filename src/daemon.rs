@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Gid, User, fchown};
 
 use crate::admission::{Admission, Limits};
+use crate::backend::Visits;
 use crate::config::{self, Config};
 use crate::front::{self, Front};
 use crate::log::{Log, Severity};
 use crate::net::relay::Relays;
-use crate::service;
+use crate::service::{self, Service};
 use crate::session;
 use crate::system::privileges;
 use crate::system::signals::{self, Wish};
@@ -78,6 +79,10 @@ fn start(config: &Config) -> Result<Process, String> {
     for warning in &config.warnings {
         log.write(Severity::Warn, file!(), warning, None, None);
     }
+    // Before the first thread, which would keep what it has now.
+    privileges::renounce_new()?;
+    // First: who reads that we listen may send a signal at once.
+    let wishes = signals::listen()?;
     let _ = privileges::forbid_core_files();
     check_descriptors(config)?;
     let threads = Threads::default();
@@ -93,17 +98,15 @@ fn start(config: &Config) -> Result<Process, String> {
         pid_file.hand_over(&user, group);
         privileges::drop_root(&user, group)?;
     }
-    privileges::renounce_new()?;
     if privileges::is_root() {
         let text = "running as root: name a `user` in [postern] to become once the ports are bound";
         log.write(Severity::Warn, file!(), text, None, None);
     }
-    let wishes = signals::listen()?;
-
     let admission = Admission::new(limits(process));
     let pool = start_workers(process.workers, &admission, &log);
     let watch = Arc::clone(&admission);
     let door = spawn("door", move || watch.watch())?;
+    let visits = visit_backends(&services)?;
     let fronts = bound
         .into_iter()
         .map(|bound| Front::open(bound, &admission, &log));
@@ -118,10 +121,15 @@ fn start(config: &Config) -> Result<Process, String> {
         wishes,
         door,
         fronts,
+        _visits: visits,
         pool,
         conf: process.clone(),
         _pid_file: pid_file,
     })
+}
+
+fn visit_backends(services: &[Arc<Service>]) -> Result<Arc<Visits>, String> {
+    service::visit_backends(services).map_err(|error| format!("cannot start a thread: {error}"))
 }
 
 fn limits(process: &config::Process) -> Limits {
@@ -143,6 +151,8 @@ struct Process {
     wishes: crossbeam_channel::Receiver<Wish>,
     door: JoinHandle<()>,
     fronts: Vec<Front>,
+    /// Those of the configuration in use; to be held, not read.
+    _visits: Arc<Visits>,
     pool: threadpool::ThreadPool,
     conf: config::Process,
     _pid_file: PidFile,
@@ -215,6 +225,7 @@ impl Process {
         for bound in bound {
             self.fronts.push(Front::open(bound, &self.admission, &log)?);
         }
+        self._visits = visit_backends(&services)?;
         self.admission.set_limits(limits(process));
         self.log = log;
         self.conf = process.clone();

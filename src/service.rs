@@ -1,10 +1,14 @@
 //! One `[server]` at work: its configuration and what was built from it. Sessions share it and keep
 //! it as long as they live, so that a reload does not touch them.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::auth::Authenticator;
 use crate::auth::http::AuthHttp;
-use crate::config::{self, Config, Protocol};
+use crate::auth::passthrough::Passthrough;
+use crate::backend::route::Router;
+use crate::backend::{Backend, Visits, capabilities, check};
+use crate::config::{self, AuthKind, Capabilities, Config, Protocol};
 use crate::dialect::{self, Record};
 use crate::log::{Log, Seldom, Severity};
 use crate::net::address::Address;
@@ -24,7 +28,11 @@ pub struct Service {
     /// Where its lines go.
     pub log: Log,
     /// Who decides about logins.
-    pub auth: AuthHttp,
+    pub auth: Box<dyn Authenticator>,
+    /// The backends, and which login belongs to which.
+    pub router: Arc<Router>,
+    /// What the backends offer, once they have been asked (`imap_capabilities = auto` and its like).
+    learned: RwLock<Option<Arc<[String]>>>,
     /// Who knows names and addresses.
     pub dns: Dns,
     /// TLS towards clients, where any listener or STARTTLS wants it.
@@ -51,19 +59,62 @@ pub fn build(
     threads: &Threads,
     relays: &Arc<Relays>,
 ) -> Result<Vec<Arc<Service>>, String> {
-    let caches = SessionCaches::default();
-    let build = |conf: &config::Server| Service::build(config, conf, threads, relays, &caches);
+    let log = Log::open_process(
+        &config.process.error_log,
+        &config.process.error_log_user_tag,
+    )?;
+    let backends = config.backends.iter();
+    let backends = backends.map(|conf| Arc::new(Backend::new(conf.clone(), log.clone())));
+    let shared = Shared {
+        router: Arc::new(Router::new(backends.collect(), &config.routes, log)?),
+        threads: threads.clone(),
+        relays: Arc::clone(relays),
+        caches: SessionCaches::default(),
+    };
+    let build = |conf: &config::Server| Service::build(config, conf, &shared);
     config.servers.iter().map(build).collect()
 }
 
+/// Starts what backends are visited for without a client: health checks and lists of capabilities. They
+/// go on until what is returned is dropped.
+///
+/// # Errors
+/// The system starts no more threads.
+pub fn visit_backends(services: &[Arc<Service>]) -> std::io::Result<Arc<Visits>> {
+    let visits = Arc::new(Visits);
+    let Some(first) = services.first() else {
+        return Ok(visits);
+    };
+    let mut protocols: Vec<Protocol> = Vec::new();
+    for service in services {
+        if !protocols.contains(&service.conf.protocol) {
+            protocols.push(service.conf.protocol);
+        }
+        if service.capabilities_are_learned() {
+            let (service, visits) = (Arc::downgrade(service), Arc::downgrade(&visits));
+            let ask = move || capabilities::keep_asking(&service, &visits);
+            std::thread::Builder::new()
+                .name("capabilities".into())
+                .spawn(ask)?;
+        }
+    }
+    for backend in first.router.backends() {
+        let dns = first.dns.clone();
+        check::start(backend, protocols.clone(), dns, Arc::downgrade(&visits))?;
+    }
+    Ok(visits)
+}
+
+/// What the servers of a configuration have in common.
+struct Shared {
+    router: Arc<Router>,
+    threads: Threads,
+    relays: Arc<Relays>,
+    caches: SessionCaches,
+}
+
 impl Service {
-    fn build(
-        config: &Config,
-        conf: &config::Server,
-        threads: &Threads,
-        relays: &Arc<Relays>,
-        caches: &SessionCaches,
-    ) -> Result<Arc<Self>, String> {
+    fn build(config: &Config, conf: &config::Server, shared: &Shared) -> Result<Arc<Self>, String> {
         let targets = match conf.error_log.as_slice() {
             [] => config.process.error_log.as_slice(),
             own => own,
@@ -82,7 +133,7 @@ impl Service {
         let acceptor = match conf.has_tls() {
             false => None,
             true => {
-                let built = Acceptor::new(conf.tls.clone(), record.alpn, caches);
+                let built = Acceptor::new(conf.tls.clone(), record.alpn, &shared.caches);
                 Some(built.map_err(|problems| in_words(conf, &problems))?.0)
             }
         };
@@ -92,11 +143,16 @@ impl Service {
             connector: connector(conf, &conf.proxy_tls),
             refreshed: Seldom::new(),
             log: Log::open(targets, &conf.error_log_user_tag)?,
-            auth: AuthHttp::new(servers.collect()),
+            auth: match conf.auth {
+                AuthKind::Http => Box::new(AuthHttp::new(servers.collect())),
+                AuthKind::Passthrough => Box::new(Passthrough::new(Arc::clone(&shared.router))),
+            },
+            router: Arc::clone(&shared.router),
+            learned: RwLock::new(None),
             auth_connector,
             dns,
-            threads: threads.clone(),
-            relays: Arc::clone(relays),
+            threads: shared.threads.clone(),
+            relays: Arc::clone(&shared.relays),
             conf: conf.clone(),
         }))
     }
@@ -120,6 +176,40 @@ impl Service {
             };
             let text = format!("server \"{}\": {text}", self.conf.name);
             self.log.write(severity, file!(), &text, None, None);
+        }
+    }
+
+    /// The capabilities that clients are told before their login: those configured, those learned, or
+    /// until these are known the protocol's default.
+    pub fn capabilities(&self) -> Arc<[String]> {
+        match self.configured_capabilities() {
+            Capabilities::Fixed(items) => items.as_slice().into(),
+            Capabilities::Auto => {
+                let learned = self.learned.read().unwrap_or_else(PoisonError::into_inner);
+                let default = || {
+                    Capabilities::without_backends(self.conf.protocol)
+                        .fixed()
+                        .into()
+                };
+                learned.clone().unwrap_or_else(default)
+            }
+        }
+    }
+
+    /// Takes what the backends offer.
+    pub fn learn_capabilities(&self, list: Vec<String>) {
+        *self.learned.write().unwrap_or_else(PoisonError::into_inner) = Some(list.into());
+    }
+
+    fn capabilities_are_learned(&self) -> bool {
+        *self.configured_capabilities() == Capabilities::Auto && !self.router.backends().is_empty()
+    }
+
+    fn configured_capabilities(&self) -> &Capabilities {
+        match self.conf.protocol {
+            Protocol::Imap => &self.conf.imap_capabilities,
+            Protocol::Pop3 => &self.conf.pop3_capabilities,
+            Protocol::Smtp => &self.conf.smtp_capabilities,
         }
     }
 

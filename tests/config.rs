@@ -92,6 +92,23 @@ fn check_says_what_would_listen_where() {
     }
 }
 
+#[test]
+fn check_says_which_backends_and_routes_there_are() {
+    let path = Path::new(CONFIGS).join("good/backends.ini");
+    let printed = text(&check(&path));
+    for line in [
+        "imap  0.0.0.0:143  [server imap]  passthrough\n",
+        "[backend office]  imap1.example.org 192.0.2.7 [2001:db8::7]  imap 1143  pop3 1110  smtp 1587  \
+         proxy_ssl starttls  round_robin\n",
+        "[backend branch]  branch.example.org  imap 993  pop3 995  smtp 465  proxy_ssl\n",
+        "route  @branch.example.org  [backend branch]\n",
+        "route  guest  reject no guests \n",
+        "/good/backends.map\nroute  guest",
+    ] {
+        assert!(printed.contains(line), "{printed}");
+    }
+}
+
 /// A self-signed certificate and its key, `NAME.pem` and `NAME.key`.
 fn make_certificate(folder: &Path, name: &str) {
     let made = Command::new("openssl")

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Grant, Refusal, Verdict};
+use super::{Authenticator, Grant, Refusal, Verdict};
 use crate::config::{Protocol, ProxySsl};
 use crate::log::{Severity, escape};
 use crate::net::http::{HttpClient, HttpError, Response};
@@ -21,7 +21,7 @@ use crate::tls::Verdict as Certificate;
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 /// The headers that have a meaning; sent twice with different values, they have none.
-const MEANINGFUL: [&str; 11] = [
+const MEANINGFUL: [&str; 12] = [
     "Auth-Status",
     "Auth-Server",
     "Auth-Port",
@@ -32,6 +32,7 @@ const MEANINGFUL: [&str; 11] = [
     "Auth-Error-SASL",
     "Auth-SMTP-Auth",
     "Auth-SSL-Backend",
+    "Auth-Backend",
     "Auth-Authzid",
 ];
 
@@ -41,17 +42,12 @@ pub struct AuthHttp {
     servers: Vec<HttpClient>,
 }
 
-impl AuthHttp {
-    /// At least one server.
-    pub fn new(servers: Vec<HttpClient>) -> Self {
-        Self { servers }
-    }
-
+impl Authenticator for AuthHttp {
     /// Asks about one login.
     ///
     /// # Errors
     /// No server answered in time, or the answer is unusable.
-    pub fn authenticate(
+    fn authenticate(
         &self,
         session: &mut Session,
         credentials: &Credentials,
@@ -66,6 +62,17 @@ impl AuthHttp {
             response,
         };
         answer.verdict(session, credentials)
+    }
+
+    fn is_own(&self) -> bool {
+        false
+    }
+}
+
+impl AuthHttp {
+    /// At least one server.
+    pub fn new(servers: Vec<HttpClient>) -> Self {
+        Self { servers }
     }
 
     /// The first answer. A server that does not answer leaves its successors an equal share of the
@@ -251,32 +258,26 @@ impl Answer {
                     .header("Auth-Error-SASL")
                     .filter(|_| credentials.method.is_oauth())
                     .map(<[u8]>::to_vec),
-                wait: self.wait(),
+                is_ours: false,
+                again: self.wait(),
             })),
         }
     }
 
     fn grant(&self, session: &Session, credentials: &Credentials) -> Result<Verdict, Cause> {
-        let (Some(host), Some(port)) = (self.header("Auth-Server"), self.header("Auth-Port"))
-        else {
-            return Err(self.unusable("did not send server or port"));
-        };
-        let host = self.backend_host(host)?;
-        let port = self.backend_port(port)?;
-        let smtp_auth = match self.header("Auth-SMTP-Auth") {
-            Some(value) => value.eq_ignore_ascii_case(b"on"),
-            None => session.service.conf.proxy_smtp_auth,
-        };
-        let mut grant = Grant::new(host, port, credentials, smtp_auth);
-        grant.ssl = match self.header("Auth-SSL-Backend") {
-            None => session.service.conf.proxy_ssl,
-            Some(b"off") => ProxySsl::Off,
-            Some(b"on") => ProxySsl::On,
-            Some(b"starttls") => ProxySsl::StartTls,
+        let mut grant = self.target(session, credentials)?;
+        if let Some(value) = self.header("Auth-SMTP-Auth") {
+            grant.smtp_auth = value.eq_ignore_ascii_case(b"on");
+        }
+        match self.header("Auth-SSL-Backend") {
+            None => {}
+            Some(b"off") => grant.ssl = ProxySsl::Off,
+            Some(b"on") => grant.ssl = ProxySsl::On,
+            Some(b"starttls") => grant.ssl = ProxySsl::StartTls,
             Some(_) => {
                 return Err(self.unusable("sent an Auth-SSL-Backend other than off, on, starttls"));
             }
-        };
+        }
         if let Some(login) = self.filled("Auth-User") {
             grant.login = login.to_vec();
         }
@@ -297,7 +298,29 @@ impl Answer {
             }
             grant.authzid = repeated;
         }
-        Ok(Verdict::Granted(grant))
+        Ok(Verdict::Granted(Box::new(grant)))
+    }
+
+    /// `Auth-Backend`, or else an address and port.
+    fn target(&self, session: &Session, credentials: &Credentials) -> Result<Grant, Cause> {
+        let service = &session.service;
+        if let Some(name) = self.filled("Auth-Backend") {
+            let name = String::from_utf8_lossy(name);
+            let Some(backend) = service.router.backend(&name) else {
+                let name = escape(name.as_bytes());
+                return Err(self.unusable(&format!("named an unknown backend:\"{name}\"")));
+            };
+            let mut grant = Grant::to_backend(&backend, credentials);
+            grant.smtp_auth = service.conf.proxy_smtp_auth;
+            return Ok(grant);
+        }
+        let (Some(host), Some(port)) = (self.header("Auth-Server"), self.header("Auth-Port"))
+        else {
+            return Err(self.unusable("did not send server or port"));
+        };
+        let host = self.backend_host(host)?;
+        let port = self.backend_port(port)?;
+        Ok(Grant::to_address(host, port, service, credentials))
     }
 
     /// An address or a host name.

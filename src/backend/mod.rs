@@ -1,3 +1,177 @@
-//! Reaching the mail server that a login belongs to.
+//! Reaching the mail server that a login belongs to: which one, by which of its addresses, and what
+//! is known of them.
 
+pub mod capabilities;
+pub mod check;
 pub mod dial;
+pub mod health;
+pub mod probe;
+pub mod route;
+
+use std::net::SocketAddr;
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+use crate::auth::{Grant, Target};
+use crate::config::{self, Balance, Protocol};
+use crate::log::{Log, Severity};
+use crate::net::resolve::Dns;
+use crate::session::Session;
+use crate::session::error::Cause;
+use crate::tls::{Connector, Problem};
+
+use self::health::Health;
+
+/// One `[backend NAME]` at work.
+#[derive(Debug)]
+pub struct Backend {
+    /// What the configuration says.
+    pub conf: config::Backend,
+    /// TLS towards it; why there is none matters only where it is wanted.
+    pub connector: Result<Connector, String>,
+    /// What is known of its hosts.
+    pub health: Health,
+    log: Log,
+}
+
+/// One address to try.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The host's name, for TLS.
+    pub host: String,
+    /// Where it is.
+    pub address: SocketAddr,
+}
+
+impl Backend {
+    /// A backend of which nothing is known yet. Changes of its hosts go to `log`.
+    pub fn new(conf: config::Backend, log: Log) -> Self {
+        let connector = Connector::new(conf.proxy_tls.clone()).map(|(connector, _)| connector);
+        let connector = connector.map_err(|problems| {
+            let texts: Vec<_> = problems.iter().map(Problem::to_string).collect();
+            format!("backend \"{}\": {}", conf.name, texts.join("; "))
+        });
+        Self {
+            conf,
+            connector,
+            health: Health::default(),
+            log,
+        }
+    }
+
+    /// Its addresses for a protocol in the order in which they are to be tried: those that failed
+    /// lately last.
+    ///
+    /// # Errors
+    /// Not one of the names has an address; the text is for people.
+    pub fn candidates(
+        &self,
+        protocol: Protocol,
+        dns: &Dns,
+        deadline: Instant,
+    ) -> Result<Vec<Candidate>, String> {
+        let mut found = self.addresses(protocol, dns, deadline)?;
+        if self.conf.balance == Balance::RoundRobin {
+            let turn = self.health.next_turn(found.len());
+            found.rotate_left(turn);
+        }
+        // Stable: among the good ones and among the others the order stays.
+        found.sort_by_key(|candidate| self.health.has_failed(candidate.address));
+        Ok(found)
+    }
+
+    /// Its addresses in the order of the configuration. Names are looked up again when their time to
+    /// live is over (`net::resolve` remembers them that long).
+    ///
+    /// # Errors
+    /// As `candidates`.
+    pub fn addresses(
+        &self,
+        protocol: Protocol,
+        dns: &Dns,
+        deadline: Instant,
+    ) -> Result<Vec<Candidate>, String> {
+        let mut found = Vec::new();
+        let mut unknown = Vec::new();
+        let hosts = self.conf.hosts.iter();
+        for (host, left) in hosts.zip((1..=self.conf.hosts.len()).rev()) {
+            let port = host.port.unwrap_or(self.conf.port(protocol));
+            // A name server that is silent about one host leaves time for the others, and for a login.
+            let left = u32::try_from(left + 1).unwrap_or(u32::MAX);
+            let share = deadline.saturating_duration_since(Instant::now()) / left;
+            let limit = Instant::now() + share.min(self.conf.connect_timeout);
+            match dns.lookup_host(&host.host, port, limit) {
+                Ok(addresses) => {
+                    found.extend(addresses.addresses.into_iter().map(|address| Candidate {
+                        host: host.host.clone(),
+                        address,
+                    }))
+                }
+                Err(error) => unknown.push(error.to_string()),
+            }
+        }
+        match found.is_empty() {
+            true => Err(unknown.join("; ")),
+            false => Ok(found),
+        }
+    }
+
+    /// Notes that an address does not serve, and says so once.
+    pub fn note_failure(&self, address: SocketAddr, reason: &str) {
+        if self.health.failed(address, self.conf.fail_timeout) {
+            let name = &self.conf.name;
+            let text = format!("backend \"{name}\": {address} is down: {reason}");
+            self.log.write(Severity::Warn, file!(), &text, None, None);
+        }
+    }
+
+    /// Notes that an address serves, and says so if it did not before.
+    pub fn note_answer(&self, address: SocketAddr) {
+        if self.health.answered(address) {
+            let text = format!("backend \"{}\": {address} is up again", self.conf.name);
+            self.log.write(Severity::Notice, file!(), &text, None, None);
+        }
+    }
+}
+
+/// Holds the threads that visit the backends of one configuration: they end when it is dropped. Sessions
+/// that outlive a reload keep their backends, but nobody goes on asking after these.
+#[derive(Debug, Default)]
+pub struct Visits;
+
+/// Waits so long; false as soon as the visits are over.
+fn wait_between(visits: &Weak<Visits>, time: Duration) -> bool {
+    /// How long the end may go unnoticed.
+    const SLICE: Duration = Duration::from_secs(1);
+    let until = Instant::now() + time;
+    while visits.strong_count() > 0 {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        std::thread::sleep(left.min(SLICE));
+    }
+    false
+}
+
+/// The addresses that a grant can go to, in the order in which they are to be tried; never empty.
+pub fn candidates(session: &Session, grant: &Grant) -> Result<Vec<Candidate>, Cause> {
+    let deadline = session.login_deadline().at;
+    let dns = &session.service.dns;
+    let not_found =
+        |error: String| Cause::BackendConnect(format!("no address of upstream: {error}"), None);
+    match &grant.target {
+        Target::Backend(backend) => backend
+            .candidates(session.service.conf.protocol, dns, deadline)
+            .map_err(not_found),
+        Target::Address { host, port } => {
+            let found = dns.lookup_host(host, *port, deadline);
+            let found = found.map_err(|error| not_found(error.to_string()))?;
+            let candidate = |address| Candidate {
+                host: host.clone(),
+                address,
+            };
+            Ok(found.addresses.into_iter().map(candidate).collect())
+        }
+    }
+}

@@ -1,7 +1,8 @@
 //! Rules that span several directives, and what `postern check` prints when they all hold.
 //!
 //! Every rule reports; none stops at the first mistake. Values by themselves were checked by their
-//! setters. Nothing is bound or opened here; rules about TLS are `check_tls`'s.
+//! setters. Nothing is bound here; rules about TLS are `check_tls`'s, those about `auth`, backends
+//! and routes `check_backends`'s.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
@@ -10,16 +11,20 @@ use std::path::PathBuf;
 
 use nix::unistd::{Group, User};
 
+use super::check_backends;
 use super::check_tls;
 use super::directives;
 use super::draft::{Draft, Drafts};
 use super::source::{At, Report, Section};
 use super::value::shown;
-use super::{Config, Listen, ListenAddress, Process, Protocol, Server, Starttls};
+use super::{
+    AuthKind, Backend, Balance, Config, Files, Listen, ListenAddress, Process, Protocol, ProxySsl,
+    RouteLine, RouteTarget, Server, Starttls,
+};
 
-/// Applies the rules and gives what is left when they hold. After a mistake the result is not to be
-/// used.
-pub(super) fn check(drafts: Drafts<'_>, report: &mut Report) -> (Process, Vec<Server>) {
+/// Applies the rules and gives what is left when they hold, without the warnings. After a mistake
+/// the result is not to be used.
+pub(super) fn check(drafts: Drafts<'_>, files: Files, report: &mut Report) -> Config {
     check_accounts(&drafts, report);
     check_addresses(&drafts.servers, report);
     check_real_ip(&drafts, report);
@@ -37,24 +42,60 @@ pub(super) fn check(drafts: Drafts<'_>, report: &mut Report) -> (Process, Vec<Se
         );
     }
 
+    check_backends::check(&drafts, report);
+    if files == Files::Read {
+        check_tls::check_engines(&drafts, report);
+        check_backends::check_maps(&drafts, report);
+    }
+
     let servers = drafts.servers.into_iter();
     let servers = servers.map(|(section, draft)| check_server(section, draft, drafts.mail, report));
-    let servers = servers.collect();
-    let process = Process {
-        error_log: drafts.process.error_log,
-        error_log_user_tag: drafts.process.error_log_user_tag,
-        ..drafts.process.process
-    };
-    (process, servers)
+    let servers: Vec<Server> = servers.collect();
+    check_backends::check_protocols(&drafts.backends, &servers, report);
+    let backends = drafts.backends.into_iter();
+    let routes = drafts
+        .routes
+        .into_iter()
+        .flat_map(|(_, draft)| draft.routes);
+    Config {
+        process: Process {
+            error_log: drafts.process.error_log,
+            error_log_user_tag: drafts.process.error_log_user_tag,
+            ..drafts.process.process
+        },
+        servers,
+        backends: backends
+            .map(|(section, draft)| check_backends::finish(section, draft))
+            .collect(),
+        routes: routes.map(|(_, line)| line).collect(),
+        warnings: Vec::new(),
+    }
 }
 
-/// What would listen where: one line per listener.
+/// What would listen where, and where logins would go: one line per listener, backend and route.
 pub fn describe(config: &Config) -> String {
     let mut text = String::new();
     for server in &config.servers {
         for listen in &server.listen {
             describe_listener(&mut text, server, listen);
         }
+    }
+    for backend in &config.backends {
+        describe_backend(&mut text, backend);
+    }
+    for line in &config.routes {
+        // Writing to a String cannot fail.
+        let _ = match line {
+            RouteLine::Map(path) => writeln!(text, "map  {}", path.display()),
+            RouteLine::Route(route) => match &route.target {
+                RouteTarget::Backend(name) => {
+                    writeln!(text, "route  {}  [backend {name}]", route.pattern)
+                }
+                RouteTarget::Reject(reason) => {
+                    writeln!(text, "route  {}  reject {reason}", route.pattern)
+                }
+            },
+        };
     }
     text
 }
@@ -75,9 +116,33 @@ fn describe_listener(text: &mut String, server: &Server, listen: &Listen) {
     if matches!(listen.address, ListenAddress::Tcp(at) if at.is_ipv6()) && !listen.ipv6only {
         text.push_str("  ipv6only=off");
     }
+    if server.auth == AuthKind::Passthrough {
+        text.push_str("  passthrough\n");
+        return;
+    }
     for url in &server.auth_http {
         let _ = write!(text, "  auth_http {url}");
     }
+    text.push('\n');
+}
+
+fn describe_backend(text: &mut String, backend: &Backend) {
+    let _ = write!(text, "[backend {}] ", backend.name);
+    for host in &backend.hosts {
+        let _ = write!(text, " {host}");
+    }
+    for protocol in [Protocol::Imap, Protocol::Pop3, Protocol::Smtp] {
+        let _ = write!(text, "  {} {}", protocol.name(), backend.port(protocol));
+    }
+    text.push_str(match backend.proxy_ssl {
+        ProxySsl::Off => "",
+        ProxySsl::On => "  proxy_ssl",
+        ProxySsl::StartTls => "  proxy_ssl starttls",
+    });
+    text.push_str(match backend.balance {
+        Balance::Failover => "",
+        Balance::RoundRobin => "  round_robin",
+    });
     text.push('\n');
 }
 
@@ -233,7 +298,7 @@ fn check_filters(drafts: &Drafts<'_>, report: &mut Report) {
 
 fn check_server(
     section: &Section,
-    draft: Draft,
+    mut draft: Draft,
     mail: Option<&Section>,
     report: &mut Report,
 ) -> Server {
@@ -242,20 +307,20 @@ fn check_server(
         let text = "missing: write listen = ADDRESS:PORT";
         report.mistake(at(section, "listen"), text);
     }
-    if draft.server.auth_http.is_empty() && !draft.has_failed("auth_http") {
-        let text = "missing: write auth_http = http://HOST:PORT/URI here or in [mail]";
-        report.mistake(at(section, "auth_http"), text);
-    }
-
+    let auth = check_backends::auth_of(&draft);
     let protocol = protocol_of(section, &draft, report);
     if let Some(protocol) = protocol {
         warn_of_foreign_keys(section, protocol, report);
     }
     warn_of_no_effect(section, mail, &draft, protocol, report);
+    check_backends::check_server(section, mail, &draft, protocol, report);
+    check_backends::settle_capabilities(section, mail, &mut draft, protocol, report);
 
     Server {
         name: name.to_owned(),
         protocol: protocol.unwrap_or(Protocol::Imap),
+        auth: auth.unwrap_or(AuthKind::Http),
+        proxy_smtp_auth: draft.server.proxy_smtp_auth || auth == Some(AuthKind::Passthrough),
         error_log: draft.error_log,
         error_log_user_tag: draft.error_log_user_tag,
         ..draft.server

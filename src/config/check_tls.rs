@@ -42,16 +42,15 @@ pub(super) fn check_effect(drafts: &Drafts<'_>, report: &mut Report) {
     warn_unless(drafts, is_ours, has_certificates, text, report);
 
     for (section, draft) in &drafts.servers {
-        check_effect_in_server(section, drafts.mail, draft, report);
+        check_effect_in_server(section, draft, report);
+        check_trust(section, drafts.mail, draft, report);
+    }
+    for (section, draft) in &drafts.backends {
+        check_trust(section, None, draft, report);
     }
 }
 
-fn check_effect_in_server(
-    section: &Section,
-    mail: Option<&Section>,
-    draft: &Draft,
-    report: &mut Report,
-) {
+fn check_effect_in_server(section: &Section, draft: &Draft, report: &mut Report) {
     let server = &draft.server;
     let has_own = |key: &str| section.lines(key).next().is_some();
     let listeners = &server.listen;
@@ -73,9 +72,13 @@ fn check_effect_in_server(
             report.warning(at(section, key), "has no effect without ssl_verify_client");
         }
     }
+}
+
+/// A trusted issuer is for nothing where nothing is verified.
+fn check_trust(section: &Section, mail: Option<&Section>, draft: &Draft, report: &mut Report) {
     let unverified = [
-        (PROXY, &server.proxy_tls),
-        (AUTH_HTTP, &server.auth_http_tls),
+        (PROXY, &draft.server.proxy_tls),
+        (AUTH_HTTP, &draft.server.auth_http_tls),
     ];
     for (prefix, settings) in unverified {
         let trusted = format!("{prefix}trusted_certificate");
@@ -93,7 +96,7 @@ fn check_effect_in_server(
     }
 }
 
-/// Reports what the engines of all servers find wrong. Files are read.
+/// Reports what the engines of all servers and backends find wrong. Files are read.
 pub(super) fn check_engines(drafts: &Drafts<'_>, report: &mut Report) {
     /// All protocols have the same mistakes.
     const ALPN: &str = "imap";
@@ -122,9 +125,22 @@ pub(super) fn check_engines(drafts: &Drafts<'_>, report: &mut Report) {
             lines.tell(built.map(|(_, warnings)| warnings), AUTH_HTTP, report);
         }
     }
+    for (section, draft) in &drafts.backends {
+        let lines = Lines {
+            own: section,
+            mail: None,
+            draft,
+        };
+        let server = &draft.server;
+        let asked = server.proxy_ssl != ProxySsl::Off || lines.has_any(PROXY);
+        if asked && !draft.has_failed("tls_library") {
+            let built = Connector::new(server.proxy_tls.clone());
+            lines.tell(built.map(|(_, warnings)| warnings), PROXY, report);
+        }
+    }
 }
 
-/// The lines that one server's engines were made from.
+/// The lines that the engines of one server or backend were made from.
 struct Lines<'a> {
     own: &'a Section,
     mail: Option<&'a Section>,
@@ -200,7 +216,7 @@ impl Lines<'_> {
 }
 
 /// The section whose lines of a key hold; the server's own if there are none.
-fn source<'a>(own: &'a Section, mail: Option<&'a Section>, key: &str) -> &'a Section {
+pub(super) fn source<'a>(own: &'a Section, mail: Option<&'a Section>, key: &str) -> &'a Section {
     let has = |section: &&Section| section.lines(key).next().is_some();
     let mut sections = [Some(own), mail].into_iter().flatten();
     sections.find(has).unwrap_or(own)

@@ -8,17 +8,22 @@ use std::path::PathBuf;
 
 use super::Protocol::{self, Imap, Pop3, Smtp};
 use super::address::{http_url, resolver, trusted_peer};
+use super::backend;
 use super::draft::Draft;
 use super::listen::listen;
 use super::log_target::error_log;
+use super::route::{domain, parse_route};
 use super::tls_value::{
     conf_command, curves, fingerprint, openssl_list, peer_name, protocols, session_cache,
 };
 use super::value::{
-    self, FROM_ZERO, POSITIVE, account, capabilities, count, flag, header, mechanisms, one_of,
-    path, server_name, size, tags, time, time_or_off,
+    self, FROM_A_SECOND, FROM_ZERO, POSITIVE, account, capabilities, count, flag, header,
+    mechanisms, not_yet, one_of, path, server_name, size, tags, time, time_or_off,
 };
-use super::{ProxyProtocol, ProxySsl, Starttls, Xclient};
+use super::{
+    AuthKind, AuthMechanism, Balance, Capabilities, ProxyProtocol, ProxySsl, RouteLine, Starttls,
+    Xclient,
+};
 use crate::tls::{Library, VerifyClient};
 
 /// The kinds of sections.
@@ -61,11 +66,6 @@ impl Place {
     pub(super) fn is_named(self) -> bool {
         matches!(self, Self::Server | Self::Backend)
     }
-
-    /// Whether such a section is supported yet. What it shares with `[mail]` may well be.
-    pub(super) fn is_supported(self) -> bool {
-        !matches!(self, Self::Backend | Self::Routes)
-    }
 }
 
 /// One row of the table.
@@ -98,6 +98,10 @@ pub(super) enum DefaultValue {
     Text(&'static str),
     /// A value in `[postern]`; servers without their own share the process's.
     OfProcess(&'static str),
+    /// A value in `[backend]`, and another one elsewhere.
+    InBackend(&'static str, &'static str),
+    /// `auto` where a `[backend]` is configured, otherwise a value.
+    OrAuto(&'static str),
     /// The machine's host name.
     HostName,
     /// No value, so that a TLS library need not refuse what nobody asked for; the text says what it
@@ -125,15 +129,23 @@ impl Directive {
     }
 
     /// The default for people.
-    pub(super) fn default_text(&self) -> &'static str {
-        match self.default {
+    pub(super) fn default_text(&self) -> String {
+        let text = match self.default {
             DefaultValue::Text(text)
             | DefaultValue::OfProcess(text)
             | DefaultValue::Implied(text)
             | DefaultValue::Unset(text) => text,
+            DefaultValue::InBackend(there, text) => {
+                return format!("{text}; {there} in [backend NAME]");
+            }
+            DefaultValue::OrAuto(text) => {
+                let text = if text.is_empty() { "none" } else { text };
+                return format!("auto where a [backend NAME] is configured, otherwise {text}");
+            }
             DefaultValue::HostName => "the machine's host name",
             DefaultValue::Required => "required",
-        }
+        };
+        text.to_owned()
     }
 
     const fn repeatable(mut self) -> Self {
@@ -195,11 +207,24 @@ fn put_methods(
     Ok(())
 }
 
-fn not_empty(items: Result<Vec<String>, String>) -> Result<Vec<String>, String> {
+fn not_empty(items: Result<Capabilities, String>) -> Result<Capabilities, String> {
     match items {
-        Ok(items) if items.is_empty() => Err("is empty".to_owned()),
+        Ok(Capabilities::Fixed(items)) if items.is_empty() => Err("is empty".to_owned()),
         other => other,
     }
+}
+
+fn set_auth(draft: &mut Draft, text: &str) -> Result<(), String> {
+    let words = [
+        ("http", Some(AuthKind::Http)),
+        ("passthrough", Some(AuthKind::Passthrough)),
+        ("file", None),
+    ];
+    let Some(auth) = one_of(text, &words)? else {
+        return Err(not_yet("`file`"));
+    };
+    draft.auth = Some(auth);
+    Ok(())
 }
 
 fn set_tls_library(draft: &mut Draft, text: &str) -> Result<(), String> {
@@ -255,7 +280,7 @@ const WORD: &str = "name";
 const CLIENT_BUFFER: std::ops::RangeInclusive<usize> = 1024..=1024 * 1024;
 const RELAY_BUFFER: std::ops::RangeInclusive<usize> = 1024..=16 * 1024 * 1024;
 
-use DefaultValue::{HostName, Implied, OfProcess, Required, Text, Unset};
+use DefaultValue::{HostName, Implied, InBackend, OfProcess, OrAuto, Required, Text, Unset};
 use Setter::{Is, NotYet};
 
 /// Every directive, in the order of the reference.
@@ -433,16 +458,18 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "auth",
         MAIL,
         "http | file | passthrough",
-        Text("http"),
-        NotYet,
-        "Who decides about logins: the auth server of auth_http, a file of users, or the backend \
-         itself.",
-    ),
+        Unset("http where auth_http is set, otherwise passthrough if there is a [backend NAME]"),
+        Is(set_auth),
+        "Who decides about logins: with http the auth server of auth_http; with passthrough the \
+         backend that [routes] gives the login, which is tried with the client's own \
+         credentials. file is not supported yet.",
+    )
+    .example("passthrough"),
     row(
         "auth_http",
         MAIL,
         "http://HOST[:PORT]/URI | HOST[:PORT]/URI | unix:/path:/uri | https://HOST[:PORT]/URI",
-        Unset("none; each server needs one"),
+        Unset("none; needed with auth = http"),
         Is(|d, v| {
             let url = http_url(v, &d.folder)?;
             d.server.auth_http.push(url);
@@ -593,17 +620,19 @@ pub(super) static DIRECTIVES: &[Directive] = &[
     row(
         "login_domain",
         MAIL,
-        WORD,
+        "domain",
         Unset("none"),
-        NotYet,
-        "Domain that is added to a login without one before the login is checked.",
-    ),
+        Is(|d, v| put(&mut d.server.login_domain, domain(v).map(Some))),
+        "Domain that is added to a login without one before its route is looked for. Only with \
+         auth = passthrough.",
+    )
+    .example("example.org"),
     row(
         "login_domain_pass",
         MAIL,
         SWITCH,
-        Text("on"),
-        NotYet,
+        Text("off"),
+        Is(|d, v| put(&mut d.server.login_domain_pass, flag(v))),
         "Whether the domain added by login_domain is part of the login to the backend too.",
     ),
     row(
@@ -611,8 +640,9 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         MAIL,
         SWITCH,
         Text("off"),
-        NotYet,
-        "Whether a login loses its domain before it goes to the backend.",
+        Is(|d, v| put(&mut d.server.strip_domain, flag(v))),
+        "Whether a login loses its domain before it goes to the backend. Only with auth = \
+         passthrough.",
     ),
     // IMAP.
     row(
@@ -638,10 +668,10 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "imap_capabilities",
         MAIL,
         "list | auto",
-        Text("IMAP4 IMAP4rev1 UIDPLUS"),
+        OrAuto("IMAP4 IMAP4rev1 UIDPLUS"),
         Is(|d, v| put(&mut d.server.imap_capabilities, not_empty(capabilities(v)))),
-        "What IMAP clients are told before login. List what the backends can do; methods of login \
-         and STARTTLS are added.",
+        "What IMAP clients are told before login: what the backends can do. With auto they are \
+         asked. Methods of login and STARTTLS are added.",
     )
     .only(Imap),
     row(
@@ -677,9 +707,10 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "pop3_capabilities",
         MAIL,
         "list | auto",
-        Text("TOP USER UIDL"),
+        OrAuto("TOP USER UIDL"),
         Is(|d, v| put(&mut d.server.pop3_capabilities, capabilities(v))),
-        "What POP3 clients are told in the answer to CAPA. Methods of login and STLS are added.",
+        "What POP3 clients are told in the answer to CAPA. With auto the backends are asked. \
+         Methods of login and STLS are added.",
     )
     .only(Pop3),
     row(
@@ -717,9 +748,10 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "smtp_capabilities",
         MAIL,
         "list | auto",
-        Unset("none"),
+        OrAuto(""),
         Is(|d, v| put(&mut d.server.smtp_capabilities, capabilities(v))),
-        "Further lines of the answer to EHLO. List only what every backend can do.",
+        "Further lines of the answer to EHLO. List only what every backend can do; with auto they \
+         are asked.",
     )
     .only(Smtp)
     .example("\"SIZE 10485760\" 8BITMIME"),
@@ -772,7 +804,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
     ),
     row(
         "proxy_protocol",
-        MAIL,
+        TO_BACKEND,
         "on | off | v1 | v2",
         Text("off"),
         Is(|d, v| {
@@ -792,14 +824,15 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         SWITCH,
         Text("off"),
         Is(|d, v| put(&mut d.server.proxy_smtp_auth, flag(v))),
-        "Logs in to the SMTP backend with AUTH and the user's password.",
+        "Logs in to the SMTP backend with AUTH and the user's password. With auth = passthrough \
+         that is always done.",
     )
     .only(Smtp),
     row(
         "xclient",
-        MAIL,
+        TO_BACKEND,
         "on | off | auto | full",
-        Text("on"),
+        InBackend("auto", "on"),
         Is(|d, v| {
             let words = [
                 ("on", Xclient::On),
@@ -859,7 +892,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
     // TLS towards clients.
     row(
         "tls_library",
-        MAIL,
+        TO_BACKEND,
         "rustls | native",
         Text("rustls"),
         Is(set_tls_library),
@@ -1207,94 +1240,149 @@ pub(super) static DIRECTIVES: &[Directive] = &[
     row(
         "hosts",
         BACKEND,
-        LIST,
+        "list of NAME-OR-ADDRESS[:PORT]; IPv6 addresses in brackets",
         Required,
-        NotYet,
-        "Names or addresses of the machines of this backend.",
-    ),
+        Is(|d, v| {
+            let (hosts, twice) = backend::hosts(v)?;
+            d.backend.hosts = hosts;
+            d.warnings.extend(twice);
+            Ok(())
+        }),
+        "The machines of this backend, each of which has all its mailboxes. A name with several \
+         addresses is several machines. A PORT holds for every protocol.",
+    )
+    .example("imap1.example.org imap2.example.org"),
     row(
         "imap_port",
         BACKEND,
-        "port",
-        Text("143"),
-        NotYet,
-        "Where the backend speaks IMAP.",
-    ),
+        "port, 1 to 65535",
+        Unset("993 with proxy_ssl = on, otherwise 143"),
+        Is(|d, v| put(&mut d.backend.imap_port, count(v, 1..=65_535).map(Some))),
+        "Where hosts without a port of their own speak IMAP.",
+    )
+    .example("143"),
     row(
         "pop3_port",
         BACKEND,
-        "port",
-        Text("110"),
-        NotYet,
-        "Where the backend speaks POP3.",
-    ),
+        "port, 1 to 65535",
+        Unset("995 with proxy_ssl = on, otherwise 110"),
+        Is(|d, v| put(&mut d.backend.pop3_port, count(v, 1..=65_535).map(Some))),
+        "Where hosts without a port of their own speak POP3.",
+    )
+    .example("110"),
     row(
         "smtp_port",
         BACKEND,
-        "port",
-        Text("25"),
-        NotYet,
-        "Where the backend speaks SMTP.",
-    ),
+        "port, 1 to 65535",
+        Unset("465 with proxy_ssl = on, otherwise 25"),
+        Is(|d, v| put(&mut d.backend.smtp_port, count(v, 1..=65_535).map(Some))),
+        "Where hosts without a port of their own speak SMTP.",
+    )
+    .example("25"),
     row(
         "auth_mechanism",
         BACKEND,
-        "mechanism | auto",
+        "auto | login | plain | xoauth2 | oauthbearer | off",
         Text("auto"),
-        NotYet,
-        "The SASL mechanism used to log in to the backend.",
+        Is(|d, v| {
+            let words = [
+                ("auto", AuthMechanism::Auto),
+                ("login", AuthMechanism::Login),
+                ("plain", AuthMechanism::Plain),
+                ("xoauth2", AuthMechanism::Xoauth2),
+                ("oauthbearer", AuthMechanism::Oauthbearer),
+                ("off", AuthMechanism::Off),
+            ];
+            put(&mut d.backend.auth_mechanism, one_of(v, &words))
+        }),
+        "How to log in to the backend: auto takes what it offers and the client's credentials \
+         fit; off uses no SASL, but IMAP LOGIN, POP3 USER and PASS, and no login for SMTP.",
     ),
     row(
         "balance",
         BACKEND,
-        "method",
-        Unset("in order"),
-        NotYet,
-        "How one of several hosts is chosen.",
+        "failover | round_robin",
+        Text("failover"),
+        Is(|d, v| {
+            let words = [
+                ("failover", Balance::Failover),
+                ("round_robin", Balance::RoundRobin),
+            ];
+            put(&mut d.backend.balance, one_of(v, &words))
+        }),
+        "Which of several hosts gets a session: the first that works, or each in turn.",
     ),
     row(
         "connect_timeout",
         BACKEND,
         TIME,
-        Unset("timeout"),
-        NotYet,
-        "How long one host may take to accept a connection.",
+        Text("10s"),
+        Is(|d, v| put(&mut d.backend.connect_timeout, time(v, POSITIVE))),
+        "How long one host may take to accept a connection before the next is tried, within \
+         timeout.",
     ),
     row(
         "fail_timeout",
         BACKEND,
         TIME,
-        Text("10s"),
-        NotYet,
-        "How long a host that failed is left alone.",
+        Text("30s"),
+        Is(|d, v| put(&mut d.backend.fail_timeout, time(v, FROM_ZERO))),
+        "How long a host that refused a connection or took too long is tried last.",
     ),
     row(
         "health_check",
         BACKEND,
-        "time | off",
+        "off | time, from 1s",
         Text("off"),
-        NotYet,
-        "How often hosts are tried without being asked to by a client.",
+        Is(|d, v| put(&mut d.backend.health_check, time_or_off(v, FROM_A_SECOND))),
+        "How often each host is tried without a client: connection, greeting, goodbye.",
     ),
     row(
         "route",
         ROUTES,
-        "PATTERN BACKEND",
-        Unset("none"),
-        NotYet,
-        "The backend of the logins that fit a pattern; the first that fits wins.",
+        "PATTERN BACKEND | PATTERN reject TEXT",
+        Unset("none; a single backend takes everyone"),
+        Is(|d, v| {
+            let route = parse_route(v)?;
+            d.add_route(RouteLine::Route(route));
+            Ok(())
+        }),
+        "The backend of the logins that fit a pattern, or what they are told when they are \
+         refused. PATTERN is user@domain, @domain, user or *, in any case. The first line that \
+         fits, of route and map together, counts; a login that no line fits is refused.",
     )
-    .repeatable(),
+    .repeatable()
+    .example("@example.org office"),
     row(
         "map",
         ROUTES,
         FILE,
         Unset("none"),
-        NotYet,
-        "A file with a login and its backend on each line.",
+        Is(|d, v| {
+            let file = path(v, &d.folder)?;
+            d.add_route(RouteLine::Map(file));
+            Ok(())
+        }),
+        "A file whose lines have the form of route. It is read again when it changes; lines \
+         that begin with # or ; are remarks.",
     )
-    .repeatable(),
+    .repeatable()
+    .example("/etc/postern/users.map"),
 ];
+
+/// The capabilities of a protocol as its row has them.
+pub(super) fn capabilities_without_backends(protocol: Protocol) -> Capabilities {
+    let name = match protocol {
+        Imap => "imap_capabilities",
+        Pop3 => "pop3_capabilities",
+        Smtp => "smtp_capabilities",
+    };
+    let text = match find(name).map(|directive| directive.default) {
+        Some(OrAuto(text)) => text,
+        _ => "",
+    };
+    capabilities(text).unwrap_or(Capabilities::Fixed(Vec::new()))
+}
 
 /// The host name that `server_name` takes by default.
 pub(super) fn host_name() -> String {
@@ -1327,7 +1415,12 @@ mod tests {
                 continue;
             };
             let mut draft = Draft::for_tests();
-            if let Text(text) | OfProcess(text) | Implied(text) = directive.default {
+            if let Text(text)
+            | OfProcess(text)
+            | Implied(text)
+            | InBackend(text, _)
+            | OrAuto(text) = directive.default
+            {
                 assert_eq!(set(&mut draft, text), Ok(()), "{}", directive.name);
             }
             if !directive.example.is_empty() {

@@ -8,26 +8,34 @@ use std::time::Duration;
 
 use super::directives::{self, DIRECTIVES, DefaultValue, Directive, Place, Setter};
 use super::listen::Lookup;
+use super::route::REJECT;
 use super::source::{At, Report, Section};
 use super::value::{nearest, not_yet, shown};
 use super::{
-    Listen, LogTarget, Mechanisms, Process, Protocol, ProxyProtocol, ProxySsl, Server, Starttls,
-    Xclient,
+    AuthKind, AuthMechanism, Backend, Balance, Capabilities, Listen, LogTarget, Mechanisms,
+    Process, Protocol, ProxyProtocol, ProxySsl, RouteLine, Server, Starttls, Xclient,
 };
 use crate::tls::{ClientSettings, ServerSettings};
 
 /// Most listeners of one server; each is a socket and a thread.
 const MAX_LISTENERS: usize = 4096;
 
-/// What setters write into: a process or a server, whichever the section is for.
+/// What setters write into: a process, a server, a backend or routes, whichever the section is for.
 #[derive(Debug)]
 pub(super) struct Draft {
     /// `[postern]`.
     pub(super) process: Process,
-    /// `[server NAME]`; its protocol is not settled before `check`.
+    /// `[server NAME]`; its protocol and `auth` are not settled before `check`. What `[backend NAME]`
+    /// has under the same keys stands here too.
     pub(super) server: Server,
+    /// `[backend NAME]`, but for those keys.
+    pub(super) backend: Backend,
+    /// `[routes]` and the line of each, by key before `assemble` is done, then in file order.
+    pub(super) routes: Vec<(usize, RouteLine)>,
     /// `protocol`, if it is said.
     pub(super) protocol: Option<Protocol>,
+    /// `auth`, if it is said.
+    pub(super) auth: Option<AuthKind>,
     /// Of the process or the server.
     pub(super) error_log: Vec<LogTarget>,
     /// Of the process or the server.
@@ -42,6 +50,8 @@ pub(super) struct Draft {
     pub(super) folder: PathBuf,
     /// How host names become addresses.
     pub(super) lookup: Lookup,
+    /// Whether there is any `[backend NAME]`.
+    pub(super) has_backends: bool,
     line: usize,
 }
 
@@ -56,6 +66,10 @@ pub(super) struct Drafts<'a> {
     pub(super) mail: Option<&'a Section>,
     /// The servers, in file order.
     pub(super) servers: Vec<(&'a Section, Draft)>,
+    /// The backends, in file order.
+    pub(super) backends: Vec<(&'a Section, Draft)>,
+    /// `[routes]`, if there is one.
+    pub(super) routes: Option<(&'a Section, Draft)>,
 }
 
 impl Draft {
@@ -64,7 +78,10 @@ impl Draft {
         Self {
             process: empty_process(),
             server: empty_server(),
+            backend: empty_backend(),
+            routes: Vec::new(),
             protocol: None,
+            auth: None,
             error_log: Vec::new(),
             error_log_user_tag: Vec::new(),
             listen_lines: Vec::new(),
@@ -72,6 +89,7 @@ impl Draft {
             warnings: Vec::new(),
             folder: folder.to_owned(),
             lookup,
+            has_backends: false,
             line: 0,
         }
     }
@@ -92,6 +110,11 @@ impl Draft {
             self.listen_lines.push(self.line);
         }
         Ok(())
+    }
+
+    /// Adds the route of the line now being set.
+    pub(super) fn add_route(&mut self, route: RouteLine) {
+        self.routes.push((self.line, route));
     }
 
     /// Whether a line of this directive was refused.
@@ -157,6 +180,10 @@ impl Draft {
         let result = match directive.default {
             DefaultValue::Text(text) => set(self, text),
             DefaultValue::OfProcess(text) if place == Place::Postern => set(self, text),
+            DefaultValue::InBackend(text, _) if place == Place::Backend => set(self, text),
+            DefaultValue::InBackend(_, text) => set(self, text),
+            DefaultValue::OrAuto(_) if self.has_backends => set(self, "auto"),
+            DefaultValue::OrAuto(text) => set(self, text),
             DefaultValue::HostName => set(self, &directives::host_name()),
             DefaultValue::OfProcess(_)
             | DefaultValue::Implied(_)
@@ -191,12 +218,15 @@ pub(super) fn assemble<'a>(
         .collect();
     let first = |name: &str| known.iter().find(|(_, s)| s.name == name).map(|(_, s)| *s);
     let mail = first(Place::Mail.word());
+    let has_backends = known.iter().any(|(place, _)| *place == Place::Backend);
 
     let mut drafts = Drafts {
         process: Draft::new(folder, lookup),
         postern: first(Place::Postern.word()),
         mail,
         servers: Vec::new(),
+        backends: Vec::new(),
+        routes: None,
     };
     if drafts.postern.is_none() {
         let nothing = Section {
@@ -208,21 +238,23 @@ pub(super) fn assemble<'a>(
     }
     for (place, section) in &known {
         check_keys(*place, section, report);
-        if !place.is_supported() {
-            continue;
-        }
         // A section that stands twice is looked at all the same: its mistakes are to come now.
         let mut draft = Draft::new(folder, lookup);
+        draft.has_backends = has_backends;
         let inherited = mail.filter(|_| *place == Place::Server);
         draft.fill(*place, section, inherited, report);
-        match first(&section.name).filter(|first| first.line < section.line) {
-            Some(first) => {
-                let text = format!("stands twice; first in line {}", first.line);
-                report.mistake(section_at(section), &text);
-            }
-            None if *place == Place::Postern => drafts.process = draft,
-            None if *place == Place::Server => drafts.servers.push((section, draft)),
-            None => {}
+        draft.routes.sort_by_key(|(line, _)| *line);
+        if let Some(first) = first(&section.name).filter(|first| first.line < section.line) {
+            let text = format!("stands twice; first in line {}", first.line);
+            report.mistake(section_at(section), &text);
+            continue;
+        }
+        match place {
+            Place::Postern => drafts.process = draft,
+            Place::Mail => {}
+            Place::Server => drafts.servers.push((section, draft)),
+            Place::Backend => drafts.backends.push((section, draft)),
+            Place::Routes => drafts.routes = Some((section, draft)),
         }
     }
     drafts
@@ -243,6 +275,9 @@ fn place_of(section: &Section, report: &mut Report) -> Option<Place> {
     let text = match place {
         Some(place) if place.is_named() => match words[..] {
             [_, name] if name.contains('"') => "NAME takes no quotes".to_owned(),
+            [_, name] if place == Place::Backend && name.eq_ignore_ascii_case(REJECT) => {
+                "NAME cannot be this word: routes have a use for it".to_owned()
+            }
             [_, _] => return Some(place),
             _ => format!("write [{} NAME], NAME being one word", place.word()),
         },
@@ -268,10 +303,6 @@ fn place_of(section: &Section, report: &mut Report) -> Option<Place> {
 
 /// Whether each key is known, may stand here, stands once and is supported.
 fn check_keys(place: Place, section: &Section, report: &mut Report) {
-    if !place.is_supported() {
-        let what = format!("[{}]", place.word());
-        report.mistake(section_at(section), &not_yet(&what));
-    }
     let mut seen = std::collections::HashMap::new();
     for entry in &section.entries {
         let at = At {
@@ -292,7 +323,7 @@ fn check_keys(place: Place, section: &Section, report: &mut Report) {
         {
             seen.insert(directive.name, first);
             report.mistake(at, &format!("stands twice; first in line {first}"));
-        } else if matches!(directive.setter, Setter::NotYet) && place.is_supported() {
+        } else if matches!(directive.setter, Setter::NotYet) {
             report.mistake(at, &not_yet(&shown(directive.name)));
         }
     }
@@ -347,18 +378,22 @@ fn empty_server() -> Server {
         max_commands: 0,
         resolver: None,
         resolver_timeout: Duration::ZERO,
+        auth: AuthKind::Http,
         auth_http: Vec::new(),
         auth_http_timeout: Duration::ZERO,
         auth_http_header: Vec::new(),
         auth_http_pass_client_cert: false,
+        login_domain: None,
+        login_domain_pass: false,
+        strip_domain: false,
         imap_auth: Mechanisms::default(),
-        imap_capabilities: Vec::new(),
+        imap_capabilities: Capabilities::Fixed(Vec::new()),
         imap_client_buffer: 0,
         pop3_auth: Mechanisms::default(),
-        pop3_capabilities: Vec::new(),
+        pop3_capabilities: Capabilities::Fixed(Vec::new()),
         pop3_client_buffer: 0,
         smtp_auth: Mechanisms::default(),
-        smtp_capabilities: Vec::new(),
+        smtp_capabilities: Capabilities::Fixed(Vec::new()),
         smtp_client_buffer: 0,
         smtp_greeting_delay: Duration::ZERO,
         proxy_buffer: None,
@@ -375,5 +410,24 @@ fn empty_server() -> Server {
         auth_http_tls: ClientSettings::default(),
         error_log: Vec::new(),
         error_log_user_tag: Vec::new(),
+    }
+}
+
+fn empty_backend() -> Backend {
+    Backend {
+        name: String::new(),
+        hosts: Vec::new(),
+        imap_port: None,
+        pop3_port: None,
+        smtp_port: None,
+        proxy_ssl: ProxySsl::Off,
+        proxy_tls: ClientSettings::default(),
+        proxy_protocol: ProxyProtocol::Off,
+        xclient: Xclient::Off,
+        auth_mechanism: AuthMechanism::Auto,
+        balance: Balance::Failover,
+        connect_timeout: Duration::ZERO,
+        fail_timeout: Duration::ZERO,
+        health_check: None,
     }
 }

@@ -5,13 +5,16 @@
 //! `check` (rules across directives); `reference` renders the table for people. No socket is opened.
 
 mod address;
+mod backend;
 mod check;
+mod check_backends;
 mod check_tls;
 mod directives;
 mod draft;
 mod listen;
 mod log_target;
 mod reference;
+mod route;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -29,10 +32,12 @@ use ipnet::IpNet;
 use crate::log::Severity;
 use crate::tls;
 
+pub use backend::{AuthMechanism, Backend, BackendHost, Balance};
 pub use check::describe;
 pub use reference::{reference, sample};
+pub use route::{Pattern, Route, RouteLine, RouteTarget, parse_route, read_map};
 
-/// Reads a configuration file of at most 1 MiB, and the keys and certificates it names. File names in
+/// Reads a configuration file of at most 1 MiB, and the keys, certificates and maps it names. File names in
 /// it are relative to its folder.
 ///
 /// # Errors
@@ -47,7 +52,7 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
 }
 
 /// The same for text that is already there; `file` is what errors call it. No other file is read:
-/// what is wrong with keys and certificates is not found.
+/// what is wrong with keys, certificates and maps is not found.
 ///
 /// # Errors
 /// As `load`.
@@ -81,19 +86,15 @@ fn build(
     let mut report = source::Report::new(file.display().to_string());
     let sections = source::read(bytes, &mut report);
     let drafts = draft::assemble(&sections, &folder, lookup, &mut report);
-    if files == Files::Read {
-        check_tls::check_engines(&drafts, &mut report);
-    }
-    let (process, servers) = check::check(drafts, &mut report);
+    let checked = check::check(drafts, files, &mut report);
 
     let (mistakes, warnings) = report.finish();
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
     Ok(Config {
-        process,
-        servers,
         warnings,
+        ..checked
     })
 }
 
@@ -112,6 +113,10 @@ pub struct Config {
     pub process: Process,
     /// One per `[server NAME]`, in file order, `[mail]` already merged in.
     pub servers: Vec<Server>,
+    /// One per `[backend NAME]`, in file order.
+    pub backends: Vec<Backend>,
+    /// `[routes]`, in file order; the first that fits a login wins.
+    pub routes: Vec<RouteLine>,
     /// What is merely without effect, as `FILE:LINE: [section] key: …`; for the log and for `check`.
     pub warnings: Vec<String>,
 }
@@ -164,6 +169,8 @@ pub struct Server {
     pub resolver: Option<Resolver>,
     /// Limit of each look-up.
     pub resolver_timeout: Duration,
+    /// Who decides about logins.
+    pub auth: AuthKind,
     /// Auth servers, asked in this order.
     pub auth_http: Vec<HttpUrl>,
     /// Limit of one request to an auth server.
@@ -172,22 +179,28 @@ pub struct Server {
     pub auth_http_header: Vec<(String, String)>,
     /// Whether `Auth-SSL-Cert` is sent.
     pub auth_http_pass_client_cert: bool,
+    /// Domain of logins without one, for routing; lower case.
+    pub login_domain: Option<String>,
+    /// Whether `login_domain` is part of the login to the backend too.
+    pub login_domain_pass: bool,
+    /// Whether the login to the backend loses its domain.
+    pub strip_domain: bool,
     /// SASL mechanisms offered by an IMAP server.
     pub imap_auth: Mechanisms,
     /// Capabilities announced by an IMAP server before login.
-    pub imap_capabilities: Vec<String>,
+    pub imap_capabilities: Capabilities,
     /// Bytes a command may have before login, literals included.
     pub imap_client_buffer: usize,
     /// SASL mechanisms (and APOP) offered by a POP3 server.
     pub pop3_auth: Mechanisms,
     /// Capabilities announced by a POP3 server before login.
-    pub pop3_capabilities: Vec<String>,
+    pub pop3_capabilities: Capabilities,
     /// Bytes a command line may have before login.
     pub pop3_client_buffer: usize,
     /// SASL mechanisms offered by an SMTP server; `none` lets mail in without login.
     pub smtp_auth: Mechanisms,
     /// Extra lines of the answer to EHLO.
-    pub smtp_capabilities: Vec<String>,
+    pub smtp_capabilities: Capabilities,
     /// Bytes a command line may have before login.
     pub smtp_client_buffer: usize,
     /// How long the SMTP greeting is held back.
@@ -200,7 +213,7 @@ pub struct Server {
     pub proxy_pass_error_message: bool,
     /// PROXY header sent to the backend.
     pub proxy_protocol: ProxyProtocol,
-    /// Whether SMTP backends are logged in to with AUTH.
+    /// Whether SMTP backends are logged in to with AUTH; always with passthrough.
     pub proxy_smtp_auth: bool,
     /// Whether SMTP backends are told about the client.
     pub xclient: Xclient,
@@ -361,6 +374,39 @@ pub struct Mechanisms {
     pub apop: bool,
     /// SMTP without login.
     pub none: bool,
+}
+
+/// `auth`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthKind {
+    /// The auth servers of `auth_http`.
+    Http,
+    /// The backend, with the client's own credentials.
+    Passthrough,
+}
+
+/// `imap_capabilities`, `pop3_capabilities`, `smtp_capabilities`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Capabilities {
+    /// What the configured backends offer.
+    Auto,
+    /// These, sent as they are.
+    Fixed(Vec<String>),
+}
+
+impl Capabilities {
+    /// What is configured; empty for `Auto`.
+    pub fn fixed(&self) -> &[String] {
+        match self {
+            Self::Auto => &[],
+            Self::Fixed(items) => items,
+        }
+    }
+
+    /// What is announced where no backend is configured, and with `Auto` until one has answered.
+    pub fn without_backends(protocol: Protocol) -> Self {
+        directives::capabilities_without_backends(protocol)
+    }
 }
 
 /// `proxy_protocol` towards the backend.

@@ -24,8 +24,8 @@ pub fn sample() -> String {
         text.push('\n');
         match place {
             Place::Server => sample_servers(&mut text),
-            place if place.is_supported() => sample_section(&mut text, place),
-            place => sample_reserved_section(&mut text, place),
+            Place::Postern | Place::Mail => sample_section(&mut text, place),
+            Place::Backend | Place::Routes => sample_remark(&mut text, place),
         }
     }
     text
@@ -49,6 +49,13 @@ const OF_PROCESS: &str = "Settings of the whole process.";
 const OF_SERVERS: &str = "The servers: one section for each, with a name of your choice. What \
     stands above in [mail] may stand here too.";
 
+const OF_BACKENDS: &str = "Backends by name: one section for each, needed with auth = passthrough, and \
+    for the Auth-Backend of an auth server. proxy_ssl, proxy_ssl_…, proxy_protocol, tls_library and \
+    xclient may stand here too, as in [mail]; what stands there does not hold here.";
+
+const OF_ROUTES: &str = "Which backend takes whom, with auth = passthrough. A single backend takes \
+    everyone without this section.";
+
 const RESERVED: &str = "Known, but refused by this version:";
 
 fn describe(directive: &'static Directive) -> String {
@@ -65,7 +72,7 @@ fn describe(directive: &'static Directive) -> String {
         ""
     };
     field("Type:", &format!("{}{repeat}", directive.kind));
-    field("Default:", directive.default_text());
+    field("Default:", &directive.default_text());
     if let Some(protocol) = directive.only {
         field("Only for:", protocol.name());
     }
@@ -90,10 +97,7 @@ fn sample_section(text: &mut String, place: Place) {
     for directive in DIRECTIVES.iter().filter(here).filter(is_supported) {
         text.push('\n');
         text.push_str(&prose(directive.help));
-        if let DefaultValue::HostName | DefaultValue::Unset(_) = directive.default {
-            let default = format!("Default: {}.", directive.default_text());
-            text.push_str(&prose(&default));
-        }
+        default_remark(text, directive);
         let setting = setting(directive);
         let mark = if directive.name == "auth_http" {
             ""
@@ -131,14 +135,32 @@ fn sample_servers(text: &mut String) {
     text.pop();
 }
 
-/// Sections none of whose directives is supported yet.
-fn sample_reserved_section(text: &mut String, place: Place) {
-    text.push_str(&prose(RESERVED));
-    let _ = writeln!(text, ";{}", show_place(place));
-    for directive in DIRECTIVES.iter().filter(|d| d.stands_in(place)) {
-        if !in_earlier(directive, place) {
-            let _ = writeln!(text, ";{}", setting(directive));
-        }
+/// A section that is wholly commented out.
+fn sample_remark(text: &mut String, place: Place) {
+    let (about, header) = match place {
+        Place::Routes => (OF_ROUTES, "[routes]"),
+        _ => (OF_BACKENDS, "[backend office]"),
+    };
+    text.push_str(&prose(about));
+    let _ = writeln!(text, ";{header}");
+    let here = |d: &&Directive| d.stands_in(place) && !in_earlier(d, place);
+    for directive in DIRECTIVES.iter().filter(here) {
+        text.push('\n');
+        text.push_str(&prose(directive.help));
+        default_remark(text, directive);
+        let _ = writeln!(text, ";{}", setting(directive));
+    }
+}
+
+/// The default, where it is not what the setting shows.
+fn default_remark(text: &mut String, directive: &Directive) {
+    if let DefaultValue::HostName
+    | DefaultValue::Unset(_)
+    | DefaultValue::InBackend(..)
+    | DefaultValue::OrAuto(_) = directive.default
+    {
+        let default = format!("Default: {}.", directive.default_text());
+        text.push_str(&prose(&default));
     }
 }
 
@@ -166,9 +188,11 @@ fn in_earlier(directive: &Directive, place: Place) -> bool {
 
 fn setting(directive: &Directive) -> String {
     let value = match directive.default {
-        DefaultValue::Text(text) | DefaultValue::OfProcess(text) | DefaultValue::Implied(text) => {
-            text
-        }
+        DefaultValue::Text(text)
+        | DefaultValue::OfProcess(text)
+        | DefaultValue::Implied(text)
+        | DefaultValue::InBackend(_, text) => text,
+        DefaultValue::OrAuto(text) if !text.is_empty() => text,
         _ if directive.example.is_empty() => "…",
         _ => directive.example,
     };

@@ -73,6 +73,12 @@ impl Report {
         self.mistakes.push((at.line, line));
     }
 
+    /// Mistakes in another file that a line names, which say themselves where they are.
+    pub(super) fn mistakes_elsewhere(&mut self, line: usize, texts: Vec<String>) {
+        let texts = texts.into_iter().map(|text| (line, text));
+        self.mistakes.extend(texts);
+    }
+
     /// Something without effect.
     pub(super) fn warning(&mut self, at: At<'_>, text: &str) {
         let line = self.render(at, text);

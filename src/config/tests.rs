@@ -49,7 +49,8 @@ fn good_files_have_no_mistakes_and_the_warnings_beside_them() {
             .iter()
             .map(|server| server.listen.len())
             .sum();
-        assert_eq!(describe(&config).lines().count(), listeners);
+        let others = config.backends.len() + config.routes.len();
+        assert_eq!(describe(&config).lines().count(), listeners + others);
     }
 }
 
@@ -97,7 +98,10 @@ fn defaults_are_those_of_the_reference() {
     assert_eq!((server.max_errors, server.max_commands), (5, 1000));
     assert_eq!(server.timeout, Duration::from_secs(60));
     assert_eq!(server.proxy_timeout, Duration::from_secs(86400));
-    assert_eq!(server.imap_capabilities, ["IMAP4", "IMAP4rev1", "UIDPLUS"]);
+    assert_eq!(
+        server.imap_capabilities.fixed(),
+        ["IMAP4", "IMAP4rev1", "UIDPLUS"]
+    );
     assert_eq!(
         (server.imap_client_buffer, server.proxy_buffer),
         (16384, None)
@@ -178,19 +182,25 @@ const DAMAGED: &str = "[postern]\nworkers=4\nreload_timeout=1h30m\nerror_log=sys
     starttls=only\nssl_session_cache=builtin:9 shared:A:1m\nssl_protocols=TLSv1.2 TLSv1.3\n\
     ssl_conf_command=A \"b\"\nproxy_ssl_name=::1\n";
 
+const DAMAGED_BACKENDS: &str = "[server pop3]\nlisten=110\nauth=passthrough\n\
+    login_domain=a.b\npop3_capabilities=auto\n[backend b]\nhosts=a.b:1,[::1]:2 c\nproxy_ssl=on\n\
+    [routes]\nroute=\"x y@a.b\" b\nroute=@c.d reject \"no \\\"\"\nmap=m\n";
+
 #[test]
 fn damaged_files_never_panic() {
-    let good = DAMAGED.as_bytes();
-    build(good, Path::new("f"), lookup, Files::Leave).expect("the undamaged file is good");
-    for index in 0..good.len() {
-        let mut damaged = good.to_vec();
-        damaged.remove(index);
-        let _ = build(&damaged, Path::new("f"), lookup, Files::Leave);
-        let _ = build(&good[..index], Path::new("f"), lookup, Files::Leave);
-        for byte in *b"\0\n\r\t \"\\#,-/09:=[]kz\xc3\xff" {
+    for good in [DAMAGED, DAMAGED_BACKENDS] {
+        let good = good.as_bytes();
+        build(good, Path::new("f"), lookup, Files::Leave).expect("the undamaged file is good");
+        for index in 0..good.len() {
             let mut damaged = good.to_vec();
-            damaged[index] = byte;
+            damaged.remove(index);
             let _ = build(&damaged, Path::new("f"), lookup, Files::Leave);
+            let _ = build(&good[..index], Path::new("f"), lookup, Files::Leave);
+            for byte in *b"\0\n\r\t \"\\#,-/09:=[]kz\xc3\xff" {
+                let mut damaged = good.to_vec();
+                damaged[index] = byte;
+                let _ = build(&damaged, Path::new("f"), lookup, Files::Leave);
+            }
         }
     }
 }
@@ -203,7 +213,96 @@ fn long_values_never_panic() {
             .iter()
             .map(|d| format!("{} = {long}\n", d.name));
         let lines: String = lines.collect();
-        let text = format!("[postern]\n{lines}[mail]\n{lines}[server {long}]\n{lines}[{long}]\n");
+        let text = format!(
+            "[postern]\n{lines}[mail]\n{lines}[server {long}]\n{lines}[{long}]\n\
+            [backend {long}]\n{lines}[routes]\n{lines}"
+        );
         assert!(build(text.as_bytes(), Path::new("f"), lookup, Files::Leave).is_err());
     }
+}
+
+#[test]
+fn a_single_backend_needs_no_routes() {
+    let config = load(&Path::new(CONFIGS).join("good/small_office.ini")).expect("a good file");
+    let [office] = &config.backends[..] else {
+        panic!("one backend");
+    };
+    let ports = [Protocol::Imap, Protocol::Pop3, Protocol::Smtp].map(|p| office.port(p));
+    assert_eq!((office.name.as_str(), ports), ("office", [143, 110, 25]));
+    assert_eq!(office.hosts.len(), 1);
+    assert_eq!(
+        (office.xclient, office.balance, office.auth_mechanism),
+        (Xclient::Auto, Balance::Failover, AuthMechanism::Auto)
+    );
+    assert_eq!(office.connect_timeout, Duration::from_secs(10));
+    assert_eq!(office.fail_timeout, Duration::from_secs(30));
+    assert_eq!(office.health_check, None);
+    assert!(config.routes.is_empty());
+    for server in &config.servers {
+        assert_eq!(server.auth, AuthKind::Passthrough);
+        assert_eq!(server.login_domain.as_deref(), Some("example.org"));
+        assert!(!server.login_domain_pass && !server.strip_domain && server.proxy_smtp_auth);
+        assert_eq!(server.imap_capabilities, Capabilities::Auto);
+        assert_eq!(server.smtp_capabilities, Capabilities::Auto);
+    }
+}
+
+#[test]
+fn a_backend_has_its_own_settings_and_none_of_mail() {
+    let config = load(&Path::new(CONFIGS).join("good/backends.ini")).expect("a good file");
+    let [office, branch] = &config.backends[..] else {
+        panic!("two backends");
+    };
+    let ports = [Protocol::Imap, Protocol::Pop3, Protocol::Smtp];
+    assert_eq!(ports.map(|p| office.port(p)), [1143, 1110, 1587]);
+    assert_eq!(ports.map(|p| branch.port(p)), [993, 995, 465]);
+    assert_eq!(
+        (office.proxy_ssl, office.proxy_protocol, office.xclient),
+        (ProxySsl::StartTls, ProxyProtocol::V2, Xclient::Full)
+    );
+    assert_eq!(office.proxy_tls.tls_library, crate::tls::Library::Native);
+    assert!(!office.proxy_tls.proxy_ssl_verify && branch.proxy_tls.proxy_ssl_verify);
+    assert_eq!(branch.proxy_tls.tls_library, crate::tls::Library::Rustls);
+    assert_eq!(office.fail_timeout, Duration::ZERO);
+    assert_eq!(office.health_check, Some(Duration::from_secs(60)));
+
+    let [imap, pop3, _] = &config.servers[..] else {
+        panic!("three servers");
+    };
+    assert_eq!((imap.proxy_ssl, imap.xclient), (ProxySsl::Off, Xclient::On));
+    assert!(imap.login_domain_pass && pop3.strip_domain && !pop3.login_domain_pass);
+    assert_eq!(imap.imap_capabilities.fixed(), ["IMAP4rev1", "IDLE"]);
+    assert_eq!(pop3.pop3_capabilities, Capabilities::Auto);
+}
+
+#[test]
+fn routes_and_maps_keep_the_order_of_the_file() {
+    let config = load(&Path::new(CONFIGS).join("good/backends.ini")).expect("a good file");
+    let shown = |line: &RouteLine| match line {
+        RouteLine::Map(_) => "map".to_owned(),
+        RouteLine::Route(route) => route.pattern.to_string(),
+    };
+    let order: Vec<String> = config.routes.iter().map(shown).collect();
+    let expected = [
+        "map",
+        "boss@example.org",
+        "old@example.org",
+        "@branch.example.org",
+        "map",
+        "guest",
+        "*",
+    ];
+    assert_eq!(order, expected);
+}
+
+#[test]
+fn auto_without_backends_is_the_fixed_list() {
+    let path = Path::new(CONFIGS).join("good/auth_http_without_effect.ini");
+    let config = load(&path).expect("a good file");
+    let [imap, smtp] = &config.servers[..] else {
+        panic!("two servers");
+    };
+    let expected = ["IMAP4", "IMAP4rev1", "UIDPLUS"];
+    assert_eq!(imap.imap_capabilities.fixed(), expected);
+    assert_eq!(smtp.smtp_capabilities, Capabilities::Fixed(Vec::new()));
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::Mechanisms;
+use super::{Capabilities, Mechanisms};
 
 /// Longest time that any directive takes.
 const MAX_TIME: Duration = Duration::from_secs(365 * 86400);
@@ -19,6 +19,9 @@ pub(super) const POSITIVE: RangeInclusive<Duration> = Duration::from_millis(1)..
 
 /// Times that may be zero.
 pub(super) const FROM_ZERO: RangeInclusive<Duration> = Duration::ZERO..=MAX_TIME;
+
+/// Times between things that are done again and again.
+pub(super) const FROM_A_SECOND: RangeInclusive<Duration> = Duration::from_secs(1)..=MAX_TIME;
 
 /// Longest capability, so that a line made of it fits any client's buffer.
 const MAX_CAPABILITY: usize = 500;
@@ -167,29 +170,39 @@ pub(super) fn rest_of_line(text: &str) -> Result<String, String> {
     Ok(item)
 }
 
+/// The first field, which stands in double quotes if it has spaces, and what follows it. Empty for no
+/// text; the text must not begin with a space.
+pub(super) fn take_field(text: &str) -> Result<(String, &str), String> {
+    take_item(text, char::is_whitespace)
+}
+
 fn split(text: &str, is_separator: fn(char) -> bool) -> Result<Vec<String>, String> {
     let mut items = Vec::new();
     let mut rest = text.trim_start_matches(is_separator);
     while !rest.is_empty() {
-        if rest.starts_with('"') {
-            let (item, tail) = quoted(rest)?;
-            if !tail.is_empty() && !tail.starts_with(is_separator) {
-                return Err("there is text behind a closing quote".to_owned());
-            }
-            items.push(item);
-            rest = tail;
-        } else {
-            let end = rest.find(is_separator).unwrap_or(rest.len());
-            let (item, tail) = rest.split_at(end);
-            if item.contains('"') {
-                return Err("a quote may stand only around a whole item".to_owned());
-            }
-            items.push(item.to_owned());
-            rest = tail;
-        }
-        rest = rest.trim_start_matches(is_separator);
+        let (item, tail) = take_item(rest, is_separator)?;
+        items.push(item);
+        rest = tail;
     }
     Ok(items)
+}
+
+/// The item at the beginning, and what follows it without its separators.
+fn take_item(text: &str, is_separator: fn(char) -> bool) -> Result<(String, &str), String> {
+    let (item, tail) = if text.starts_with('"') {
+        let (item, tail) = quoted(text)?;
+        if !tail.is_empty() && !tail.starts_with(is_separator) {
+            return Err("there is text behind a closing quote".to_owned());
+        }
+        (item, tail)
+    } else {
+        let (item, tail) = text.split_at(text.find(is_separator).unwrap_or(text.len()));
+        if item.contains('"') {
+            return Err("a quote may stand only around a whole item".to_owned());
+        }
+        (item.to_owned(), tail)
+    };
+    Ok((item, tail.trim_start_matches(is_separator)))
 }
 
 /// The item that begins with a quote, and what follows its closing one.
@@ -247,10 +260,10 @@ fn member_of<'a>(set: &'a mut Mechanisms, name: &str) -> Option<&'a mut bool> {
     }
 }
 
-/// Capabilities: words or quoted phrases of printable ASCII. `auto` needs configured backends.
-pub(super) fn capabilities(text: &str) -> Result<Vec<String>, String> {
+/// `auto`, or capabilities: words or quoted phrases of printable ASCII.
+pub(super) fn capabilities(text: &str) -> Result<Capabilities, String> {
     if text.eq_ignore_ascii_case("auto") {
-        return Err(not_yet("`auto`"));
+        return Ok(Capabilities::Auto);
     }
     let items = list(text)?;
     for item in &items {
@@ -262,7 +275,7 @@ pub(super) fn capabilities(text: &str) -> Result<Vec<String>, String> {
             return Err(format!("{item} has characters outside printable ASCII"));
         }
     }
-    Ok(items)
+    Ok(Capabilities::Fixed(items))
 }
 
 /// Names for `filter=tag:`.
@@ -580,12 +593,9 @@ mod tests {
 
     #[test]
     fn capabilities_are_printable_ascii() {
-        assert_eq!(capabilities("IMAP4rev1 \"A B\"").expect("items").len(), 2);
-        assert!(
-            capabilities("auto")
-                .expect_err("later")
-                .contains("not supported yet")
-        );
+        let items = capabilities("IMAP4rev1 \"A B\"").expect("items");
+        assert_eq!(items.fixed(), ["IMAP4rev1", "A B"]);
+        assert_eq!(capabilities("AUTO"), Ok(Capabilities::Auto));
         assert!(capabilities("\"\"").is_err() && capabilities("ä").is_err());
         assert!(capabilities(&"x".repeat(501)).is_err());
     }

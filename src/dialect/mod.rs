@@ -15,10 +15,11 @@ use crate::config::{Mechanisms, Protocol, Starttls};
 use crate::log::escape;
 use crate::net::conn::{Conn, NetError, NetErrorKind};
 use crate::net::line::{Line, line, without_end};
+use crate::net::socket::Deadline;
 use crate::sasl::oauth::{OAUTHBEARER_DUMMY, XOAUTH2_DUMMY};
 use crate::sasl::{Credentials, Exchange, Mechanism, Method, Next};
 use crate::session::budget::Allowance;
-use crate::session::error::{Cause, Refusal};
+use crate::session::error::{Cause, Refusal, RefusalKind};
 use crate::session::{Session, Step};
 use crate::tls::{TlsError, TlsErrorKind};
 
@@ -85,7 +86,9 @@ pub trait Dialect: Send {
     ) -> Result<Line, Cause>;
 
     /// The last line before a close, if there is one to be said; it carries no reason of ours.
-    fn failure_line(&self, cause: &Cause) -> Option<Line>;
+    /// `own_method` is true for Postern's own methods of authentication: then a backend that fails is
+    /// told of as one that is not available.
+    fn failure_line(&self, cause: &Cause, own_method: bool) -> Option<Line>;
 }
 
 /// Sends a line to the client within its time.
@@ -320,7 +323,16 @@ fn read_backend_line(
     backend: &mut Conn,
     total: &mut usize,
 ) -> Result<Vec<u8>, Cause> {
-    let length = backend.fill_line(session.login_deadline())?;
+    read_backend_line_by(session.login_deadline(), backend, total)
+}
+
+/// The same, by another time.
+fn read_backend_line_by(
+    deadline: Deadline,
+    backend: &mut Conn,
+    total: &mut usize,
+) -> Result<Vec<u8>, Cause> {
+    let length = backend.fill_line(deadline)?;
     *total += length;
     if *total > BACKEND_TOTAL {
         return Err(Cause::Internal(format!(
@@ -348,12 +360,17 @@ fn no_starttls() -> Cause {
 }
 
 /// The failure for an unexpected answer of the backend.
-fn refused(session: &Session, answer: Vec<u8>, hint: Option<&'static str>) -> Cause {
+fn refused(
+    session: &Session,
+    answer: Vec<u8>,
+    kind: RefusalKind,
+    hint: Option<&'static str>,
+) -> Cause {
     Cause::BackendRefused(Refusal {
         answer,
         hint,
         pass_on: session.service.conf.proxy_pass_error_message,
-        unavailable: false,
+        kind,
     })
 }
 
@@ -361,6 +378,7 @@ fn refused(session: &Session, answer: Vec<u8>, hint: Option<&'static str>) -> Ca
 fn failure_line(
     record: &Record,
     cause: &Cause,
+    own_method: bool,
     unavailable: impl FnOnce() -> Line,
 ) -> Option<Line> {
     let fixed = |line: &[u8]| Some(Line::new(line.to_vec()));
@@ -371,8 +389,16 @@ fn failure_line(
         Cause::ClientCertificate { missing: true, .. } => fixed(record.certificate_missing),
         Cause::ClientCertificate { missing: false, .. } => fixed(record.certificate_error),
         Cause::Evicted | Cause::Stopped => fixed(record.busy),
-        Cause::BackendRefused(refusal) if refusal.unavailable => Some(unavailable()),
+        Cause::BackendRefused(refusal) if refusal.kind == RefusalKind::RawGreeting => {
+            Some(unavailable())
+        }
         Cause::BackendRefused(refusal) if refusal.pass_on => fixed(&refusal.answer),
+        _ if own_method && cause.is_of_host() => Some(unavailable()),
+        Cause::BackendRefused(refusal)
+            if own_method && refusal.kind == RefusalKind::LoginForNow =>
+        {
+            Some(unavailable())
+        }
         Cause::AuthService(..)
         | Cause::BackendConnect(..)
         | Cause::BackendTimeout

@@ -1,6 +1,6 @@
 //! XOAUTH2 and OAUTHBEARER (RFC 7628): a login and a bearer token. The token is the secret.
 
-use super::{Credentials, Malformed, Method};
+use super::{Credentials, Malformed, Mechanism, Method};
 use crate::net::line::Line;
 use crate::secret::Secret;
 
@@ -11,6 +11,14 @@ const SEPARATOR: u8 = 1;
 pub const XOAUTH2_DUMMY: &[u8] = b"";
 /// The client's dummy answer to an error challenge of OAUTHBEARER (RFC 7628, section 3.2.3).
 pub const OAUTHBEARER_DUMMY: &[u8] = b"AQ==";
+
+/// The dummy answer to an error challenge, of any mechanism.
+pub fn dummy_answer(mechanism: Mechanism) -> &'static [u8] {
+    match mechanism {
+        Mechanism::OauthBearer => OAUTHBEARER_DUMMY,
+        _ => XOAUTH2_DUMMY,
+    }
+}
 
 /// Reads `user=LOGIN^Aauth=Bearer TOKEN^A^A`.
 ///

@@ -75,8 +75,23 @@ pub struct Refusal {
     pub hint: Option<&'static str>,
     /// Whether the client gets the answer itself (`proxy_pass_error_message`).
     pub pass_on: bool,
-    /// Whether the backend said that it is not there for anyone (a greeting of BYE, say).
-    pub unavailable: bool,
+    /// What it refuses.
+    pub kind: RefusalKind,
+}
+
+/// What a backend refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// To talk at all: its greeting is none that welcomes, or it says goodbye.
+    Greeting,
+    /// The same, in words that must not reach a client raw (IMAP's BYE and PREAUTH).
+    RawGreeting,
+    /// This login and password.
+    Login,
+    /// Logins for the time being.
+    LoginForNow,
+    /// Anything else.
+    Other,
 }
 
 impl Cause {
@@ -96,6 +111,21 @@ impl Cause {
             }
             Self::BackendGone(_) | Self::BackendTls(_) | Self::BackendRefused(_) => Severity::Error,
             Self::Internal(_) => Severity::Error,
+        }
+    }
+
+    /// Whether another host of the backend may do better. A login that was refused never goes to one.
+    pub fn is_of_host(&self) -> bool {
+        match self {
+            Self::BackendConnect(..) | Self::BackendTimeout => true,
+            Self::BackendGone(_) | Self::BackendTls(_) => true,
+            Self::BackendRefused(refusal) => {
+                matches!(
+                    refusal.kind,
+                    RefusalKind::Greeting | RefusalKind::RawGreeting
+                )
+            }
+            _ => false,
         }
     }
 

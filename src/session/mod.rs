@@ -118,11 +118,14 @@ pub struct Session {
     pub method: Option<Method>,
     /// The backend, once it is known.
     pub upstream: Option<String>,
+    /// Its host name, for TLS.
+    pub upstream_host: String,
     /// When it was accepted.
     pub accepted: Instant,
     /// When it was logged in, counted from accept.
     pub login_time: Option<Duration>,
     login_deadline: Option<Deadline>,
+    host_deadline: Option<Deadline>,
     salt: Option<String>,
     host_name: Option<PendingName>,
 }
@@ -157,9 +160,11 @@ impl From<Arrival> for Session {
             login: None,
             method: None,
             upstream: None,
+            upstream_host: String::new(),
             accepted,
             login_time: None,
             login_deadline: None,
+            host_deadline: None,
             salt: None,
             host_name: None,
         }
@@ -176,11 +181,27 @@ impl Session {
     /// The time for the whole backend login runs from here.
     pub fn begin_login(&mut self) {
         self.login_deadline = Some(Deadline::after(self.service.conf.timeout, "timeout"));
+        self.host_deadline = None;
     }
 
-    /// Until when the backend login must be done.
+    /// What is left of that time is shared by this many hosts; the share of the first runs from here.
+    pub fn begin_host(&mut self, hosts: usize) {
+        let login = self.login_deadline.unwrap_or(self.budget.deadline());
+        let hosts = u32::try_from(hosts).unwrap_or(u32::MAX).max(1);
+        let share = login.remaining().unwrap_or_default() / hosts;
+        self.host_deadline = Some(Deadline::after(share, login.directive));
+    }
+
+    /// The backend has the credentials, and all of the login's time to judge them: servers answer a
+    /// wrong password late on purpose, which must not look like a host that is down.
+    pub fn credentials_are_out(&mut self) {
+        self.host_deadline = None;
+    }
+
+    /// Until when the backend's next answer must have come.
     pub fn login_deadline(&self) -> Deadline {
-        self.login_deadline.unwrap_or(self.budget.deadline())
+        let deadline = self.host_deadline.or(self.login_deadline);
+        deadline.unwrap_or(self.budget.deadline())
     }
 
     /// Runs the client's TLS handshake and judges its certificate.

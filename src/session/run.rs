@@ -4,17 +4,20 @@
 //! protocols say is in `dialect`; what is asked of whom in `auth` and `backend`.
 
 use crate::admission::Arrival;
-use crate::auth::{Grant, Refusal, Verdict};
+use crate::auth::passthrough::ATTEMPTS;
+use crate::auth::{Grant, Refusal, Target, Verdict};
 use crate::backend::dial::dial;
+use crate::backend::{self, Candidate};
 use crate::config::Protocol;
 use crate::dialect::{self, Dialect};
 use crate::log::{Severity, escape};
 use crate::net::conn::Conn;
+use crate::net::line::Line;
 use crate::net::proxy_protocol::{self, Header, Parsed};
 use crate::net::relay::Relay;
 use crate::net::socket::{Deadline, Seen, WaitFor};
 use crate::sasl::Credentials;
-use crate::session::error::{Cause, SessionError};
+use crate::session::error::{Cause, RefusalKind, SessionError};
 use crate::session::{Session, Step};
 
 use std::time::Duration;
@@ -63,13 +66,18 @@ fn run(
     opening: Opening,
 ) -> Result<Conn, Cause> {
     open_client(session, client, dialect, opening)?;
-    let grant = log_in(session, client, dialect)?;
-    let mut backend = dial(session, &grant)?;
-    let answer = dialect.log_in_to_backend(session, &mut backend, &grant)?;
-    // Who is logged in is not evicted for the time that led to it.
-    client.command_is_complete();
-    client.send(&answer, session.login_deadline())?;
-    Ok(backend)
+    loop {
+        let (credentials, grant) = log_in(session, client, dialect)?;
+        match enter_backend(session, dialect, &grant) {
+            Ok((backend, answer)) => {
+                // Who is logged in is not evicted for the time that led to it.
+                client.command_is_complete();
+                client.send(&answer, session.login_deadline())?;
+                return Ok(backend);
+            }
+            Err(cause) => refuse_as_backend(session, client, dialect, &credentials, &grant, cause)?,
+        }
+    }
 }
 
 /// PROXY header, TLS, greeting.
@@ -198,7 +206,7 @@ fn log_in(
     session: &mut Session,
     client: &mut Conn,
     dialect: &mut dyn Dialect,
-) -> Result<Grant, Cause> {
+) -> Result<(Credentials, Box<Grant>), Cause> {
     loop {
         let credentials = dialect.read_login(session, client)?;
         session.attempts += 1;
@@ -207,7 +215,7 @@ fn log_in(
         let refusal = match authenticate(session, client, &credentials)? {
             Ok(grant) => {
                 session.login = Some(grant.login.clone()).filter(|login| !login.is_empty());
-                return Ok(grant);
+                return Ok((credentials, grant));
             }
             Err(refusal) => refusal,
         };
@@ -220,12 +228,12 @@ fn authenticate(
     session: &mut Session,
     client: &mut Conn,
     credentials: &Credentials,
-) -> Result<Result<Grant, Refusal>, Cause> {
+) -> Result<Result<Box<Grant>, Refusal>, Cause> {
     let service = std::sync::Arc::clone(&session.service);
     for _ in 0..WAITS {
         match service.auth.authenticate(session, credentials)? {
             Verdict::Granted(grant) => return check(session, credentials, grant),
-            Verdict::Refused(refusal) => return Ok(Err(refusal)),
+            Verdict::Refused(refusal) => return Ok(Err(again(session, refusal))),
             Verdict::Wait(time) => client.pause(Deadline::after(time, "Auth-Wait"))?,
         }
     }
@@ -240,18 +248,26 @@ fn authenticate(
 fn check(
     session: &Session,
     credentials: &Credentials,
-    grant: Grant,
-) -> Result<Result<Grant, Refusal>, Cause> {
+    grant: Box<Grant>,
+) -> Result<Result<Box<Grant>, Refusal>, Cause> {
     let protocol = session.service.conf.protocol;
     if grant.is_sayable(protocol) {
         return Ok(Ok(grant));
     }
-    let of_client = Grant::new(String::new(), 0, credentials, grant.smtp_auth);
-    if of_client.is_sayable(protocol) {
+    if grant.client_is_sayable(protocol, credentials) {
         let text = "auth http server sent a login or password that breaks the line";
         return Err(Cause::AuthService(text.into(), None));
     }
-    Ok(Err(Refusal::ours("invalid login or password")))
+    Ok(Err(again(session, Refusal::failed())))
+}
+
+/// With a method of our own the client may try again, a few times a session.
+fn again(session: &Session, refusal: Refusal) -> Refusal {
+    let may_retry = session.service.auth.is_own() && session.attempts < ATTEMPTS;
+    Refusal {
+        again: refusal.again.or(may_retry.then_some(Duration::ZERO)),
+        ..refusal
+    }
 }
 
 /// Tells the client that its login was refused, after `Auth-Wait`. Without that the session ends.
@@ -265,7 +281,7 @@ fn refuse(
     let text = format!("client login failed: \"{}\"", escape(&refusal.text));
     session.log(Severity::Info, file!(), &text);
     let line = dialect.refuse_login(refusal);
-    if let Some(wait) = refusal.wait {
+    if let Some(wait) = refusal.again {
         let paused = client.pause(Deadline::after(wait, "Auth-Wait"));
         session.budget.restart_time();
         if let Err(error) = paused {
@@ -288,12 +304,88 @@ fn refuse(
     if said {
         client.send(&line, session.budget.deadline())?;
     }
-    if refusal.wait.is_none() {
+    if refusal.again.is_none() {
         return Err(Cause::Refused);
     }
     session.budget.restart_time();
     client.command_is_complete();
     Ok(())
+}
+
+/// Connects and logs in to the first host of the backend that serves. A host that refuses the login
+/// has served.
+fn enter_backend(
+    session: &mut Session,
+    dialect: &mut dyn Dialect,
+    grant: &Grant,
+) -> Result<(Conn, Line), Cause> {
+    session.step = Step::ConnectingToUpstream;
+    session.begin_login();
+    let candidates = backend::candidates(session, grant)?;
+    let mut last = Cause::BackendConnect("upstream has no address".into(), None);
+    for (at, candidate) in candidates.iter().enumerate() {
+        let left = candidates.len() - at;
+        session.begin_host(left);
+        if at > 0 && session.login_deadline().remaining().is_none() {
+            break;
+        }
+        let cause = match dial(session, grant, candidate).and_then(|mut backend| {
+            let answer = dialect.log_in_to_backend(session, &mut backend, grant)?;
+            Ok((backend, answer))
+        }) {
+            Ok(entered) => {
+                note_answer(grant, candidate);
+                return Ok(entered);
+            }
+            Err(cause) => cause,
+        };
+        if !cause.is_of_host() {
+            note_answer(grant, candidate);
+            return Err(cause);
+        }
+        if let Target::Backend(backend) = &grant.target {
+            let reason = match cause.io_error() {
+                Some(error) => format!("{cause}: {error}"),
+                None => cause.to_string(),
+            };
+            backend.note_failure(candidate.address, &reason);
+        }
+        if left > 1 {
+            let text = format!("{cause}, trying the next host");
+            session.log_failure(Severity::Warn, file!(), &text, cause.io_error());
+        }
+        last = cause;
+    }
+    Err(last)
+}
+
+fn note_answer(grant: &Grant, candidate: &Candidate) {
+    if let Target::Backend(backend) = &grant.target {
+        backend.note_answer(candidate.address);
+    }
+}
+
+/// A backend that decides has refused the login: the client is told, and may try again. Any other
+/// failure ends the session.
+fn refuse_as_backend(
+    session: &mut Session,
+    client: &mut Conn,
+    dialect: &dyn Dialect,
+    credentials: &Credentials,
+    grant: &Grant,
+    cause: Cause,
+) -> Result<(), Cause> {
+    match &cause {
+        Cause::BackendRefused(refusal)
+            if refusal.kind == RefusalKind::Login && grant.passthrough =>
+        {
+            session.log(Severity::Info, file!(), &cause.to_string());
+        }
+        _ => return Err(cause),
+    }
+    session.upstream = None;
+    let refusal = again(session, Refusal::failed());
+    refuse(session, client, dialect, credentials, &refusal)
 }
 
 /// The last line to the client, the lines in the log, and the close.
@@ -314,7 +406,7 @@ fn end(session: Session, mut client: Conn, dialect: &dyn Dialect, cause: Cause) 
         error.cause.io_error(),
     );
     client.cannot_be_evicted();
-    let line = dialect.failure_line(&error.cause);
+    let line = dialect.failure_line(&error.cause, session.service.auth.is_own());
     if let Some(line) = line.filter(|_| !session.tls_is_due) {
         // The client may be gone, or deaf; then it hears nothing.
         let _ = client.send(&line, Deadline::after(LAST_LINE, "timeout"));

@@ -153,7 +153,7 @@ fn what_is_not_set_is_left_to_the_library() {
     assert!(server.proxy_tls.proxy_ssl_verify && server.auth_http_tls.proxy_ssl_verify);
 
     let default = |name| directives::find(name).expect("a directive").default_text();
-    let timeout = value::time(default("ssl_session_timeout"), value::POSITIVE);
+    let timeout = value::time(&default("ssl_session_timeout"), value::POSITIVE);
     assert_eq!(timeout, Ok(DEFAULT_SESSION_TIMEOUT));
     let depth = default("ssl_verify_depth").parse();
     assert_eq!(depth, Ok(DEFAULT_VERIFY_DEPTH));

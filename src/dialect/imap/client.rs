@@ -166,7 +166,7 @@ fn start_sasl(
 fn capability(imap: &Imap, session: &Session, client: &Conn) -> Vec<u8> {
     let conf = &session.service.conf;
     let mut answer = String::from("* CAPABILITY");
-    for capability in &conf.imap_capabilities {
+    for capability in session.service.capabilities().iter() {
         answer.push(' ');
         answer.push_str(capability);
     }

@@ -54,7 +54,13 @@ impl Dialect for Imap {
     }
 
     fn refuse_login(&self, refusal: &auth::Refusal) -> Line {
-        self.tagged(&[b"NO ", refusal.text.as_slice()].concat())
+        // RFC 5530
+        let code: &[u8] = if refusal.is_ours {
+            b"[AUTHENTICATIONFAILED] "
+        } else {
+            b""
+        };
+        self.tagged(&[b"NO ", code, &refusal.text].concat())
     }
 
     fn bad_command(&self) -> Line {
@@ -78,8 +84,8 @@ impl Dialect for Imap {
         backend::log_in(self, session, backend, grant)
     }
 
-    fn failure_line(&self, cause: &Cause) -> Option<Line> {
-        super::failure_line(&RECORD, cause, || {
+    fn failure_line(&self, cause: &Cause, own_method: bool) -> Option<Line> {
+        super::failure_line(&RECORD, cause, own_method, || {
             self.tagged(b"NO [UNAVAILABLE] mail server is not available")
         })
     }

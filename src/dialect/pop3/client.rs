@@ -117,7 +117,7 @@ fn capa(session: &Session, client: &Conn, before_user: bool) -> String {
     let conf = &session.service.conf;
     let only_tls = requires_tls(session, client);
     let mut answer = String::from("+OK Capability list follows\r\n");
-    for capability in &conf.pop3_capabilities {
+    for capability in session.service.capabilities().iter() {
         if !(only_tls && capability.eq_ignore_ascii_case("USER")) {
             answer.push_str(capability);
             answer.push_str("\r\n");

@@ -49,7 +49,9 @@ impl Dialect for Pop3 {
     }
 
     fn refuse_login(&self, refusal: &auth::Refusal) -> Line {
-        line(&[b"-ERR ", &refusal.text])
+        // RFC 3206
+        let code: &[u8] = if refusal.is_ours { b"[AUTH] " } else { b"" };
+        line(&[b"-ERR ", code, &refusal.text])
     }
 
     fn bad_command(&self) -> Line {
@@ -73,8 +75,8 @@ impl Dialect for Pop3 {
         backend::log_in(session, backend, grant)
     }
 
-    fn failure_line(&self, cause: &Cause) -> Option<Line> {
-        super::failure_line(&RECORD, cause, || {
+    fn failure_line(&self, cause: &Cause, own_method: bool) -> Option<Line> {
+        super::failure_line(&RECORD, cause, own_method, || {
             line(&[b"-ERR [SYS/TEMP] mail server is not available"])
         })
     }

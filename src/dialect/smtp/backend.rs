@@ -5,14 +5,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Smtp, xclient};
-use crate::auth::Grant;
+use crate::auth::{Grant, Target};
 use crate::backend::dial::start_tls;
-use crate::config::{ProxySsl, Xclient};
+use crate::config::{AuthMechanism, ProxySsl, Xclient};
 use crate::dialect::{no_starttls, read_backend_line, refused, send_to_backend};
 use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
-use crate::sasl::{oauth, plain};
-use crate::session::error::Cause;
+use crate::sasl::{Mechanism, oauth};
+use crate::session::error::{Cause, RefusalKind};
 use crate::session::{Session, Step};
 
 /// Longest command line that every server takes (RFC 5321, section 4.5.3.1.4): a longer initial
@@ -32,13 +32,13 @@ pub(super) fn log_in(
         total: 0,
         capabilities: Vec::new(),
     };
-    talk.read_reply(&[b"220"], None)?;
-    talk.say_own_hello(smtp, grant.ssl)?;
+    talk.read_reply(&[b"220"], RefusalKind::Greeting, None)?;
+    talk.say_own_hello(smtp, grant)?;
     if grant.ssl == ProxySsl::StartTls {
         talk.start_tls(smtp, grant)?;
     }
     talk.send_xclient(smtp, grant)?;
-    if grant.smtp_auth && !grant.without_login {
+    if grant.smtp_auth && !grant.without_login && grant.mechanism != AuthMechanism::Off {
         talk.send_auth(grant)?;
     }
     match (&smtp.mail, &smtp.rcpt) {
@@ -65,9 +65,11 @@ struct Reply {
 
 impl Talk<'_> {
     /// HELO only where nothing is wanted of the backend that needs EHLO.
-    fn say_own_hello(&mut self, smtp: &Smtp, ssl: ProxySsl) -> Result<(), Cause> {
+    fn say_own_hello(&mut self, smtp: &Smtp, grant: &Grant) -> Result<(), Cause> {
         let conf = &self.session.service.conf;
-        let plain = conf.xclient == Xclient::Off && ssl != ProxySsl::StartTls;
+        let plain = grant.xclient == Xclient::Off
+            && grant.ssl != ProxySsl::StartTls
+            && matches!(grant.target, Target::Address { .. });
         let word: &[u8] = match plain && !smtp.esmtp {
             true => b"HELO ",
             false => b"EHLO ",
@@ -82,15 +84,15 @@ impl Talk<'_> {
             return Err(no_starttls());
         }
         self.send(Step::InStarttls, b"STARTTLS\r\n")?;
-        self.read_reply(&[b"220"], None)?;
+        self.read_reply(&[b"220"], RefusalKind::Other, None)?;
         start_tls(self.session, self.backend, grant)?;
         self.capabilities.clear();
-        self.say_own_hello(smtp, grant.ssl)
+        self.say_own_hello(smtp, grant)
     }
 
     fn say_hello(&mut self, step: Step, command: &[u8]) -> Result<(), Cause> {
         self.send(step, command)?;
-        let reply = self.read_reply(&[b"250"], None)?;
+        let reply = self.read_reply(&[b"250"], RefusalKind::Other, None)?;
         self.capabilities = reply.texts.into_iter().skip(1).collect();
         Ok(())
     }
@@ -98,7 +100,7 @@ impl Talk<'_> {
     /// XCLIENT, and behind it the client's own greeting: it resets what the backend knew.
     fn send_xclient(&mut self, smtp: &Smtp, grant: &Grant) -> Result<(), Cause> {
         let offered = self.capability("XCLIENT");
-        let more = match (self.session.service.conf.xclient, offered) {
+        let more = match (grant.xclient, offered) {
             (Xclient::Off, _) | (Xclient::Auto, None) => return Ok(()),
             (Xclient::Full, Some(offered)) => offered,
             _ => Vec::new(),
@@ -107,7 +109,7 @@ impl Talk<'_> {
         let login = (!grant.login.is_empty() && !grant.smtp_auth).then_some(&grant.login[..]);
         let command = xclient::command(smtp, self.session, &name, login, &more);
         self.send(Step::SendingXclient, &line(&[command.as_bytes()]))?;
-        self.read_reply(&[b"220", b"250"], Some(xclient::HINT))?;
+        self.read_reply(&[b"220", b"250"], RefusalKind::Other, Some(xclient::HINT))?;
         let Some(helo) = &smtp.helo else {
             return Ok(());
         };
@@ -117,56 +119,74 @@ impl Talk<'_> {
 
     fn send_auth(&mut self, grant: &Grant) -> Result<(), Cause> {
         let offered = self.capability("AUTH").unwrap_or_default();
-        let offers = |name: &str| offered.iter().any(|offer| offer == name);
-        if offered.is_empty() || offers("PLAIN") {
-            let message = grant.plain_message(self.session)?;
-            return self.send_sasl("PLAIN", &message);
+        let offers = |mechanism: Mechanism| offered.iter().any(|offer| offer == mechanism.name());
+        let mechanism = match grant.mechanism {
+            AuthMechanism::Plain => Mechanism::Plain,
+            AuthMechanism::Login => Mechanism::Login,
+            AuthMechanism::Xoauth2 => Mechanism::Xoauth2,
+            AuthMechanism::Oauthbearer => Mechanism::OauthBearer,
+            // As Angie: PLAIN, whether it is listed or not, unless only others are. A configured
+            // backend is given a token as a token first.
+            AuthMechanism::Auto | AuthMechanism::Off => {
+                let is_listed = offered.is_empty() || offers(Mechanism::Plain);
+                let as_token = grant.token_mechanism(offers);
+                match as_token.filter(|_| grant.asks_for_token_mechanisms() || !is_listed) {
+                    Some(mechanism) => mechanism,
+                    None if is_listed || grant.authzid.is_some() => Mechanism::Plain,
+                    None if offers(Mechanism::Login) => Mechanism::Login,
+                    None => Mechanism::Plain,
+                }
+            }
+        };
+        if mechanism == Mechanism::Login {
+            let secret = grant.secret(self.session)?.clone();
+            return self.send_auth_login(&grant.login, secret.expose());
         }
-        let (login, secret) = (&grant.login, grant.secret(self.session)?);
-        if grant.is_token && offers("XOAUTH2") {
-            return self.send_sasl("XOAUTH2", &oauth::encode_xoauth2(login, secret));
-        }
-        if grant.is_token && offers("OAUTHBEARER") {
-            return self.send_sasl("OAUTHBEARER", &oauth::encode_oauthbearer(login, secret));
-        }
-        if offers("LOGIN") && grant.authzid.is_none() {
-            return self.send_auth_login(login, secret.expose());
-        }
-        let message = plain::encode(grant.authzid.as_deref(), login, secret);
-        let message = message.ok_or_else(|| Cause::Internal("login has a NUL in it".into()))?;
-        self.send_sasl("PLAIN", &message)
+        let message = grant.sasl_message(self.session, mechanism)?;
+        self.send_sasl(mechanism, &message)
     }
 
     /// One mechanism with an initial response.
-    fn send_sasl(&mut self, mechanism: &str, message: &[u8]) -> Result<(), Cause> {
+    fn send_sasl(&mut self, mechanism: Mechanism, message: &[u8]) -> Result<(), Cause> {
         let encoded = encode(message);
-        let command = line(&[b"AUTH ", mechanism.as_bytes(), b" ", &encoded]);
+        let command = line(&[b"AUTH ", mechanism.name().as_bytes(), b" ", &encoded]);
         if command.len() <= COMMAND_LINE {
             self.send(Step::SendingAuth, &command)?;
         } else {
-            let command = line(&[b"AUTH ", mechanism.as_bytes()]);
+            let command = line(&[b"AUTH ", mechanism.name().as_bytes()]);
             self.send(Step::SendingAuth, &command)?;
-            self.read_reply(&[b"334"], None)?;
+            self.read_reply(&[b"334"], RefusalKind::Login, None)?;
             self.send(Step::SendingAuth, &line(&[&encoded]))?;
         }
-        self.read_reply(&[b"235"], None).map(drop)
+        self.session.credentials_are_out();
+        let mut answer = self.read_reply(&[b"235", b"334"], RefusalKind::Login, None)?;
+        if answer.code == b"334" {
+            // An OAuth mechanism explains its refusal first and wants an answer to that (RFC 7628).
+            let dummy = line(&[oauth::dummy_answer(mechanism)]);
+            self.send(Step::SendingAuth, &dummy)?;
+            answer = self.read_reply(&[b"235"], RefusalKind::Login, None)?;
+        }
+        drop(answer);
+        Ok(())
     }
 
     fn send_auth_login(&mut self, login: &[u8], password: &[u8]) -> Result<(), Cause> {
         self.send(Step::SendingAuth, b"AUTH LOGIN\r\n")?;
-        self.read_reply(&[b"334"], None)?;
+        self.read_reply(&[b"334"], RefusalKind::Login, None)?;
         self.send(Step::SendingAuth, &line(&[&encode(login)]))?;
-        self.read_reply(&[b"334"], None)?;
+        self.read_reply(&[b"334"], RefusalKind::Login, None)?;
         self.send(Step::SendingAuth, &line(&[&encode(password)]))?;
-        self.read_reply(&[b"235"], None).map(drop)
+        self.session.credentials_are_out();
+        self.read_reply(&[b"235"], RefusalKind::Login, None)
+            .map(drop)
     }
 
     /// Says again what the client has said, and returns the answer to RCPT, whatever it is.
     fn replay(&mut self, mail: &[u8], rcpt: &[u8]) -> Result<Line, Cause> {
         self.send(Step::SendingMailFrom, &line(&[mail]))?;
-        self.read_reply(&[b"250"], None)?;
+        self.read_reply(&[b"250"], RefusalKind::Other, None)?;
         self.send(Step::SendingRcptTo, &line(&[rcpt]))?;
-        let reply = self.read_reply(&[], None)?;
+        let reply = self.read_reply(&[], RefusalKind::Other, None)?;
         Ok(Line::new(reply.raw))
     }
 
@@ -179,6 +199,7 @@ impl Talk<'_> {
     fn read_reply(
         &mut self,
         expected: &[&[u8]],
+        kind: RefusalKind,
         hint: Option<&'static str>,
     ) -> Result<Reply, Cause> {
         let mut reply = Reply {
@@ -190,13 +211,13 @@ impl Talk<'_> {
             let text = read_backend_line(self.session, self.backend, &mut self.total)?;
             reply.raw.extend_from_slice(&text);
             let Some((code, last, text)) = reply_line(&text) else {
-                return Err(refused(self.session, reply.raw, None));
+                return Err(refused(self.session, reply.raw, RefusalKind::Other, None));
             };
             if reply.code.is_empty() {
                 reply.code = code.to_vec();
             }
             if reply.code != code {
-                return Err(refused(self.session, reply.raw, None));
+                return Err(refused(self.session, reply.raw, RefusalKind::Other, None));
             }
             reply
                 .texts
@@ -208,7 +229,12 @@ impl Talk<'_> {
         if expected.is_empty() || expected.contains(&reply.code.as_slice()) {
             return Ok(reply);
         }
-        Err(refused(self.session, reply.raw, hint))
+        Err(refused(
+            self.session,
+            reply.raw,
+            refusal_kind(&reply.code, kind),
+            hint,
+        ))
     }
 
     /// The words behind a capability, if the backend's last EHLO lists it.
@@ -217,6 +243,19 @@ impl Talk<'_> {
             let mut words = line.split_ascii_whitespace();
             (words.next() == Some(name)).then(|| words.map(str::to_owned).collect())
         })
+    }
+}
+
+/// What a reply refuses at a step where the expected refusal is `kind`.
+fn refusal_kind(code: &[u8], kind: RefusalKind) -> RefusalKind {
+    match (code, kind) {
+        // RFC 5321, section 3.8: the host goes down; another one may serve.
+        (b"421", _) => RefusalKind::Greeting,
+        // 4xx is about the server and not about the login (RFC 4954, section 6).
+        ([b'4', ..], RefusalKind::Login) => RefusalKind::LoginForNow,
+        // It does not know or like the command, or wants TLS, of us (RFC 4954, section 6; RFC 3207).
+        ([b'5', b'0', _] | b"530" | b"538", RefusalKind::Login) => RefusalKind::Other,
+        _ => kind,
     }
 }
 

@@ -133,7 +133,7 @@ fn say_hello(
 fn ehlo_answer(session: &Session, client: &Conn) -> String {
     let conf = &session.service.conf;
     let mut lines = vec![conf.server_name.clone()];
-    lines.extend(conf.smtp_capabilities.iter().cloned());
+    lines.extend(session.service.capabilities().iter().cloned());
     if !requires_tls(session, client) {
         let mechanisms: Vec<_> = announced(conf.smtp_auth).collect();
         if !mechanisms.is_empty() {

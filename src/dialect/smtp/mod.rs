@@ -52,7 +52,13 @@ impl Dialect for Smtp {
     }
 
     fn refuse_login(&self, refusal: &auth::Refusal) -> Line {
-        let code = refusal.code.as_deref().unwrap_or(b"535 5.7.0");
+        // RFC 4954, section 6; Angie's default lacks the detail.
+        let default: &[u8] = if refusal.is_ours {
+            b"535 5.7.8"
+        } else {
+            b"535 5.7.0"
+        };
+        let code = refusal.code.as_deref().unwrap_or(default);
         line(&[code, b" ", &refusal.text])
     }
 
@@ -77,8 +83,8 @@ impl Dialect for Smtp {
         backend::log_in(self, session, backend, grant)
     }
 
-    fn failure_line(&self, cause: &Cause) -> Option<Line> {
-        super::failure_line(&RECORD, cause, || {
+    fn failure_line(&self, cause: &Cause, own_method: bool) -> Option<Line> {
+        super::failure_line(&RECORD, cause, own_method, || {
             line(&[b"454 4.7.0 mail server is not available"])
         })
     }

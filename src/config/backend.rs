@@ -1,0 +1,178 @@
+//! `[backend NAME]` as the rest of the program sees it, and the kind of `hosts`.
+//!
+//! Which backend serves whom is `route`'s. Names stay names: they are resolved when they are needed.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use super::address::{Host, host_and_port, port};
+use super::value::{list, shown};
+use super::{Protocol, ProxyProtocol, ProxySsl, Xclient};
+use crate::tls::ClientSettings;
+
+/// One `[backend NAME]`: machines that hold the same mailboxes.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// NAME of the section.
+    pub name: String,
+    /// Its machines in file order; never empty.
+    pub hosts: Vec<BackendHost>,
+    /// Where hosts without a port of their own speak IMAP; `None` is by `proxy_ssl`.
+    pub imap_port: Option<u16>,
+    /// The same for POP3.
+    pub pop3_port: Option<u16>,
+    /// The same for SMTP.
+    pub smtp_port: Option<u16>,
+    /// TLS towards the hosts.
+    pub proxy_ssl: ProxySsl,
+    /// How that TLS is spoken.
+    pub proxy_tls: ClientSettings,
+    /// PROXY header sent to the hosts.
+    pub proxy_protocol: ProxyProtocol,
+    /// Whether the hosts' SMTP is told about the client.
+    pub xclient: Xclient,
+    /// How to log in.
+    pub auth_mechanism: AuthMechanism,
+    /// Which host gets a session.
+    pub balance: Balance,
+    /// How long one host may take to accept a connection.
+    pub connect_timeout: Duration,
+    /// How long a host that failed is tried last; zero is never.
+    pub fail_timeout: Duration,
+    /// Time between checks of each host; `None` is off.
+    pub health_check: Option<Duration>,
+}
+
+impl Backend {
+    /// Where a host without a port of its own speaks this protocol: what is configured, else with
+    /// `proxy_ssl on` the port of implicit TLS (RFC 8314), otherwise the plain one.
+    pub fn port(&self, protocol: Protocol) -> u16 {
+        let (set, plain, implicit) = match protocol {
+            Protocol::Imap => (self.imap_port, 143, 993),
+            Protocol::Pop3 => (self.pop3_port, 110, 995),
+            Protocol::Smtp => (self.smtp_port, 25, 465),
+        };
+        let by_tls = match self.proxy_ssl {
+            ProxySsl::On => implicit,
+            ProxySsl::Off | ProxySsl::StartTls => plain,
+        };
+        set.unwrap_or(by_tls)
+    }
+}
+
+/// One item of `hosts`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct BackendHost {
+    /// Name, or address without brackets.
+    pub host: String,
+    /// Its port for every protocol; `None` is `Backend::port`.
+    pub port: Option<u16>,
+}
+
+impl fmt::Display for BackendHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.parse::<Ipv6Addr>() {
+            Ok(ip) => write!(f, "[{ip}]")?,
+            Err(_) => f.write_str(&self.host)?,
+        }
+        match self.port {
+            Some(port) => write!(f, ":{port}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// `auth_mechanism`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMechanism {
+    /// Chosen from what the backend offers.
+    Auto,
+    /// The mechanism LOGIN (POP3: as `Plain`).
+    Login,
+    /// SASL PLAIN (RFC 4616).
+    Plain,
+    /// XOAUTH2, as Google wrote it down.
+    Xoauth2,
+    /// OAUTHBEARER (RFC 7628).
+    Oauthbearer,
+    /// No SASL: IMAP LOGIN and POP3 USER; SMTP without a login.
+    Off,
+}
+
+/// `balance`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// The first host that works, in file order.
+    Failover,
+    /// Each host that works in turn.
+    RoundRobin,
+}
+
+/// `hosts`: names or addresses, each with a port or not. At least one; the second value names one
+/// that stands twice.
+pub(super) fn hosts(text: &str) -> Result<(Vec<BackendHost>, Option<String>), String> {
+    let mut hosts = Vec::new();
+    let mut twice = None;
+    for item in list(text)? {
+        let host = host(&item)?;
+        if hosts.contains(&host) {
+            twice = Some(format!("{} stands twice", shown(&item)));
+            continue;
+        }
+        hosts.push(host);
+    }
+    if hosts.is_empty() {
+        return Err("is empty; write NAME-OR-ADDRESS[:PORT] …".to_owned());
+    }
+    Ok((hosts, twice))
+}
+
+fn host(text: &str) -> Result<BackendHost, String> {
+    let (host, port_text) = host_and_port(text)?;
+    let host = match host {
+        Host::Name(name) if name == "*" || name.bytes().all(|b| b.is_ascii_digit()) => {
+            return Err(format!("{} is no host to connect to", shown(text)));
+        }
+        Host::Name(name) => name.to_ascii_lowercase(),
+        Host::Ip(ip) => ip.to_string(),
+    };
+    let port = match port_text.map(port) {
+        None => None,
+        Some(Some(port)) if port > 0 => Some(port),
+        Some(_) => return Err(format!("{} has no port from 1 to 65535", shown(text))),
+    };
+    Ok(BackendHost { host, port })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown_hosts(text: &str) -> Result<String, String> {
+        let hosts = hosts(text)?.0;
+        let hosts: Vec<String> = hosts.iter().map(BackendHost::to_string).collect();
+        Ok(hosts.join(" "))
+    }
+
+    #[test]
+    fn hosts_are_names_or_addresses_with_or_without_a_port() {
+        let text = "Imap.example.org, 192.0.2.1:1143 [2001:db8::1] [::1]:993";
+        let expected = "imap.example.org 192.0.2.1:1143 [2001:db8::1] [::1]:993";
+        assert_eq!(shown_hosts(text).as_deref(), Ok(expected));
+        let (hosts, twice) = hosts("a:1 a A:1").expect("hosts");
+        assert_eq!(hosts.len(), 2);
+        assert_eq!(twice.as_deref(), Some("`A:1` stands twice"));
+        assert_eq!((hosts[0].port, hosts[1].port), (Some(1), None));
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused() {
+        for text in [
+            "", " ,", "*", "143", "a:0", "a:", "a:65536", "a:x", "::1", "[::1", "[::1]143",
+            "a b..c", "unix:/x", "ä.org", "a@b", "\"a b\"", "1.2.3", "\"a",
+        ] {
+            assert!(hosts(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! Rules about who decides about logins, and about backends and routes.
+//!
+//! Every rule reports; none stops at the first mistake. Values by themselves were checked by their
+//! setters, TLS towards backends is `check_tls`'s. Only `check_maps` reads files.
+
+use std::collections::HashMap;
+
+use super::check::{at, warn_unless};
+use super::check_tls::source;
+use super::draft::{Draft, Drafts};
+use super::route::{parse_map, read_file, unknown_backend};
+use super::source::{At, Report, Section};
+use super::{
+    AuthKind, AuthMechanism, Backend, Capabilities, Pattern, Protocol, ProxySsl, RouteLine,
+    RouteTarget, Server,
+};
+
+/// Keys of `[mail]` and `[server]` in whose place a backend has its own.
+const OF_BACKENDS: [&str; 3] = ["proxy_ssl", "proxy_protocol", "xclient"];
+
+/// What is said, else what the rest of the configuration implies; `None` if neither, or if the line
+/// is wrong.
+pub(super) fn auth_of(draft: &Draft) -> Option<AuthKind> {
+    if draft.auth.is_some() || draft.has_failed("auth") {
+        return draft.auth;
+    }
+    if !draft.server.auth_http.is_empty() || draft.has_failed("auth_http") {
+        return Some(AuthKind::Http);
+    }
+    draft.has_backends.then_some(AuthKind::Passthrough)
+}
+
+/// The rules that are about more than one server.
+pub(super) fn check(drafts: &Drafts<'_>, report: &mut Report) {
+    warn_of_no_effect(drafts, report);
+    for (section, draft) in &drafts.backends {
+        check_backend(section, draft, drafts, report);
+    }
+    check_routes(drafts, report);
+}
+
+/// Reads the map files.
+pub(super) fn check_maps(drafts: &Drafts<'_>, report: &mut Report) {
+    let Some((section, draft)) = &drafts.routes else {
+        return;
+    };
+    let names = names(drafts);
+    for (line, route) in &draft.routes {
+        let RouteLine::Map(path) = route else {
+            continue;
+        };
+        match read_file(path).map(|bytes| parse_map(path, &bytes, &names)) {
+            Ok(Ok(_)) => {}
+            Ok(Err(mistakes)) => report.mistakes_elsewhere(*line, mistakes),
+            Err(text) => {
+                let here = At {
+                    line: *line,
+                    ..at(section, "map")
+                };
+                let text = format!("{:?}: {text}", path.display().to_string());
+                report.mistake(here, &text);
+            }
+        }
+    }
+}
+
+/// What a backend's draft amounts to when the rules hold.
+pub(super) fn finish(section: &Section, draft: Draft) -> Backend {
+    let shared = draft.server;
+    Backend {
+        name: name(section).to_owned(),
+        proxy_ssl: shared.proxy_ssl,
+        proxy_tls: shared.proxy_tls,
+        proxy_protocol: shared.proxy_protocol,
+        xclient: shared.xclient,
+        ..draft.backend
+    }
+}
+
+/// Whether one server has what its way of deciding needs, and nothing that contradicts it.
+pub(super) fn check_server(
+    section: &Section,
+    mail: Option<&Section>,
+    draft: &Draft,
+    protocol: Option<Protocol>,
+    report: &mut Report,
+) {
+    let has_url = !draft.server.auth_http.is_empty() || draft.has_failed("auth_http");
+    match auth_of(draft) {
+        None if !draft.has_failed("auth") => {
+            let text = "missing: write auth_http = http://HOST:PORT/URI here or in [mail], or a \
+                        [backend NAME] section with hosts = NAME-OR-ADDRESS";
+            report.mistake(at(section, "auth_http"), text);
+        }
+        Some(AuthKind::Http) if !has_url => {
+            let text = "missing: write auth_http = http://HOST:PORT/URI here or in [mail]";
+            report.mistake(at(section, "auth_http"), text);
+        }
+        Some(AuthKind::Passthrough) => {
+            if !draft.has_backends {
+                let text = "passthrough needs a [backend NAME] section with hosts = \
+                            NAME-OR-ADDRESS";
+                report.mistake(at(source(section, mail, "auth"), "auth"), text);
+            }
+            if let Some(protocol) = protocol {
+                check_mechanisms(section, mail, draft, protocol, report);
+            }
+        }
+        None | Some(AuthKind::Http) => {}
+    }
+}
+
+/// What the client says must be of use to the backend.
+fn check_mechanisms(
+    section: &Section,
+    mail: Option<&Section>,
+    draft: &Draft,
+    protocol: Protocol,
+    report: &mut Report,
+) {
+    let server = &draft.server;
+    let (key, methods) = match protocol {
+        Protocol::Imap => ("imap_auth", server.imap_auth),
+        Protocol::Pop3 => ("pop3_auth", server.pop3_auth),
+        Protocol::Smtp => ("smtp_auth", server.smtp_auth),
+    };
+    let useless = [
+        (methods.cram_md5, "cram-md5"),
+        (methods.external, "external"),
+        (methods.apop, "apop"),
+        (methods.none, "none"),
+    ];
+    let useless: Vec<&str> = useless
+        .iter()
+        .filter(|(on, _)| *on)
+        .map(|(_, m)| *m)
+        .collect();
+    if !useless.is_empty() {
+        let text = format!(
+            "with auth = passthrough nothing can be passed on to the backend after {}",
+            useless.join(", ")
+        );
+        report.mistake(at(source(section, mail, key), key), &text);
+    }
+
+    // The default is off as well, and contradicts nobody.
+    let key = "proxy_smtp_auth";
+    let said_in = source(section, mail, key);
+    let is_said = said_in.lines(key).next().is_some() && !draft.has_failed(key);
+    if protocol == Protocol::Smtp && is_said && !server.proxy_smtp_auth {
+        let text = "off contradicts auth = passthrough: the backend decides about logins, by AUTH";
+        report.mistake(at(said_in, key), text);
+    }
+}
+
+/// `auto` means something only where there are backends to ask; elsewhere the fixed list holds.
+pub(super) fn settle_capabilities(
+    section: &Section,
+    mail: Option<&Section>,
+    draft: &mut Draft,
+    protocol: Option<Protocol>,
+    report: &mut Report,
+) {
+    if draft.has_backends {
+        return;
+    }
+    let server = &mut draft.server;
+    for (of, key, field) in [
+        (
+            Protocol::Imap,
+            "imap_capabilities",
+            &mut server.imap_capabilities,
+        ),
+        (
+            Protocol::Pop3,
+            "pop3_capabilities",
+            &mut server.pop3_capabilities,
+        ),
+        (
+            Protocol::Smtp,
+            "smtp_capabilities",
+            &mut server.smtp_capabilities,
+        ),
+    ] {
+        if *field != Capabilities::Auto {
+            continue;
+        }
+        *field = Capabilities::without_backends(of);
+        if protocol == Some(of) {
+            let text = "auto has no effect: there is no [backend NAME] to ask";
+            report.warning(at(source(section, mail, key), key), text);
+        }
+    }
+}
+
+/// Rules that need the servers' protocols.
+pub(super) fn check_protocols(
+    drafts: &[(&Section, Draft)],
+    servers: &[Server],
+    report: &mut Report,
+) {
+    let first = servers.first().map(|server| server.protocol);
+    let several = servers.iter().any(|server| Some(server.protocol) != first);
+    let mut by_auth = servers
+        .iter()
+        .filter(|server| server.protocol == Protocol::Smtp && server.auth == AuthKind::Passthrough);
+    let by_auth = by_auth.next();
+    for (section, draft) in drafts {
+        let mut hosts = draft.backend.hosts.iter();
+        if let Some(host) = hosts.find(|host| host.port.is_some())
+            && several
+        {
+            let text = format!(
+                "the port of {host} holds for every protocol: write imap_port, pop3_port, smtp_port"
+            );
+            report.warning(at(section, "hosts"), &text);
+        }
+        if let Some(server) = by_auth
+            && draft.backend.auth_mechanism == AuthMechanism::Off
+        {
+            let text = format!(
+                "off would let everyone in at [server {}]: with auth = passthrough the backend \
+                 decides about logins, by AUTH",
+                server.name
+            );
+            report.mistake(at(section, "auth_mechanism"), &text);
+        }
+    }
+}
+
+fn warn_of_no_effect(drafts: &Drafts<'_>, report: &mut Report) {
+    let may_be_http = |draft: &Draft| auth_of(draft) != Some(AuthKind::Passthrough);
+    let may_pass_through = |draft: &Draft| auth_of(draft) != Some(AuthKind::Http);
+
+    let text = "has no effect with auth = passthrough";
+    let is_ours = |key: &str| key.starts_with("auth_http");
+    warn_unless(drafts, is_ours, may_be_http, text, report);
+
+    let text = "has no effect with auth = passthrough: it belongs in [backend NAME]";
+    let is_ours = |key: &str| OF_BACKENDS.contains(&key) || key.starts_with("proxy_ssl_");
+    warn_unless(drafts, is_ours, may_be_http, text, report);
+
+    let text = "has no effect with auth = http";
+    let is_ours = |key: &str| key.starts_with("login_domain") || key == "strip_domain";
+    warn_unless(drafts, is_ours, may_pass_through, text, report);
+
+    let text = "has no effect without login_domain, or with strip_domain = on";
+    let is_ours = |key: &str| key == "login_domain_pass";
+    let works = |draft: &Draft| {
+        let server = &draft.server;
+        let has_domain = server.login_domain.is_some() || draft.has_failed("login_domain");
+        !server.login_domain_pass || (has_domain && !server.strip_domain)
+    };
+    warn_unless(drafts, is_ours, works, text, report);
+}
+
+fn check_backend(section: &Section, draft: &Draft, drafts: &Drafts<'_>, report: &mut Report) {
+    if section.lines("hosts").next().is_none() {
+        let text = "missing: write hosts = NAME-OR-ADDRESS[:PORT] …";
+        report.mistake(at(section, "hosts"), text);
+    }
+    // An answer of an auth server can ask for TLS although proxy_ssl is off.
+    let is_off = draft.server.proxy_ssl == ProxySsl::Off && !draft.has_failed("proxy_ssl");
+    if is_off && all_pass_through(drafts) {
+        for entry in &section.entries {
+            if entry.key.starts_with("proxy_ssl_") {
+                report.warning(at(section, &entry.key), "has no effect without proxy_ssl");
+            }
+        }
+    }
+}
+
+fn check_routes(drafts: &Drafts<'_>, report: &mut Report) {
+    let pass = drafts.servers.iter();
+    let mut pass = pass.map(|(_, draft)| auth_of(draft) == Some(AuthKind::Passthrough));
+    let any_passes = pass.any(|passes| passes);
+    let Some((section, draft)) = &drafts.routes else {
+        if any_passes && let [_, (second, _), ..] = drafts.backends[..] {
+            tell_that_routes_are_missing(second, report);
+        }
+        return;
+    };
+    let unknown = draft.has_failed("route") || draft.has_failed("map");
+    if draft.routes.is_empty() && !unknown && any_passes && drafts.backends.len() > 1 {
+        tell_that_routes_are_missing(section, report);
+    }
+    if !any_passes
+        && !drafts
+            .servers
+            .iter()
+            .any(|(_, draft)| auth_of(draft).is_none())
+    {
+        let text = "has no effect: no server has auth = passthrough";
+        report.warning(at(section, ""), text);
+    }
+    check_route_lines(section, draft, &names(drafts), report);
+    warn_of_idle_backends(draft, drafts, report);
+}
+
+fn tell_that_routes_are_missing(section: &Section, report: &mut Report) {
+    let text = "several backends and no route: write a [routes] section with route = PATTERN \
+                BACKEND";
+    report.mistake(at(section, ""), text);
+}
+
+fn check_route_lines(section: &Section, draft: &Draft, names: &[&str], report: &mut Report) {
+    let mut seen: HashMap<&Pattern, usize> = HashMap::new();
+    for (line, route) in &draft.routes {
+        let (key, pattern) = match route {
+            RouteLine::Map(_) => ("map", None),
+            RouteLine::Route(route) => ("route", Some(&route.pattern)),
+        };
+        let here = At {
+            line: *line,
+            section: &section.name,
+            key,
+        };
+        if let RouteLine::Route(route) = route
+            && let RouteTarget::Backend(name) = &route.target
+            && !names.contains(&name.as_str())
+        {
+            report.mistake(here, &unknown_backend(name, names));
+        }
+        let earlier = seen.get(&Pattern::Any).map(|first| ("*".to_owned(), first));
+        let same = pattern.and_then(|p| Some((p.to_string(), seen.get(p)?)));
+        if let Some((taken, first)) = earlier.or(same) {
+            let text = format!("has no effect: `{taken}` stands in line {first} already");
+            report.warning(here, &text);
+        }
+        if let Some(pattern) = pattern {
+            seen.entry(pattern).or_insert(*line);
+        }
+    }
+}
+
+/// A map may come to name a backend, an auth server may name each.
+fn warn_of_idle_backends(draft: &Draft, drafts: &Drafts<'_>, report: &mut Report) {
+    let mut named = Vec::new();
+    for (_, line) in &draft.routes {
+        match line {
+            RouteLine::Map(_) => return,
+            RouteLine::Route(route) => {
+                if let RouteTarget::Backend(name) = &route.target {
+                    named.push(name.as_str());
+                }
+            }
+        }
+    }
+    if drafts.backends.len() < 2 || !all_pass_through(drafts) {
+        return;
+    }
+    for (section, _) in &drafts.backends {
+        if !named.contains(&name(section)) {
+            report.warning(at(section, ""), "has no effect: no route names it");
+        }
+    }
+}
+
+fn all_pass_through(drafts: &Drafts<'_>) -> bool {
+    let mut servers = drafts.servers.iter();
+    servers.all(|(_, draft)| auth_of(draft) == Some(AuthKind::Passthrough))
+}
+
+fn names<'a>(drafts: &Drafts<'a>) -> Vec<&'a str> {
+    let backends = drafts.backends.iter();
+    backends.map(|(section, _)| name(section)).collect()
+}
+
+fn name(section: &Section) -> &str {
+    section.name.split(' ').nth(1).unwrap_or_default()
+}

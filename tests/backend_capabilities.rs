@@ -1,0 +1,398 @@
+//! What clients are told before their login where backends are configured, and after it.
+
+mod common;
+mod peers;
+mod servers;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::line_client::LineClient;
+use common::ports::free_port;
+use common::postern::Postern;
+use common::tools::wait_for_line;
+use common::wait::{self, PATIENCE};
+use nix::sys::signal::Signal;
+use peers::{Peer, Talk};
+use servers::dovecot::{self, Dovecot};
+use servers::{local, postfix};
+
+/// A proxy with a backend at each address, the first of which everyone goes to.
+fn proxy(protocol: &str, hosts: &[std::net::SocketAddr], server: &str, backend: &str) -> Postern {
+    let mut ini = format!(
+        "[server {protocol}]\nprotocol = {protocol}\nlisten = 127.0.0.1:0\nserver_name = me.test\n\
+         {server}\n[routes]\nroute = * b0\n"
+    );
+    for (at, host) in hosts.iter().enumerate() {
+        ini += &format!("[backend b{at}]\nhosts = {host}\n{backend}\n");
+    }
+    Postern::start(&ini)
+}
+
+/// The capabilities that a client is told before its login.
+fn capabilities(postern: &Postern, protocol: &str) -> Vec<String> {
+    let (mut client, _) = LineClient::greeted(postern.address(protocol));
+    let (command, end) = match protocol {
+        "imap" => ("a CAPABILITY", "a "),
+        "pop3" => ("CAPA", "."),
+        _ => ("EHLO x.test", "250 "),
+    };
+    client.send(command);
+    let lines = client.lines_until(end);
+    match protocol {
+        "imap" => lines[0].split(' ').skip(2).map(str::to_owned).collect(),
+        "pop3" => lines[1..lines.len() - 1].to_vec(),
+        _ => lines[1..].iter().map(|line| line[4..].to_owned()).collect(),
+    }
+}
+
+fn learned(postern: &Postern, protocol: &str) -> Vec<String> {
+    postern.wait_for_log("capabilities of the backends");
+    // The list is in use right behind the line.
+    std::thread::sleep(Duration::from_millis(50));
+    capabilities(postern, protocol)
+}
+
+/// A backend that says these lines to the question for its capabilities, each with its CRLF.
+fn offering(protocol: &'static str, answer: String) -> Peer {
+    Peer::start(move |talk: &mut Talk| {
+        talk.say(match protocol {
+            "imap" => "* OK hi",
+            "pop3" => "+OK hi",
+            _ => "220 hi",
+        })?;
+        loop {
+            let line = talk.line()?;
+            let (tag, rest) = line.split_once(' ').unwrap_or((&line, ""));
+            match (protocol, tag, rest) {
+                (_, "EHLO", _) | ("pop3", "CAPA", _) => talk.say(&answer)?,
+                ("imap", _, "CAPABILITY") => {
+                    talk.say(&format!("* CAPABILITY {answer}\r\n{tag} OK done"))?;
+                }
+                ("imap", _, _) => talk.say(&format!("* BYE\r\n{tag} OK"))?,
+                _ => return talk.say("+OK bye"),
+            }
+        }
+    })
+}
+
+#[test]
+fn dovecots_imap_list_is_told_without_what_a_proxy_cannot_do() {
+    let dovecot = dovecot::shared();
+    for (host, ssl) in [
+        (dovecot.imap, ""),
+        (dovecot.imaps, "proxy_ssl = on"),
+        (dovecot.imap, "proxy_ssl = starttls"),
+        (dovecot.imap_haproxy, "proxy_protocol = v2"),
+    ] {
+        let more = format!("{ssl}\nproxy_ssl_verify = off");
+        let postern = proxy("imap", &[host], "", if ssl.is_empty() { "" } else { &more });
+        let list = learned(&postern, "imap");
+        for item in [
+            "IMAP4rev1",
+            "IDLE",
+            "ENABLE",
+            "LITERAL-",
+            "SASL-IR",
+            "ID",
+            "AUTH=PLAIN",
+        ] {
+            assert_eq!(
+                list.iter().filter(|told| *told == item).count(),
+                1,
+                "{item}: {list:?}"
+            );
+        }
+        for item in [
+            "STARTTLS",
+            "LOGIN-REFERRALS",
+            "LITERAL+",
+            "AUTH=CRAM-MD5",
+            "AUTH=LOGIN",
+        ] {
+            assert!(!list.iter().any(|told| told == item), "{item}: {list:?}");
+        }
+        let in_all_cases = list.iter().all(|item| !item.starts_with("COMPRESS"));
+        assert!(in_all_cases, "{list:?}");
+        assert_eq!(list[0], "IMAP4rev1");
+    }
+}
+
+#[test]
+fn dovecots_pop3_list_is_told_without_stls_and_foreign_mechanisms() {
+    let postern = proxy("pop3", &[dovecot::shared().pop3], "", "");
+    let list = learned(&postern, "pop3");
+    for item in [
+        "TOP",
+        "UIDL",
+        "RESP-CODES",
+        "PIPELINING",
+        "USER",
+        "SASL PLAIN LOGIN",
+    ] {
+        assert!(list.iter().any(|told| told == item), "{item}: {list:?}");
+    }
+    assert!(
+        !list
+            .iter()
+            .any(|told| told.contains("STLS") || told.contains("CRAM")),
+        "{list:?}"
+    );
+}
+
+#[test]
+fn postfixs_list_is_told_without_what_a_proxy_cannot_do() {
+    let postfix = postfix::shared();
+    for (host, ssl) in [
+        (postfix.smtp_auth, ""),
+        (postfix.smtp, ""),
+        (postfix.smtps, "proxy_ssl = on\nproxy_ssl_verify = off"),
+        (
+            postfix.smtp_starttls,
+            "proxy_ssl = starttls\nproxy_ssl_verify = off",
+        ),
+    ] {
+        let postern = proxy("smtp", &[host], "", ssl);
+        let list = learned(&postern, "smtp");
+        for item in [
+            "PIPELINING",
+            "8BITMIME",
+            "DSN",
+            "SMTPUTF8",
+            "ENHANCEDSTATUSCODES",
+        ] {
+            assert!(list.iter().any(|told| told == item), "{item}: {list:?}");
+        }
+        assert!(list.contains(&"SIZE 400000000".to_owned()), "{list:?}");
+        assert!(list.contains(&"AUTH PLAIN LOGIN".to_owned()), "{list:?}");
+        for word in [
+            "STARTTLS", "CHUNKING", "ETRN", "XCLIENT", "VRFY", "XFORWARD",
+        ] {
+            assert!(
+                !list.iter().any(|told| told.starts_with(word)),
+                "{word}: {list:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn visits_leave_nothing_alarming_in_the_backends_logs() {
+    let dovecot = Dovecot::start();
+    let postern = proxy("imap", &[dovecot.imap], "", "");
+    learned(&postern, "imap");
+    let postern = proxy("pop3", &[dovecot.pop3], "", "");
+    learned(&postern, "pop3");
+    let log = std::fs::read_to_string(&dovecot.log).unwrap_or_default();
+    assert!(!log.contains("Error") && !log.contains("Warning"), "{log}");
+    let postern = proxy("smtp", &[postfix::shared().smtp_plain], "", "");
+    learned(&postern, "smtp");
+    // Greeting, EHLO, QUIT; nobody else says so little.
+    wait_for_line(&postfix::shared().log, "ehlo=1 quit=1 commands=2");
+}
+
+#[test]
+fn two_backends_offer_what_both_do_and_the_smallest_size() {
+    let one = offering(
+        "smtp",
+        "250-b\r\n250-SIZE 2000\r\n250-DSN\r\n250-8bitmime\r\n250 PIPELINING".into(),
+    );
+    let two = offering(
+        "smtp",
+        "250-b\r\n250-8BITMIME\r\n250-SIZE 1000\r\n250-VRFY\r\n250 PIPELINING".into(),
+    );
+    let postern = proxy("smtp", &[one.address(), two.address()], "", "");
+    let list = learned(&postern, "smtp");
+    assert_eq!(
+        list,
+        ["8BITMIME", "PIPELINING", "SIZE 1000", "AUTH PLAIN LOGIN"]
+    );
+
+    let one = offering(
+        "imap",
+        "IMAP4rev1 IDLE UIDPLUS QUOTA COMPRESS=DEFLATE".into(),
+    );
+    let two = offering(
+        "imap",
+        "IMAP4rev1 uidplus IDLE AUTH=SCRAM-SHA-256-PLUS IMAP4rev2".into(),
+    );
+    let postern = proxy("imap", &[one.address(), two.address()], "", "");
+    let list = learned(&postern, "imap");
+    let expected = [
+        "IMAP4rev1",
+        "IDLE",
+        "UIDPLUS",
+        "LITERAL-",
+        "SASL-IR",
+        "ID",
+        "AUTH=PLAIN",
+    ];
+    assert_eq!(list, expected);
+
+    let one = offering(
+        "pop3",
+        "+OK\r\nTOP\r\nUIDL\r\nUTF8\r\nLANG\r\nUSER\r\n.".into(),
+    );
+    let two = offering(
+        "pop3",
+        "+OK\r\nUIDL\r\nTOP\r\nUTF8\r\nLANG\r\nUSER\r\nEXPIRE NEVER\r\n.".into(),
+    );
+    let postern = proxy("pop3", &[one.address(), two.address()], "", "");
+    let list = learned(&postern, "pop3");
+    assert_eq!(list, ["TOP", "UIDL", "USER", "SASL PLAIN LOGIN"]);
+}
+
+#[test]
+fn a_backend_is_asked_once_at_the_start_and_once_by_a_reload() {
+    let backend = offering("imap", "IMAP4rev1 IDLE".into());
+    let postern = proxy("imap", &[backend.address()], "", "");
+    learned(&postern, "imap");
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(backend.accepted(), 1);
+    let threads = postern.threads();
+    for count in 2..6 {
+        postern.signal(Signal::SIGHUP);
+        wait::until_true("it is asked again", PATIENCE, || {
+            backend.accepted() == count
+        });
+    }
+    // Whoever asked for a configuration that is gone is gone too.
+    wait::until_at_most("threads", threads, PATIENCE, || postern.threads());
+    assert_eq!(backend.accepted(), 5);
+}
+
+#[test]
+fn a_backend_that_offers_without_end_is_not_believed() {
+    let endless = format!("250-b\r\n{}250 DSN", "250-X\r\n".repeat(20_000));
+    let backend = offering("smtp", endless);
+    let postern = proxy("smtp", &[backend.address()], "", "");
+    wait::until_true("it was asked", PATIENCE, || {
+        backend.accepted() > 0 && backend.open() == 0
+    });
+    assert_eq!(capabilities(&postern, "smtp"), ["AUTH PLAIN LOGIN"]);
+}
+
+#[test]
+fn the_static_defaults_hold_until_every_backend_has_answered() {
+    let dead = local(free_port());
+    for (protocol, default) in [
+        ("imap", &["IMAP4", "IMAP4rev1", "UIDPLUS", "AUTH=PLAIN"][..]),
+        ("pop3", &["TOP", "USER", "UIDL", "SASL PLAIN LOGIN"]),
+        ("smtp", &["AUTH PLAIN LOGIN"]),
+    ] {
+        let postern = proxy(protocol, &[dead], "", "");
+        assert_eq!(capabilities(&postern, protocol), default);
+    }
+}
+
+#[test]
+fn a_fixed_list_is_told_as_it_stands_and_nobody_is_asked() {
+    let backend = offering("imap", "IMAP4rev1 IDLE".into());
+    let postern = proxy(
+        "imap",
+        &[backend.address()],
+        "imap_capabilities = IMAP4rev1 X",
+        "",
+    );
+    assert_eq!(
+        capabilities(&postern, "imap"),
+        ["IMAP4rev1", "X", "AUTH=PLAIN"]
+    );
+    assert_eq!(backend.accepted(), 0);
+}
+
+#[test]
+fn control_characters_of_a_backend_reach_no_client() {
+    let backend = offering(
+        "smtp",
+        "250-b\r\n250-X\x1b[31m\r\n250-Y\rZ\r\n250-8BITMIME\r\n250 Ä".into(),
+    );
+    let postern = proxy("smtp", &[backend.address()], "", "");
+    assert_eq!(learned(&postern, "smtp"), ["8BITMIME", "AUTH PLAIN LOGIN"]);
+}
+
+#[test]
+fn a_reload_asks_again() {
+    let has_more = Arc::new(AtomicBool::new(false));
+    let more = Arc::clone(&has_more);
+    let backend = Peer::start(move |talk: &mut Talk| {
+        talk.say("220 hi")?;
+        talk.line()?;
+        talk.say("250-b")?;
+        talk.say(if more.load(Ordering::SeqCst) {
+            "250 DSN"
+        } else {
+            "250 8BITMIME"
+        })?;
+        talk.line()?;
+        talk.say("221 bye")
+    });
+    let postern = proxy("smtp", &[backend.address()], "", "");
+    assert_eq!(learned(&postern, "smtp"), ["8BITMIME", "AUTH PLAIN LOGIN"]);
+    has_more.store(true, Ordering::SeqCst);
+    postern.signal(Signal::SIGHUP);
+    wait::until_true("the new list is told", PATIENCE, || {
+        capabilities(&postern, "smtp") == ["DSN", "AUTH PLAIN LOGIN"]
+    });
+}
+
+/// Lets everybody in, without a word about capabilities; `asked` is what it says when asked.
+fn silent_about_itself(asked: &'static str) -> Peer {
+    Peer::start(move |talk: &mut Talk| {
+        talk.say("* OK hi")?;
+        loop {
+            let line = talk.line()?;
+            match line.as_str() {
+                "alice {6}" => talk.say("+ go on")?,
+                "secret" => talk.say("a OK in")?,
+                _ if line.ends_with('}') => talk.say("+ go on")?,
+                _ if line.ends_with("CAPABILITY") => {
+                    let tag = line.split(' ').next().unwrap_or_default();
+                    if !asked.is_empty() {
+                        talk.say(&asked.replace("TAG", tag))?;
+                    }
+                }
+                _ if line.ends_with("NOOP") => talk.say("b OK backend NOOP")?,
+                _ => talk.say("* BAD")?,
+            }
+        }
+    })
+}
+
+#[test]
+fn after_login_the_client_has_the_backends_list_even_when_none_was_volunteered() {
+    let backend = silent_about_itself("* CAPABILITY IMAP4rev1 QUOTA\r\nTAG OK done");
+    let postern = proxy("imap", &[backend.address()], "", "");
+    let (mut client, _) = LineClient::greeted(postern.address("imap"));
+    client.send("a LOGIN alice secret\r\nb NOOP");
+    client.expect("* CAPABILITY IMAP4rev1 QUOTA");
+    client.expect("a OK in");
+    client.expect("b OK backend NOOP");
+}
+
+#[test]
+fn a_question_of_ours_never_fails_a_login() {
+    for asked in ["TAG BAD what", "TAG NO never", ""] {
+        let backend = silent_about_itself(asked);
+        let postern = proxy("imap", &[backend.address()], "timeout = 10s", "");
+        let (mut client, _) = LineClient::greeted(postern.address("imap"));
+        client.send("a LOGIN alice secret");
+        assert_eq!(client.line(), "a OK in", "{asked:?}");
+        client.ask("b NOOP", "b OK backend NOOP");
+    }
+}
+
+#[test]
+fn with_a_fixed_list_the_backend_is_asked_nothing_after_the_login() {
+    let backend = silent_about_itself("* CAPABILITY IMAP4rev1 QUOTA\r\nTAG OK done");
+    let postern = proxy(
+        "imap",
+        &[backend.address()],
+        "imap_capabilities = IMAP4rev1",
+        "",
+    );
+    let (mut client, _) = LineClient::greeted(postern.address("imap"));
+    client.ask("a LOGIN alice secret", "a OK in");
+    assert!(!backend.lines().concat().contains("CAPABILITY"));
+}
