@@ -1,6 +1,7 @@
 //! One `[server]` at work: its configuration and what was built from it. Sessions share it and keep
 //! it as long as they live, so that a reload does not touch them.
 
+use std::cell::RefCell;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::auth::Authenticator;
@@ -70,6 +71,7 @@ pub fn build(
         threads: threads.clone(),
         relays: Arc::clone(relays),
         caches: SessionCaches::default(),
+        connectors: RefCell::default(),
     };
     let build = |conf: &config::Server| Service::build(config, conf, &shared);
     config.servers.iter().map(build).collect()
@@ -111,6 +113,25 @@ struct Shared {
     threads: Threads,
     relays: Arc<Relays>,
     caches: SessionCaches,
+    /// One for equal settings: each holds the system's certificate store, which takes a while to read.
+    connectors: RefCell<Vec<(ClientSettings, Result<Connector, String>)>>,
+}
+
+impl Shared {
+    fn connector(
+        &self,
+        conf: &config::Server,
+        settings: &ClientSettings,
+    ) -> Result<Connector, String> {
+        let mut known = self.connectors.borrow_mut();
+        if let Some((_, connector)) = known.iter().find(|(known, _)| known == settings) {
+            return connector.clone();
+        }
+        let built = Connector::new(settings.clone()).map(|(connector, _)| connector);
+        let built = built.map_err(|problems| in_words(conf, &problems));
+        known.push((settings.clone(), built.clone()));
+        built
+    }
 }
 
 impl Service {
@@ -123,7 +144,7 @@ impl Service {
         let record = dialect::record(conf.protocol);
         let https = conf.auth_http.iter().any(|url| url.tls);
         let auth_connector = match https {
-            true => Some(connector(conf, &conf.auth_http_tls)?),
+            true => Some(shared.connector(conf, &conf.auth_http_tls)?),
             false => None,
         };
         let servers = conf.auth_http.iter().map(|url| {
@@ -140,7 +161,7 @@ impl Service {
         Ok(Arc::new(Self {
             record,
             acceptor,
-            connector: connector(conf, &conf.proxy_tls),
+            connector: shared.connector(conf, &conf.proxy_tls),
             refreshed: Seldom::new(),
             log: Log::open(targets, &conf.error_log_user_tag)?,
             auth: match conf.auth {
@@ -230,11 +251,6 @@ impl Service {
         let limit = self.conf.resolver_timeout;
         Some(self.dns.begin_client_name(client.ip()?, limit))
     }
-}
-
-fn connector(conf: &config::Server, settings: &ClientSettings) -> Result<Connector, String> {
-    let built = Connector::new(settings.clone());
-    Ok(built.map_err(|problems| in_words(conf, &problems))?.0)
 }
 
 fn in_words(conf: &config::Server, problems: &[Problem]) -> String {

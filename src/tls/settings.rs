@@ -106,7 +106,7 @@ pub struct ServerSettings {
 }
 
 /// TLS towards one backend.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientSettings {
     /// The library on the wire.
     pub tls_library: Library,

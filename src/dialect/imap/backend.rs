@@ -307,10 +307,32 @@ impl Answers {
                 return Ok(answer);
             }
             self.untagged.extend_from_slice(&answer);
-            // The host goes down, or so it says: another one may serve.
             if has_first_word(&answer[2..], b"BYE") {
-                return Err(self.refused_as(session, b"", RefusalKind::RawGreeting));
+                return Err(self.said_bye(session, backend));
             }
+        }
+    }
+
+    /// The host goes down, or so it says: another one may serve. A refusal that came along tells more.
+    fn said_bye(&mut self, session: &mut Session, backend: &mut Conn) -> Cause {
+        let mut last = Vec::new();
+        if !backend.buffered().is_empty() {
+            match read_backend_line(session, backend, &mut self.total) {
+                Ok(line) => last = line,
+                Err(cause) => return cause,
+            }
+        }
+        let mut words = last.splitn(2, |&byte| byte == b' ');
+        let (tag, rest) = (
+            words.next().unwrap_or_default(),
+            words.next().unwrap_or_default(),
+        );
+        match [&b"NO"[..], b"BAD"]
+            .iter()
+            .any(|word| has_first_word(rest, word))
+        {
+            true => self.refused_as(session, &last, refusal_kind(&last, tag)),
+            false => self.refused_as(session, b"", RefusalKind::RawGreeting),
         }
     }
 
