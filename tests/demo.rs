@@ -13,12 +13,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use common::line_client::LineClient;
+use common::temp::TempDir;
 use common::{janitor, tools, wait};
 
 /// A running demo and what it has printed.
 struct Demo {
     child: Child,
     printed: Vec<String>,
+    /// Where it keeps its certificate; gone with the test even if the demo is killed.
+    _folder: TempDir,
 }
 
 impl Demo {
@@ -27,7 +30,9 @@ impl Demo {
         // Two that look for free ports at the same moment could find the same.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _turn = ONE_AT_A_TIME.lock().expect("no holder panics");
+        let folder = TempDir::new("demo");
         let child = Command::new("setsid")
+            .env("TMPDIR", folder.path())
             .args([env!("CARGO_BIN_EXE_postern"), "demo"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -38,6 +43,7 @@ impl Demo {
         let mut demo = Demo {
             child,
             printed: Vec::new(),
+            _folder: folder,
         };
         let stdout = demo.child.stdout.take().expect("the pipe was asked for");
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {

@@ -35,7 +35,9 @@ impl Certificate {
             format!("cannot make a certificate for the demonstration: {error}")
         };
         let (certificate, key) = sign().map_err(|error| failed(&error))?;
-        let name = format!("postern-demo-{}", std::process::id());
+        // Nobody else can have it already, nor guess it.
+        let random = getrandom::u64().map_err(|error| failed(&error))?;
+        let name = format!("postern-demo-{random:016x}");
         let folder = std::env::temp_dir().join(name);
         let mut builder = fs::DirBuilder::new();
         builder.mode(0o700);
