@@ -14,8 +14,8 @@ use crate::dialect::{self, Record};
 use crate::log::{Log, Seldom, Severity};
 use crate::net::address::Address;
 use crate::net::http::HttpClient;
-use crate::net::relay::Relays;
 use crate::net::resolve::{Dns, PendingName};
+use crate::session::relay::Relays;
 use crate::system::threads::Threads;
 use crate::tls::{Acceptor, ClientSettings, Connector, Problem, SessionCaches};
 

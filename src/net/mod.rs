@@ -9,6 +9,5 @@ pub mod leg;
 pub mod line;
 pub mod listen;
 pub mod proxy_protocol;
-pub mod relay;
 pub mod resolve;
 pub mod socket;

@@ -3,7 +3,9 @@
 //! The course of events is in `run`; this is what it carries along.
 
 pub mod budget;
+mod copy;
 pub mod error;
+pub mod relay;
 pub mod run;
 
 use std::fmt;

@@ -14,10 +14,10 @@ use crate::log::{Severity, escape};
 use crate::net::conn::Conn;
 use crate::net::line::Line;
 use crate::net::proxy_protocol::{self, Header, Parsed};
-use crate::net::relay::Relay;
 use crate::net::socket::{Deadline, Seen, WaitFor};
 use crate::sasl::Credentials;
 use crate::session::error::{Cause, RefusalKind, SessionError};
+use crate::session::relay::Relay;
 use crate::session::{Session, Step};
 
 use std::time::Duration;

@@ -9,16 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use zeroize::Zeroizing;
-
-use super::conn::{Conn, NetErrorKind};
-use super::leg::{Got, Leg};
+use super::copy::{Direction, Which};
 use crate::log::Severity;
+use crate::net::conn::Conn;
+use crate::net::leg::Leg;
 use crate::session::{Session, Step};
 use crate::system::threads::{Threads, rename};
-
-/// What is read while a direction is silent: a command or an answer usually fits.
-const SMALL: usize = 512;
 
 /// Default of `proxy_buffer`, while data flows.
 const LARGE: usize = 32 * 1024;
@@ -29,36 +25,6 @@ pub struct Relay {
     up: Direction,
     down: Direction,
     shared: Arc<Shared>,
-}
-
-/// One direction of a session.
-struct Direction {
-    from: Arc<Leg>,
-    to: Arc<Leg>,
-    /// What was read before the relay began.
-    first: Zeroizing<Vec<u8>>,
-    shared: Arc<Shared>,
-    which: Which,
-}
-
-/// The two directions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Which {
-    /// From the client to the backend.
-    Up = 0,
-    /// From the backend to the client.
-    Down = 1,
-}
-
-/// How a direction ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// Its source ended the stream, or broke; that was passed on.
-    Finished,
-    /// Its destination takes nothing more.
-    WriteFailed,
-    /// Both directions were silent for too long, or the session was told to end.
-    Stopped,
 }
 
 /// What both directions of a session know of each other.
@@ -73,7 +39,7 @@ pub struct Shared {
     /// Longest silence, in milliseconds.
     timeout: AtomicU64,
     bytes: [AtomicU64; 2],
-    buffer: usize,
+    pub(super) buffer: usize,
     stopped: AtomicBool,
     reason: Mutex<Option<&'static str>>,
     ended: Mutex<usize>,
@@ -96,7 +62,7 @@ impl Shared {
         self.backend.socket.shutdown(Shutdown::Both);
     }
 
-    fn touch(&self, which: Which, bytes: usize) {
+    pub(super) fn touch(&self, which: Which, bytes: usize) {
         self.bytes[which as usize].fetch_add(bytes as u64, Ordering::Relaxed);
         self.active.store(self.now(), Ordering::Relaxed);
     }
@@ -106,7 +72,7 @@ impl Shared {
     }
 
     /// How long both directions may still be silent; `None` when they were for too long.
-    fn patience(&self) -> Option<Duration> {
+    pub(super) fn patience(&self) -> Option<Duration> {
         if self.stopped.load(Ordering::Acquire) {
             return None;
         }
@@ -118,19 +84,19 @@ impl Shared {
     }
 
     /// The first reason is the one that counts.
-    fn give_reason(&self, reason: &'static str) {
+    pub(super) fn give_reason(&self, reason: &'static str) {
         let mut given = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
         given.get_or_insert(reason);
     }
 
-    fn limit_silence(&self, limit: Duration) {
+    pub(super) fn limit_silence(&self, limit: Duration) {
         let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         self.timeout.fetch_min(limit, Ordering::Relaxed);
     }
 
     /// One direction has ended. The other may go on, but no longer silent for longer than `timeout`:
     /// the first to end keeps watch over it, since a blocked read does not learn of a new limit.
-    fn wait_for_other(&self, limit: Duration) {
+    pub(super) fn wait_for_other(&self, limit: Duration) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         *ended += 1;
         self.end.notify_all();
@@ -245,122 +211,6 @@ fn finish(session: Arc<Session>) {
     session.log_closing(reason, bytes(Which::Up), bytes(Which::Down));
 }
 
-impl Direction {
-    /// Copies until its end, and then stays until the other direction's.
-    fn run(mut self, half_closed: Duration) {
-        let shared = Arc::clone(&self.shared);
-        // A panic costs this session alone, and its other thread must learn of it.
-        let copy = || self.copy(half_closed);
-        let copied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(copy));
-        match copied {
-            Ok(End::Finished) => {}
-            Ok(End::WriteFailed) => shared.give_reason(self.which.other().closed()),
-            Ok(End::Stopped) => shared.stop("silent"),
-            Err(_) => shared.stop("internal error"),
-        }
-        if matches!(copied, Ok(End::WriteFailed)) {
-            shared.limit_silence(half_closed);
-            self.discard();
-        }
-        shared.wait_for_other(half_closed);
-    }
-
-    fn copy(&mut self, half_closed: Duration) -> End {
-        let mut pending = Vec::new();
-        let first = std::mem::take(&mut self.first);
-        self.shared.touch(self.which, first.len());
-        if let Err(end) = self.write_all(&first, &mut pending) {
-            return end;
-        }
-        drop(first);
-        let mut small = Zeroizing::new([0; SMALL]);
-        let reason = loop {
-            let Some(patience) = self.shared.patience() else {
-                return End::Stopped;
-            };
-            let n = match self.from.read(&mut small[..], patience) {
-                Ok(Got::Bytes(n)) => n,
-                Ok(Got::TimedOut) => continue,
-                Ok(Got::End) => break self.which.closed(),
-                Err(_) => break self.which.broke(),
-            };
-            self.shared.touch(self.which, n);
-            let end = match n {
-                SMALL => self.copy_flow(&small[..], &mut pending),
-                n => self.write_all(&small[..n], &mut pending),
-            };
-            if let Err(end) = end {
-                return end;
-            }
-        };
-        let Some(patience) = self.shared.patience() else {
-            return End::Stopped;
-        };
-        // Before the other direction can find that its source has ended because of this.
-        self.shared.give_reason(reason);
-        self.to.finish(&mut pending, patience.min(half_closed));
-        End::Finished
-    }
-
-    /// Reads on after the destination is gone, without passing anything on: a peer that is not read
-    /// any more would be cut off by a reset before it has read what came the other way.
-    fn discard(&self) {
-        let mut sink = Zeroizing::new([0; 4096]);
-        while let Some(patience) = self.shared.patience() {
-            match self.from.read(&mut sink[..], patience) {
-                Ok(Got::Bytes(_) | Got::TimedOut) => {}
-                Ok(Got::End) | Err(_) => return,
-            }
-        }
-    }
-
-    /// Copies with a large buffer for as long as there is something to read at once.
-    fn copy_flow(&self, begun: &[u8], pending: &mut Vec<u8>) -> Result<(), End> {
-        let mut buffer = vec![0; self.shared.buffer.max(SMALL)];
-        buffer[..begun.len()].copy_from_slice(begun);
-        let mut held = begun.len();
-        loop {
-            while held < buffer.len() {
-                match self.from.read_now(&mut buffer[held..]) {
-                    Ok(Got::Bytes(n)) => {
-                        self.shared.touch(self.which, n);
-                        held += n;
-                    }
-                    // An end or an error is found again by the next blocking read.
-                    Ok(Got::TimedOut | Got::End) | Err(_) => {
-                        return self.write_all(&buffer[..held], pending);
-                    }
-                }
-                // What is there goes out before more is waited for.
-                if held >= buffer.len() / 2 {
-                    break;
-                }
-            }
-            self.write_all(&buffer[..held], pending)?;
-            held = 0;
-        }
-    }
-
-    fn write_all(&self, data: &[u8], pending: &mut Vec<u8>) -> Result<(), End> {
-        let mut sent = 0;
-        while sent < data.len() || !pending.is_empty() {
-            let Some(patience) = self.shared.patience() else {
-                return Err(End::Stopped);
-            };
-            match self.to.write(&data[sent..], pending, patience) {
-                Ok(Some(n)) => {
-                    sent += n;
-                    self.shared.touch(self.which, 0);
-                }
-                Ok(None) => {}
-                Err(NetErrorKind::Io(_) | NetErrorKind::Tls(_)) => return Err(End::WriteFailed),
-                Err(_) => return Err(End::Stopped),
-            }
-        }
-        Ok(())
-    }
-}
-
 /// The relays of the process, so that they can be ended from outside.
 #[derive(Debug, Default)]
 pub struct Relays(Mutex<HashMap<u64, Arc<Shared>>>);
@@ -401,28 +251,5 @@ impl Relays {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Shared>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Which {
-    fn other(self) -> Self {
-        match self {
-            Self::Up => Self::Down,
-            Self::Down => Self::Up,
-        }
-    }
-
-    fn closed(self) -> &'static str {
-        match self {
-            Self::Up => "client closed",
-            Self::Down => "backend closed",
-        }
-    }
-
-    fn broke(self) -> &'static str {
-        match self {
-            Self::Up => "client connection broke",
-            Self::Down => "backend connection broke",
-        }
     }
 }
