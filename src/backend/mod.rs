@@ -3,7 +3,6 @@
 
 pub mod capabilities;
 pub mod check;
-pub mod dial;
 pub mod health;
 pub mod probe;
 pub mod route;
@@ -12,12 +11,9 @@ use std::net::SocketAddr;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
-use crate::auth::{Grant, Target};
 use crate::config::{self, Balance, Protocol};
 use crate::log::{Log, Severity};
 use crate::net::resolve::Dns;
-use crate::session::Session;
-use crate::session::error::Cause;
 use crate::tls::{Connector, Problem};
 
 use self::health::Health;
@@ -152,26 +148,4 @@ fn wait_between(visits: &Weak<Visits>, time: Duration) -> bool {
         std::thread::sleep(left.min(SLICE));
     }
     false
-}
-
-/// The addresses that a grant can go to, in the order in which they are to be tried; never empty.
-pub fn candidates(session: &Session, grant: &Grant) -> Result<Vec<Candidate>, Cause> {
-    let deadline = session.login_deadline().at;
-    let dns = &session.service.dns;
-    let not_found =
-        |error: String| Cause::BackendConnect(format!("no address of upstream: {error}"), None);
-    match &grant.target {
-        Target::Backend(backend) => backend
-            .candidates(session.service.conf.protocol, dns, deadline)
-            .map_err(not_found),
-        Target::Address { host, port } => {
-            let found = dns.lookup_host(host, *port, deadline);
-            let found = found.map_err(|error| not_found(error.to_string()))?;
-            let candidate = |address| Candidate {
-                host: host.clone(),
-                address,
-            };
-            Ok(found.addresses.into_iter().map(candidate).collect())
-        }
-    }
 }

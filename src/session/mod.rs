@@ -4,6 +4,7 @@
 
 pub mod budget;
 mod copy;
+pub mod dial;
 pub mod error;
 pub mod relay;
 pub mod run;

@@ -6,8 +6,7 @@
 use crate::admission::Arrival;
 use crate::auth::passthrough::ATTEMPTS;
 use crate::auth::{Grant, Refusal, Target, Verdict};
-use crate::backend::dial::dial;
-use crate::backend::{self, Candidate};
+use crate::backend::Candidate;
 use crate::config::Protocol;
 use crate::dialect::{self, Dialect};
 use crate::log::{Severity, escape};
@@ -16,6 +15,7 @@ use crate::net::line::Line;
 use crate::net::proxy_protocol::{self, Header, Parsed};
 use crate::net::socket::{Deadline, Seen, WaitFor};
 use crate::sasl::Credentials;
+use crate::session::dial::{candidates, dial};
 use crate::session::error::{Cause, RefusalKind, SessionError};
 use crate::session::relay::Relay;
 use crate::session::{Session, Step};
@@ -321,7 +321,7 @@ fn enter_backend(
 ) -> Result<(Conn, Line), Cause> {
     session.step = Step::ConnectingToUpstream;
     session.begin_login();
-    let candidates = backend::candidates(session, grant)?;
+    let candidates = candidates(session, grant)?;
     let mut last = Cause::BackendConnect("upstream has no address".into(), None);
     for (at, candidate) in candidates.iter().enumerate() {
         let left = candidates.len() - at;

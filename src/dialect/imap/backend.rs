@@ -7,7 +7,6 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::Imap;
 use crate::auth::{Grant, Target};
-use crate::backend::dial::start_tls;
 use crate::config::{AuthMechanism, Capabilities, ProxySsl};
 use crate::dialect::{
     no_starttls, read_backend_line, read_backend_line_by, refused, send_to_backend,
@@ -16,6 +15,7 @@ use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
 use crate::net::socket::Deadline;
 use crate::sasl::{Mechanism, oauth};
+use crate::session::dial::start_tls;
 use crate::session::error::{Cause, RefusalKind};
 use crate::session::{Session, Step};
 

@@ -4,12 +4,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::auth::Grant;
-use crate::backend::dial::start_tls;
 use crate::config::{AuthMechanism, ProxySsl};
 use crate::dialect::{no_starttls, read_backend_line, refused, send_to_backend};
 use crate::net::conn::Conn;
 use crate::net::line::{Bare, Line, line, without_end};
 use crate::sasl::{Mechanism, oauth};
+use crate::session::dial::start_tls;
 use crate::session::error::{Cause, RefusalKind};
 use crate::session::{Session, Step};
 

@@ -6,12 +6,12 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::{Smtp, xclient};
 use crate::auth::{Grant, Target};
-use crate::backend::dial::start_tls;
 use crate::config::{AuthMechanism, ProxySsl, Xclient};
 use crate::dialect::{no_starttls, read_backend_line, refused, send_to_backend};
 use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
 use crate::sasl::{Mechanism, oauth};
+use crate::session::dial::start_tls;
 use crate::session::error::{Cause, RefusalKind};
 use crate::session::{Session, Step};
 

@@ -1,4 +1,4 @@
-//! Connecting to one address of a backend, the PROXY header, TLS.
+//! The hosts of a grant: where they are, connecting to one of them, the PROXY header, TLS.
 //!
 //! Which address is tried when is decided in `session::run`; the login itself is the dialects'.
 
@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use socket2::SockAddr;
 
-use super::Candidate;
-use crate::auth::Grant;
+use crate::auth::{Grant, Target};
+use crate::backend::Candidate;
 use crate::config::{Keepalive, ProxyProtocol, ProxySsl};
 use crate::dialect::BACKEND_LINE;
 use crate::net::conn::{Conn, Side};
@@ -17,6 +17,28 @@ use crate::net::socket::{Deadline, Socket};
 use crate::session::error::Cause;
 use crate::session::{Session, Step};
 use crate::tls::{TlsError, TlsErrorKind};
+
+/// The addresses that a grant can go to, in the order in which they are to be tried; never empty.
+pub fn candidates(session: &Session, grant: &Grant) -> Result<Vec<Candidate>, Cause> {
+    let deadline = session.login_deadline().at;
+    let dns = &session.service.dns;
+    let not_found =
+        |error: String| Cause::BackendConnect(format!("no address of upstream: {error}"), None);
+    match &grant.target {
+        Target::Backend(backend) => backend
+            .candidates(session.service.conf.protocol, dns, deadline)
+            .map_err(not_found),
+        Target::Address { host, port } => {
+            let found = dns.lookup_host(host, *port, deadline);
+            let found = found.map_err(|error| not_found(error.to_string()))?;
+            let candidate = |address| Candidate {
+                host: host.clone(),
+                address,
+            };
+            Ok(found.addresses.into_iter().map(candidate).collect())
+        }
+    }
+}
 
 /// Connects to one address, within the login's time.
 pub fn dial(session: &mut Session, grant: &Grant, candidate: &Candidate) -> Result<Conn, Cause> {
