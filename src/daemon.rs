@@ -12,14 +12,14 @@ use nix::unistd::{Gid, User, fchown};
 use crate::admission::{Admission, Limits};
 use crate::backend::Visits;
 use crate::config::{self, Config};
-use crate::front::{self, Front};
+use crate::front::{self, Front, Listening};
 use crate::log::{Log, Severity};
 use crate::service::{self, Service};
 use crate::session;
 use crate::session::relay::Relays;
 use crate::system::privileges;
 use crate::system::signals::{self, Wish};
-use crate::system::threads::{Threads, rename};
+use crate::system::threads::{Threads, rename, spawn};
 
 /// How long threads get to end when the process is told to stop.
 const STOP: Duration = Duration::from_millis(1500);
@@ -49,15 +49,6 @@ pub fn run(file: &Path) -> Result<(), Failure> {
     process.file = Some(file.to_owned());
     process.wait_for_end();
     Ok(())
-}
-
-/// A listener at work.
-#[derive(Debug, Clone)]
-pub struct Listening {
-    /// NAME of its server.
-    pub server: String,
-    /// Where it really listens: port 0 has become a port.
-    pub address: String,
 }
 
 /// The same with a configuration that is there already. `ready` is called once all is running.
@@ -105,7 +96,7 @@ fn start(config: &Config) -> Result<Process, String> {
     let admission = Admission::new(limits(process));
     let pool = start_workers(process.workers, &admission, &log);
     let watch = Arc::clone(&admission);
-    let door = spawn("door", move || watch.watch())?;
+    let door = spawn("door", move || watch.watch()).map_err(no_thread)?;
     let visits = visit_backends(&services)?;
     let fronts = bound
         .into_iter()
@@ -129,7 +120,11 @@ fn start(config: &Config) -> Result<Process, String> {
 }
 
 fn visit_backends(services: &[Arc<Service>]) -> Result<Arc<Visits>, String> {
-    service::visit_backends(services).map_err(|error| format!("cannot start a thread: {error}"))
+    service::visit_backends(services).map_err(no_thread)
+}
+
+fn no_thread(error: std::io::Error) -> String {
+    format!("cannot start a thread: {error}")
 }
 
 fn limits(process: &config::Process) -> Limits {
@@ -245,7 +240,8 @@ impl Process {
             relays.stop_accepted_before(now, "reload timeout");
         };
         if let Err(error) = spawn("reload", end) {
-            self.log.write(Severity::Error, file!(), &error, None, None);
+            self.log
+                .write(Severity::Error, file!(), &no_thread(error), None, None);
         }
     }
 
@@ -344,16 +340,6 @@ fn start_workers(workers: usize, admission: &Arc<Admission>, log: &Log) -> threa
         });
     }
     pool
-}
-
-pub(crate) fn spawn(
-    name: &str,
-    job: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, String> {
-    std::thread::Builder::new()
-        .name(name.into())
-        .spawn(job)
-        .map_err(|error| format!("cannot start thread `{name}`: {error}"))
 }
 
 /// The file of `pid`. At the end it is removed, or emptied where its folder does not allow that.

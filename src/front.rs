@@ -10,10 +10,19 @@ use nix::sys::eventfd::EventFd;
 use crate::accept::{Acceptor, Entrance};
 use crate::admission::Admission;
 use crate::config::{Listen, ListenAddress};
-use crate::daemon::{Listening, spawn};
 use crate::log::{Log, Severity};
 use crate::net::listen::Listener;
 use crate::service::Service;
+use crate::system::threads::spawn;
+
+/// A listener at work.
+#[derive(Debug, Clone)]
+pub struct Listening {
+    /// NAME of its server.
+    pub server: String,
+    /// Where it really listens: port 0 has become a port.
+    pub address: String,
+}
 
 /// A socket and the servers that it leads to.
 pub struct Bound {
@@ -145,7 +154,8 @@ impl Front {
             log: log.clone(),
         };
         Ok(Self {
-            thread: spawn("accept", move || acceptor.run())?,
+            thread: spawn("accept", move || acceptor.run())
+                .map_err(|error| format!("cannot start a thread: {error}"))?,
             listener,
             listening,
             wake,

@@ -16,7 +16,7 @@ use crate::net::address::Address;
 use crate::net::http::HttpClient;
 use crate::net::resolve::{Dns, PendingName};
 use crate::session::relay::Relays;
-use crate::system::threads::Threads;
+use crate::system::threads::{Threads, spawn};
 use crate::tls::{Acceptor, ClientSettings, Connector, Problem, SessionCaches};
 
 /// A server that sessions can run on.
@@ -95,9 +95,7 @@ pub fn visit_backends(services: &[Arc<Service>]) -> std::io::Result<Arc<Visits>>
         if service.capabilities_are_learned() {
             let (service, visits) = (Arc::downgrade(service), Arc::downgrade(&visits));
             let ask = move || capabilities::keep_asking(&service, &visits);
-            std::thread::Builder::new()
-                .name("capabilities".into())
-                .spawn(ask)?;
+            spawn("capabilities", ask)?;
         }
     }
     for backend in first.router.backends() {

@@ -8,6 +8,7 @@ use super::probe::Probe;
 use super::{Backend, Visits, wait_between};
 use crate::config::Protocol;
 use crate::net::resolve::Dns;
+use crate::system::threads::spawn;
 
 /// Starts the checks of a backend that is used for these protocols.
 ///
@@ -24,12 +25,8 @@ pub fn start(
     };
     let backend = Arc::downgrade(backend);
     let check = move || run(&backend, &protocols, &dns, interval, &visits);
-    let thread = std::thread::Builder::new()
-        .name("health".into())
-        .spawn(check)?;
     // It ends by itself with the visits.
-    drop(thread);
-    Ok(())
+    spawn("health", check).map(drop)
 }
 
 fn run(

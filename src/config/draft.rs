@@ -6,14 +6,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::log::LogTarget;
+
 use super::directives::{self, DIRECTIVES, DefaultValue, Directive, Place, Setter};
 use super::listen::Lookup;
 use super::route::REJECT;
 use super::source::{At, Report, Section};
 use super::value::{nearest, not_yet, shown};
 use super::{
-    AuthKind, AuthMechanism, Backend, Balance, Capabilities, Listen, LogTarget, Mechanisms,
-    Process, Protocol, ProxyProtocol, ProxySsl, RouteLine, Server, Starttls, Xclient,
+    AuthKind, AuthMechanism, Backend, Balance, Capabilities, Listen, Mechanisms, Process, Protocol,
+    ProxyProtocol, ProxySsl, RouteLine, Server, Starttls, Xclient,
 };
 use crate::tls::{ClientSettings, ServerSettings};
 

@@ -4,10 +4,9 @@
 
 use std::path::Path;
 
-use crate::log::Severity;
+use crate::log::{LogDestination, LogFormat, LogTarget, Severity, Syslog, SyslogServer};
 
 use super::value::{self, fields, one_of, shown, unknown};
-use super::{LogDestination, LogFormat, LogTarget, Syslog, SyslogServer};
 
 /// Facility codes of RFC 3164, section 4.1.1, under the names nginx gives them.
 const FACILITIES: [(&str, u8); 24] = [

@@ -6,7 +6,6 @@
 mod auth;
 mod certificate;
 mod imap;
-mod message;
 mod peer;
 mod pop3;
 mod smtp;
@@ -19,7 +18,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::config;
-use crate::daemon::{self, Failure, Listening};
+use crate::daemon::{self, Failure};
+use crate::front::Listening;
 use auth::Backends;
 use certificate::Certificate;
 use store::{Flags, INBOX, Store, USERS};

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::net::conn::{Conn, NetErrorKind, Side};
 use crate::net::line::without_end;
 use crate::net::socket::{Deadline, Socket};
+use crate::system::threads::spawn;
 
 /// Longest line, in bytes.
 pub(super) const MAX_LINE: usize = 64 * 1024;
@@ -43,10 +44,8 @@ pub(super) fn start(
     let failed = |error: std::io::Error| format!("cannot start the demo's {name} server: {error}");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    std::thread::Builder::new()
-        .name(format!("demo {name}"))
-        .spawn(move || accept(name, &listener, &Arc::new(serve)))
-        .map_err(failed)?;
+    let accept = move || accept(name, &listener, &Arc::new(serve));
+    spawn(&format!("demo {name}"), accept).map_err(failed)?;
     Ok(address)
 }
 
@@ -70,9 +69,8 @@ fn accept(
             continue;
         };
         let serve = Arc::clone(serve);
-        let serving = std::thread::Builder::new().name(format!("demo {name} peer"));
         // Without a thread the connection closes, which says it all.
-        let _ = serving.spawn(move || {
+        let _ = spawn(&format!("demo {name} peer"), move || {
             let mut peer = Peer {
                 conn: Conn::new(Arc::new(socket), Side::Client, MAX_LINE),
             };

@@ -10,6 +10,7 @@ mod router;
 mod seldom;
 mod sink;
 mod syslog;
+mod target;
 
 use std::fmt;
 use std::io;
@@ -20,9 +21,9 @@ pub use escape::escape;
 pub use router::{hand_over, init, reopen};
 pub use seldom::Seldom;
 
-use crate::config::{LogDestination, LogFormat, LogTarget, Syslog};
 use line::Line;
 use router::Destination;
+pub use target::{LogDestination, LogFormat, LogTarget, Syslog, SyslogServer};
 
 /// The tag that lines of servers and sessions have besides those of `error_log_user_tag`.
 const MAIL_TAG: &str = "mail";

@@ -12,9 +12,9 @@ use nix::unistd::{Gid, Uid};
 use ::log::{Level, LevelFilter, Metadata, Record};
 use simplelog::{CombinedLogger, Config, ConfigBuilder, SharedLogger, WriteLogger};
 
+use super::LogDestination;
 use super::Severity;
 use super::sink::{Output, Sink};
-use crate::config::LogDestination;
 
 /// The open destinations; one that no section uses any more is closed, its entry goes at the next `open`.
 static DESTINATIONS: LazyLock<RwLock<HashMap<String, Weak<Destination>>>> =

@@ -14,8 +14,8 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Gid, Uid, fchown};
 
+use super::LogDestination;
 use super::syslog::Collector;
-use crate::config::LogDestination;
 
 /// Mode of a file that did not exist: logs tell who reads mail from where.
 const FILE_MODE: u32 = 0o640;

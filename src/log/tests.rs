@@ -13,7 +13,6 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use super::*;
-use crate::config::SyslogServer;
 
 /// A folder of its own for each test, removed with it.
 struct Folder(PathBuf);

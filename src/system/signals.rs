@@ -4,6 +4,8 @@ use crossbeam_channel::{Receiver, unbounded};
 use signal_hook::consts::{SIGHUP, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use super::threads::spawn;
+
 /// What the administrator wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
@@ -32,21 +34,19 @@ pub fn listen() -> Result<Receiver<Wish>, String> {
     ctrlc::set_handler(stop).map_err(|error| failed(error.to_string()))?;
     let mut signals = Signals::new([SIGTERM, SIGHUP, SIGQUIT, SIGUSR1])
         .map_err(|error| failed(error.to_string()))?;
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for signal in signals.forever() {
-                let wish = match signal {
-                    SIGHUP => Wish::Reload,
-                    SIGQUIT => Wish::Drain,
-                    SIGUSR1 => Wish::Reopen,
-                    _ => Wish::Stop,
-                };
-                if sender.send(wish).is_err() {
-                    return;
-                }
+    let pass_on = move || {
+        for signal in signals.forever() {
+            let wish = match signal {
+                SIGHUP => Wish::Reload,
+                SIGQUIT => Wish::Drain,
+                SIGUSR1 => Wish::Reopen,
+                _ => Wish::Stop,
+            };
+            if sender.send(wish).is_err() {
+                return;
             }
-        })
-        .map_err(|error| failed(error.to_string()))?;
+        }
+    };
+    spawn("signals", pass_on).map_err(|error| failed(error.to_string()))?;
     Ok(wishes)
 }

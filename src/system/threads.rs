@@ -1,9 +1,10 @@
-//! Threads for relays: taken from a cache of idle ones, since starting a pair takes longer than a
-//! short session.
+//! Every thread of the program starts here; those of relays are taken from a cache of idle ones, since
+//! starting a pair takes longer than a short session.
 //!
 //! There is no limit here: the number of sessions has one (`max_sessions`).
 
 use std::io;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -13,6 +14,14 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// Stack of a relay thread. It copies with a buffer on the heap; TLS wants some depth.
 const STACK: usize = 256 * 1024;
+
+/// Starts a thread of this name; it may be left to itself.
+///
+/// # Errors
+/// The system starts no more threads.
+pub fn spawn(name: &str, job: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(job)
+}
 
 type Job = Box<dyn FnOnce() + Send>;
 

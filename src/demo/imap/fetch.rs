@@ -1,7 +1,7 @@
 //! FETCH (RFC 3501, section 6.4.5): which items are asked for, and what they look like.
 
 use super::command::{Bad, Cursor, quote};
-use crate::demo::message;
+use super::message;
 use crate::demo::store::Message;
 
 /// Most items of one command.

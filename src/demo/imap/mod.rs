@@ -6,6 +6,7 @@
 mod command;
 mod fetch;
 mod folders;
+mod message;
 mod search;
 mod session;
 
@@ -17,8 +18,6 @@ use super::store::{self, Store, UserId};
 use crate::sasl::plain;
 use command::{Bad, Cursor};
 use session::Session;
-
-pub(super) use command::quote;
 
 /// Wrong passwords before the connection closes.
 const MAX_FAILURES: u32 = 3;

@@ -6,7 +6,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use super::command::{Bad, Cursor, Set};
-use crate::demo::message;
+use super::message;
 use crate::demo::store::{Flags, Message};
 
 /// Deepest nesting of keys.

@@ -12,6 +12,8 @@ use crossbeam_channel::{Receiver, bounded};
 use tokio::runtime::{Builder, Handle};
 use tokio::task::AbortHandle;
 
+use crate::system::threads::spawn;
+
 /// A look-up on the DNS thread; dropping it ends the look-up.
 #[derive(Debug)]
 pub(super) struct Running<T> {
@@ -57,9 +59,9 @@ fn handle() -> io::Result<Handle> {
     }
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
-    let thread = std::thread::Builder::new()
-        .name("dns".to_owned())
-        .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+    let thread = spawn("dns", move || {
+        runtime.block_on(std::future::pending::<()>());
+    })?;
     *slot = Some(DnsThread {
         handle: handle.clone(),
         thread,

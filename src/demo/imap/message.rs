@@ -3,7 +3,7 @@
 //!
 //! As much as mail programs ask for, bounded in depth; nothing is decoded.
 
-use super::imap::quote;
+use super::command::quote;
 
 /// Deepest nesting of parts.
 const DEPTH: usize = 8;
