@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// The limits of the door.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// `accept_queue`
+    /// Accepted connections that may wait for a worker.
     pub accept_queue: usize,
     /// `max_sessions`
     pub max_sessions: usize,

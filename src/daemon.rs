@@ -127,11 +127,14 @@ fn no_thread(error: std::io::Error) -> String {
     format!("cannot start a thread: {error}")
 }
 
+/// Accepted connections that may wait for a worker.
+const ACCEPT_QUEUE: usize = 512;
+
 fn limits(process: &config::Process) -> Limits {
     Limits {
-        accept_queue: process.accept_queue,
+        accept_queue: ACCEPT_QUEUE,
         max_sessions: process.max_sessions,
-        max_prelogin_per_ip: process.max_prelogin_per_ip,
+        max_prelogin_per_ip: process.max_prelogin_per_ip.unwrap_or(usize::MAX),
     }
 }
 

@@ -162,7 +162,8 @@ fn reference_prints_every_directive() {
         pop3_client_buffer smtp_auth smtp_capabilities smtp_client_buffer smtp_greeting_delay \
         proxy_buffer proxy_timeout proxy_pass_error_message proxy_protocol proxy_smtp_auth xclient \
         error_log error_log_user_tag set_real_ip_from starttls ssl_certificate workers \
-        accept_queue max_sessions max_prelogin_per_ip shutdown_timeout user group pid"
+        client_wait send_timeout hibernate_timeout accept_queue max_sessions max_prelogin_per_ip \
+        shutdown_timeout user group pid"
         .split_ascii_whitespace()
     {
         assert!(

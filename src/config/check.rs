@@ -26,6 +26,7 @@ use super::{
 /// the result is not to be used.
 pub(super) fn check(drafts: Drafts<'_>, files: Files, report: &mut Report) -> Config {
     check_accounts(&drafts, report);
+    warn_of_accept_queue(&drafts, report);
     check_addresses(&drafts.servers, report);
     check_real_ip(&drafts, report);
     check_filters(&drafts, report);
@@ -116,12 +117,13 @@ fn describe_listener(text: &mut String, server: &Server, listen: &Listen) {
     if matches!(listen.address, ListenAddress::Tcp(at) if at.is_ipv6()) && !listen.ipv6only {
         text.push_str("  ipv6only=off");
     }
-    if server.auth == AuthKind::Passthrough {
-        text.push_str("  passthrough\n");
-        return;
-    }
-    for url in &server.auth_http {
-        let _ = write!(text, "  auth_http {url}");
+    match server.auth {
+        AuthKind::Passthrough => text.push_str("  passthrough"),
+        AuthKind::Http => {
+            for url in &server.auth_http {
+                let _ = write!(text, "  auth_http {url}");
+            }
+        }
     }
     text.push('\n');
 }
@@ -176,6 +178,17 @@ fn check_accounts(drafts: &Drafts<'_>, report: &mut Report) {
     {
         let text = format!("the system knows no group {}", shown(group));
         report.mistake(at(postern, "group"), &text);
+    }
+}
+
+fn warn_of_accept_queue(drafts: &Drafts<'_>, report: &mut Report) {
+    let Some(postern) = drafts.postern else {
+        return;
+    };
+    if postern.lines("accept_queue").next().is_some() && !drafts.process.has_failed("accept_queue")
+    {
+        let text = "is no longer needed: max_sessions alone bounds how many connections wait";
+        report.warning(at(postern, "accept_queue"), text);
     }
 }
 
@@ -320,7 +333,7 @@ fn check_server(
         name: name.to_owned(),
         protocol: protocol.unwrap_or(Protocol::Imap),
         auth: auth.unwrap_or(AuthKind::Http),
-        proxy_smtp_auth: draft.server.proxy_smtp_auth || auth == Some(AuthKind::Passthrough),
+        proxy_smtp_auth: draft.server.proxy_smtp_auth || auth.is_some_and(AuthKind::asks_backend),
         error_log: draft.error_log,
         error_log_user_tag: draft.error_log_user_tag,
         ..draft.server

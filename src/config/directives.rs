@@ -17,8 +17,9 @@ use super::tls_value::{
     conf_command, curves, fingerprint, openssl_list, peer_name, protocols, session_cache,
 };
 use super::value::{
-    self, FROM_A_SECOND, FROM_ZERO, POSITIVE, account, capabilities, count, flag, header,
-    mechanisms, not_yet, one_of, path, server_name, size, tags, time, time_or_off,
+    self, FROM_A_SECOND, FROM_ZERO, POSITIVE, UP_TO_A_DAY, account, capabilities, count,
+    count_or_off, flag, header, mechanisms, not_yet, one_of, path, server_name, size, tags, time,
+    time_or_off,
 };
 use super::{
     AuthKind, AuthMechanism, Balance, Capabilities, ProxyProtocol, ProxySsl, RouteLine, Starttls,
@@ -290,20 +291,40 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "workers",
         POSTERN,
         "number, 1 to 10000",
-        Text("128"),
+        Text("1024"),
         Is(|d, v| put(&mut d.process.workers, count(v, 1..=10_000))),
-        "Threads that carry sessions from their first byte to the end of their login. A session \
-         that is logged in needs none of them.",
+        "The most threads that work at once; they are started as they are needed. They carry \
+         sessions from their first byte to the end of their login; a session that is logged in, \
+         or waits for its client, needs none of them.",
+    ),
+    row(
+        "client_wait",
+        POSTERN,
+        "time, 0 to 1d",
+        Text("20ms"),
+        Is(|d, v| put(&mut d.process.client_wait, time(v, UP_TO_A_DAY))),
+        "How long a worker waits in place for its client before the session sleeps and the \
+         worker turns to another one.",
+    ),
+    row(
+        "send_timeout",
+        POSTERN,
+        TIME,
+        Text("5s"),
+        Is(|d, v| put(&mut d.process.send_timeout, time(v, POSITIVE))),
+        "A client that does not take what it is told before its login is given up after that \
+         long.",
     ),
     row(
         "accept_queue",
         POSTERN,
         "number, 1 to 65535",
-        Text("512"),
-        Is(|d, v| put(&mut d.process.accept_queue, count(v, 1..=65_535))),
-        "Accepted connections that may wait for a worker. When the queue is full, newcomers are \
-         told that the server is busy.",
-    ),
+        Unset("none"),
+        Is(|_, v| count(v, 1..=65_535_u32).map(drop)),
+        "No longer needed: a connection waits for a worker as long as max_sessions has room for \
+         it. Without effect, and accepted with a warning.",
+    )
+    .example("512"),
     row(
         "max_sessions",
         POSTERN,
@@ -316,11 +337,16 @@ pub(super) static DIRECTIVES: &[Directive] = &[
     row(
         "max_prelogin_per_ip",
         POSTERN,
-        "number, from 1",
-        Text("32"),
-        Is(|d, v| put(&mut d.process.max_prelogin_per_ip, count(v, 1..=1_000_000))),
+        "number, from 1 | off",
+        Text("256"),
+        Is(|d, v| {
+            put(
+                &mut d.process.max_prelogin_per_ip,
+                count_or_off(v, 1..=1_000_000),
+            )
+        }),
         "Sessions of one client address (IPv6: of one /64) that may be before their login at the \
-         same time. Further ones wait for a place.",
+         same time. Further ones wait for a place. off is no limit.",
     ),
     row(
         "shutdown_timeout",
@@ -792,6 +818,15 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         Text("24h"),
         Is(|d, v| put(&mut d.server.proxy_timeout, time(v, POSITIVE))),
         "How long a logged-in session may be silent in both directions.",
+    ),
+    row(
+        "hibernate_timeout",
+        MAIL,
+        "time | off",
+        Text("5s"),
+        Is(|d, v| put(&mut d.server.hibernate_timeout, time_or_off(v, POSITIVE))),
+        "A logged-in session that is silent in both directions for that long gives its threads \
+         back until one side speaks again.",
     ),
     row(
         "proxy_pass_error_message",

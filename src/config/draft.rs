@@ -356,9 +356,10 @@ pub(super) fn show_place(place: Place) -> String {
 fn empty_process() -> Process {
     Process {
         workers: 0,
-        accept_queue: 0,
+        client_wait: Duration::ZERO,
+        send_timeout: Duration::ZERO,
         max_sessions: 0,
-        max_prelogin_per_ip: 0,
+        max_prelogin_per_ip: None,
         shutdown_timeout: Duration::ZERO,
         reload_timeout: None,
         user: None,
@@ -400,6 +401,7 @@ fn empty_server() -> Server {
         smtp_greeting_delay: Duration::ZERO,
         proxy_buffer: None,
         proxy_timeout: Duration::ZERO,
+        hibernate_timeout: None,
         proxy_pass_error_message: false,
         proxy_protocol: ProxyProtocol::Off,
         proxy_smtp_auth: false,

@@ -124,14 +124,16 @@ pub struct Config {
 /// `[postern]`.
 #[derive(Debug, Clone)]
 pub struct Process {
-    /// Threads that carry sessions up to the end of their login.
+    /// Most threads that carry sessions up to the end of their login.
     pub workers: usize,
-    /// Accepted connections that may wait for a worker.
-    pub accept_queue: usize,
+    /// How long a worker waits in place for its client before the session sleeps.
+    pub client_wait: Duration,
+    /// How long a client before its login may leave untaken what it is told.
+    pub send_timeout: Duration,
     /// Sessions from accept to close, relays included.
     pub max_sessions: usize,
-    /// Sessions before login of one address (IPv6: of one /64).
-    pub max_prelogin_per_ip: usize,
+    /// Sessions before login of one address (IPv6: of one /64); `None` is no limit.
+    pub max_prelogin_per_ip: Option<usize>,
     /// How long QUIT lets relays run.
     pub shutdown_timeout: Duration,
     /// How long sessions begun before a reload may go on; `None` is for ever.
@@ -209,6 +211,8 @@ pub struct Server {
     pub proxy_buffer: Option<usize>,
     /// Longest silence of a relay, both directions taken together.
     pub proxy_timeout: Duration,
+    /// How long a relay is silent in both directions before it gives its threads back; `None` is never.
+    pub hibernate_timeout: Option<Duration>,
     /// Whether the backend's refusal is handed to the client.
     pub proxy_pass_error_message: bool,
     /// PROXY header sent to the backend.
@@ -383,6 +387,24 @@ pub enum AuthKind {
     Http,
     /// The backend, with the client's own credentials.
     Passthrough,
+}
+
+impl AuthKind {
+    /// Whether logins are shown to an auth server.
+    pub fn asks_auth_server(self) -> bool {
+        match self {
+            Self::Http => true,
+            Self::Passthrough => false,
+        }
+    }
+
+    /// Whether the backend itself decides, by the client's own credentials.
+    pub fn asks_backend(self) -> bool {
+        match self {
+            Self::Http => false,
+            Self::Passthrough => true,
+        }
+    }
 }
 
 /// `imap_capabilities`, `pop3_capabilities`, `smtp_capabilities`.

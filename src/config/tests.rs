@@ -116,10 +116,13 @@ fn defaults_are_those_of_the_reference() {
     assert!(!server.server_name.is_empty());
 
     let process = &config.process;
-    assert_eq!((process.workers, process.accept_queue), (128, 512));
+    assert_eq!(process.workers, 1024);
+    assert_eq!(process.client_wait, Duration::from_millis(20));
+    assert_eq!(process.send_timeout, Duration::from_secs(5));
+    assert_eq!(server.hibernate_timeout, Some(Duration::from_secs(5)));
     assert_eq!(
         (process.max_sessions, process.max_prelogin_per_ip),
-        (4096, 32)
+        (4096, Some(256))
     );
     assert_eq!(process.reload_timeout, None);
     let target = LogTarget {
@@ -129,6 +132,16 @@ fn defaults_are_those_of_the_reference() {
         filter: None,
     };
     assert_eq!(process.error_log, [target]);
+}
+
+#[test]
+fn limits_that_can_be_off_are_none() {
+    let text = "[postern]\nmax_prelogin_per_ip = OFF\nclient_wait = 0\n[server imap]\nlisten = 143\n\
+                auth_http = 127.0.0.1\nhibernate_timeout = off\n";
+    let config = parse(text, Path::new("f")).expect("a good file");
+    assert_eq!(config.process.max_prelogin_per_ip, None);
+    assert_eq!(config.process.client_wait, Duration::ZERO);
+    assert_eq!(config.servers[0].hibernate_timeout, None);
 }
 
 #[test]

@@ -23,6 +23,10 @@ pub(super) const FROM_ZERO: RangeInclusive<Duration> = Duration::ZERO..=MAX_TIME
 /// Times between things that are done again and again.
 pub(super) const FROM_A_SECOND: RangeInclusive<Duration> = Duration::from_secs(1)..=MAX_TIME;
 
+/// Times of at most a day that may be zero.
+pub(super) const UP_TO_A_DAY: RangeInclusive<Duration> =
+    Duration::ZERO..=Duration::from_secs(86400);
+
 /// Longest capability, so that a line made of it fits any client's buffer.
 const MAX_CAPABILITY: usize = 500;
 
@@ -55,6 +59,17 @@ where
         Ok(number) if range.contains(&number) => Ok(number),
         _ => Err(format!("must be {low} to {high}")),
     }
+}
+
+/// `off`, or a whole number within a range.
+pub(super) fn count_or_off<T>(text: &str, range: RangeInclusive<T>) -> Result<Option<T>, String>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    if text.eq_ignore_ascii_case("off") {
+        return Ok(None);
+    }
+    count(text, range).map(Some)
 }
 
 /// A size in bytes: `512`, `4k`, `1m`.

@@ -135,6 +135,8 @@ fn add_process_defaults(section: &mut Section, around: &Surroundings) {
         // As near as possible to "for ever".
         defaults.push(Entry::of_default("shutdown_timeout", "365d"));
     }
+    // nginx counts nobody's connections.
+    defaults.push(Entry::of_default("max_prelogin_per_ip", "off"));
     explain(&mut defaults, around);
     section.entries.extend(defaults);
 }
