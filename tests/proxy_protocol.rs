@@ -268,7 +268,7 @@ fn malformed() -> Vec<Vec<u8>> {
     let texts = [
         "PROXY TCP4 ::1 ::1 1 2\r\n",
         "PROXY TCP6 1.2.3.4 5.6.7.8 1 2\r\n",
-        "PROXY TCP4 1.2.3.4 ::1 1 2\r\n",
+        "PROXY TCP4 1.2.3.4 x 1 2\r\n",
         "PROXY TCP4 1.2.3.4 5.6.7.8 65536 2\r\n",
         "PROXY TCP4 1.2.3.4 5.6.7.8 1 99999999999\r\n",
         "PROXY TCP4 1.2.3.4 5.6.7.8 01 2\r\n",
@@ -280,7 +280,6 @@ fn malformed() -> Vec<Vec<u8>> {
         "PROXY TCP4 1.2.3.4 5.6.7.8 1 2 3\r\n",
         "PROXY TCP4  1.2.3.4 5.6.7.8 1 2\r\n",
         "PROXY TCP4 1.2.3.4 5.6.7.8 1 2 \r\n",
-        "PROXY TCP4 1.2.3.4 5.6.7.8 1 2\n",
         "PROXY TCP4\r\n",
         "PROXY TCP5 1.2.3.4 5.6.7.8 1 2\r\n",
         "PROXY UNKNOWNX\r\n",

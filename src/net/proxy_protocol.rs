@@ -5,9 +5,8 @@
 //! (PP2_TYPE_CRC32C) are not verified, as in nginx.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::str::FromStr;
 
-use ppp::{v1, v2};
+use ppp::v2;
 
 use crate::config::ProxyProtocol;
 
@@ -49,8 +48,9 @@ pub enum Parsed {
 
 /// Reads the header at the start of `bytes`, which are all bytes received so far.
 ///
-/// `Incomplete` is returned only if some continuation is a header, and only for fewer than
-/// [`MAX_HEADER`] bytes (107 for version 1), so a caller's buffer of that size is enough.
+/// A version 1 header is `Incomplete` until its CRLF has come or 107 bytes have; version 2 only as
+/// long as some continuation is a header, and for fewer than [`MAX_HEADER`] bytes: a caller's
+/// buffer of that size is enough.
 pub fn parse(bytes: &[u8]) -> Parsed {
     match bytes.first() {
         None => Parsed::Incomplete,
@@ -73,8 +73,6 @@ pub fn encode(version: ProxyProtocol, addresses: Option<(SocketAddr, SocketAddr)
 
 const V1_MAX: usize = 107;
 const V1_UNKNOWN: &[u8] = b"PROXY UNKNOWN";
-const V1_TCP4: &[u8] = b"PROXY TCP4 ";
-const V1_TCP6: &[u8] = b"PROXY TCP6 ";
 
 /// Signature, version and command, family and transport, length.
 const V2_FIXED: usize = 16;
@@ -85,101 +83,54 @@ fn parse_v1(bytes: &[u8]) -> Parsed {
     let within = &bytes[..bytes.len().min(V1_MAX)];
     match within.windows(2).position(|pair| pair == b"\r\n") {
         Some(end) => parse_v1_line(&bytes[..end + 2]),
-        None if within.len() < V1_MAX && may_become_v1(within) => Parsed::Incomplete,
+        None if within.len() < V1_MAX => Parsed::Incomplete,
         None => Parsed::Malformed,
     }
 }
 
 /// `line` ends with its CRLF.
 fn parse_v1_line(line: &[u8]) -> Parsed {
-    let header = |addresses| {
-        Parsed::Header(Header {
+    let addresses = match line.strip_prefix(V1_UNKNOWN) {
+        Some(b"\r\n" | [b' ', ..]) => Some(None),
+        Some(_) => None,
+        None => v1_endpoints(&line[..line.len() - 2]).map(Some),
+    };
+    match addresses {
+        Some(addresses) => Parsed::Header(Header {
             version: Version::V1,
             addresses,
             len: line.len(),
-        })
+        }),
+        None => Parsed::Malformed,
+    }
+}
+
+/// Source and destination of a line without its CRLF. The source is of the family named; the
+/// destination may be of the other one, as nginx's `stream` writes it with `realip`. `ppp` would
+/// refuse that.
+fn v1_endpoints(line: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+    let line = std::str::from_utf8(line).ok()?;
+    let fields: Vec<&str> = line.split(' ').collect();
+    let ["PROXY", family, source, destination, from, to] = fields[..] else {
+        return None;
     };
-    if let Some(rest) = line.strip_prefix(V1_UNKNOWN) {
-        return match rest {
-            b"\r\n" | [b' ', ..] => header(None),
-            _ => Parsed::Malformed,
-        };
-    }
-    // Ports with a sign are numbers to `ppp`, but not to the protocol.
-    if line.contains(&b'+') {
-        return Parsed::Malformed;
-    }
-    match v1::Header::try_from(line).map(|header| header.addresses) {
-        Ok(v1::Addresses::Tcp4(ip)) => header(Some((
-            endpoint(ip.source_address, ip.source_port),
-            endpoint(ip.destination_address, ip.destination_port),
-        ))),
-        Ok(v1::Addresses::Tcp6(ip)) => header(Some((
-            endpoint(ip.source_address, ip.source_port),
-            endpoint(ip.destination_address, ip.destination_port),
-        ))),
-        Ok(v1::Addresses::Unknown) | Err(_) => Parsed::Malformed,
-    }
-}
-
-/// Whether a line without its CRLF can still become a header.
-fn may_become_v1(line: &[u8]) -> bool {
-    if let Some(rest) = line.strip_prefix(V1_UNKNOWN) {
-        return matches!(rest, b"" | b"\r" | [b' ', ..]);
-    }
-    if let Some(rest) = line.strip_prefix(V1_TCP4) {
-        return may_become_endpoints::<Ipv4Addr>(rest, IPV4_ENDS);
-    }
-    if let Some(rest) = line.strip_prefix(V1_TCP6) {
-        return may_become_endpoints::<Ipv6Addr>(rest, IPV6_ENDS);
-    }
-    [V1_UNKNOWN, V1_TCP4, V1_TCP6]
-        .iter()
-        .any(|start| start.starts_with(line))
-}
-
-/// Ends of which at least one completes whatever is the beginning of an IPv4 address.
-const IPV4_ENDS: &[&str] = &["", "0", ".0", "0.0", ".0.0", "0.0.0", ".0.0.0", "0.0.0.0"];
-
-/// Likewise for IPv6: after a group, after a colon, after two, within an IPv4 address at the end.
-const IPV6_ENDS: &[&str] = &[
-    "", "0", ":", "::", ":0", ".0", "0.0", ".0.0", "0.0.0", ".0.0.0", "0.0.0.0",
-];
-
-/// Whether `text` can still become two addresses and two ports.
-fn may_become_endpoints<A: FromStr>(text: &[u8], ends: &[&str]) -> bool {
-    let (text, line_ends) = match text.strip_suffix(b"\r") {
-        Some(text) => (text, true),
-        None => (text, false),
+    let source: IpAddr = match family {
+        "TCP4" => source.parse::<Ipv4Addr>().ok()?.into(),
+        "TCP6" => source.parse::<Ipv6Addr>().ok()?.into(),
+        _ => return None,
     };
-    let Ok(text) = std::str::from_utf8(text) else {
-        return false;
-    };
-    let fields: Vec<&str> = text.splitn(5, ' ').collect();
-    let last = fields.len() - 1;
-    if last > 3 || (line_ends && last != 3) {
-        return false;
-    }
-    fields.iter().enumerate().all(|(index, field)| {
-        let whole = index < last || line_ends;
-        match (index < 2, whole) {
-            (true, true) => field.parse::<A>().is_ok(),
-            (true, false) => may_become_address::<A>(field, ends),
-            (false, true) => is_port(field),
-            (false, false) => field.is_empty() || is_port(field),
-        }
-    })
+    let destination: IpAddr = destination.parse().ok()?;
+    Some((
+        endpoint(source, port(from)?),
+        endpoint(destination, port(to)?),
+    ))
 }
 
-fn may_become_address<A: FromStr>(start: &str, ends: &[&str]) -> bool {
-    ends.iter()
-        .any(|end| format!("{start}{end}").parse::<A>().is_ok())
-}
-
-fn is_port(field: &str) -> bool {
-    field.bytes().all(|byte| byte.is_ascii_digit())
-        && (field == "0" || !field.starts_with('0'))
-        && field.parse::<u16>().is_ok()
+/// Digits alone: neither a sign nor a zero in front.
+fn port(field: &str) -> Option<u16> {
+    let digits = field.bytes().all(|byte| byte.is_ascii_digit());
+    let plain = digits && (field == "0" || !field.starts_with('0'));
+    plain.then(|| field.parse().ok()).flatten()
 }
 
 fn parse_v2(bytes: &[u8]) -> Parsed {
