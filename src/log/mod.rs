@@ -1,7 +1,7 @@
 //! The log of SPEC §9: severities, the targets of a section, and what a line says.
 //!
 //! A `Log` decides which targets a line reaches; `line` lays it out, `escape` makes network text
-//! harmless, `router` carries it through simplelog, `sink` and `syslog` hand it to the system.
+//! harmless, `router` keeps the open destinations, each a logger of simplelog, `sink` and `syslog` hand it to the system.
 //! Nothing here decides what is worth a line, and nothing here fails or blocks a session.
 
 mod escape;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use escape::escape;
-pub use router::{hand_over, init, reopen};
+pub use router::{hand_over, reopen};
 pub use seldom::Seldom;
 
 use line::Line;

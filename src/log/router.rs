@@ -1,16 +1,16 @@
-//! The way of a finished line through `log` and simplelog to its destination.
+//! The open destinations, and the way of a finished line through simplelog to one of them.
 //!
-//! simplelog's targets cannot change once it runs, ours do (reload, USR1). So it gets one logger of
-//! ours, which knows the open destinations by name; a record's `target` is that name. Records of
-//! dependencies name no destination and are dropped.
+//! simplelog's combined logger cannot change its targets once it runs, ours change (reload, USR1).
+//! So each destination has a logger of its own, to which its lines are given. None is installed as
+//! the logger of the process: records of dependencies reach nobody.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Once, PoisonError, RwLock, Weak};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock, Weak};
 
 use nix::unistd::{Gid, Uid};
 
-use ::log::{Level, LevelFilter, Metadata, Record};
-use simplelog::{CombinedLogger, Config, ConfigBuilder, SharedLogger, WriteLogger};
+use ::log::{Level, LevelFilter, Log, Record};
+use simplelog::{Config, ConfigBuilder, WriteLogger};
 
 use super::LogDestination;
 use super::Severity;
@@ -19,17 +19,6 @@ use super::sink::{Output, Sink};
 /// The open destinations; one that no section uses any more is closed, its entry goes at the next `open`.
 static DESTINATIONS: LazyLock<RwLock<HashMap<String, Weak<Destination>>>> =
     LazyLock::new(RwLock::default);
-
-/// Hands simplelog our logger, once per process; later calls do nothing. Opening a log does it too.
-pub fn init() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // Fails only where another logger was installed before, which then gets our lines.
-        let _ = CombinedLogger::init(vec![Box::new(Router)]);
-        // The macros of dependencies look at this and cost nothing; our own lines do not pass it.
-        ::log::set_max_level(LevelFilter::Off);
-    });
-}
 
 /// Opens every file by its name once more (USR1). What cannot be opened keeps its old descriptor and is
 /// returned, one text a file.
@@ -66,7 +55,6 @@ pub(super) fn stderr() -> Arc<Destination> {
 }
 
 fn register(name: String, output: Output) -> Arc<Destination> {
-    init();
     let mut destinations = DESTINATIONS.write().unwrap_or_else(PoisonError::into_inner);
     if let Some(open) = destinations.get(&name).and_then(Weak::upgrade) {
         return open;
@@ -118,16 +106,15 @@ pub(super) struct Destination {
 }
 
 impl Destination {
-    /// The name that records have as their target.
+    /// What is opened under it is shared.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
     /// Sends a finished line, without newline, on its way.
     pub(super) fn write(&self, severity: Severity, line: &str) {
-        ::log::logger().log(
+        self.logger.log(
             &Record::builder()
-                .target(&self.name)
                 .level(level(severity))
                 .args(format_args!("{line}"))
                 .build(),
@@ -142,37 +129,5 @@ fn level(severity: Severity) -> Level {
         Severity::Info | Severity::Notice => Level::Info,
         Severity::Warn => Level::Warn,
         Severity::Error | Severity::Crit | Severity::Alert | Severity::Emerg => Level::Error,
-    }
-}
-
-/// The one logger that simplelog knows.
-struct Router;
-
-impl ::log::Log for Router {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        find(metadata.target()).is_some()
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        // The lock is not held while the line is written: a slow disk delays its own lines only.
-        if let Some(destination) = find(record.target()) {
-            destination.logger.log(record);
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-impl SharedLogger for Router {
-    fn level(&self) -> LevelFilter {
-        LevelFilter::Trace
-    }
-
-    fn config(&self) -> Option<&Config> {
-        None
-    }
-
-    fn as_log(self: Box<Self>) -> Box<dyn ::log::Log> {
-        self
     }
 }

@@ -308,13 +308,12 @@ fn records_of_dependencies_do_not_appear() {
         level: Severity::Debug,
         ..to_file(&path)
     }]);
-    init();
     assert_eq!(::log::max_level(), ::log::LevelFilter::Off);
     for target in [
         "rustls::conn",
         "postern",
         &*path.to_string_lossy(),
-        "error_log",
+        log.section.targets[0].destination.name(),
     ] {
         let record = ::log::Record::builder()
             .target(target)
