@@ -3,6 +3,7 @@
 //! 0 is success, 1 a failure while running, 2 a wrong configuration or usage, 3 an import that left
 //! something out.
 
+use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -86,7 +87,7 @@ pub fn main() -> ExitCode {
 fn ended(how: Result<(), Failure>) -> ExitCode {
     match how {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Configuration(errors)) => wrong(&errors),
+        Err(Failure::Configuration(mistakes)) => wrong(&mistakes),
         Err(Failure::Running(error)) => {
             complain(&format!("postern: {error}\n"));
             ExitCode::from(FAILED)
@@ -103,7 +104,7 @@ fn check(file: &std::path::Path) -> ExitCode {
             print(&config::describe(&config));
             ExitCode::SUCCESS
         }
-        Err(errors) => wrong(&errors),
+        Err(mistakes) => wrong(&mistakes),
     }
 }
 
@@ -128,7 +129,7 @@ fn import_nginx(file: &std::path::Path) -> ExitCode {
     }
 }
 
-fn wrong(errors: &[String]) -> ExitCode {
+fn wrong(errors: &[impl Display]) -> ExitCode {
     for error in errors {
         complain(&format!("{error}\n"));
     }

@@ -11,7 +11,7 @@ use nix::unistd::{Gid, User, fchown};
 
 use crate::admission::{Admission, Limits};
 use crate::backend::Visits;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Mistake};
 use crate::front::{self, Front, Listening};
 use crate::log::{Log, Severity};
 use crate::service::{self, Service};
@@ -34,7 +34,7 @@ const DESCRIPTORS_ASIDE: u64 = 256;
 #[derive(Debug)]
 pub enum Failure {
     /// The configuration; every mistake in it.
-    Configuration(Vec<String>),
+    Configuration(Vec<Mistake>),
     /// Anything that came later.
     Running(String),
 }
@@ -183,7 +183,7 @@ impl Process {
         };
         let changed = match config::load(&file) {
             Ok(config) => self.change_to(&config).map_err(|error| vec![error]),
-            Err(errors) => Err(errors),
+            Err(mistakes) => Err(mistakes.iter().map(ToString::to_string).collect()),
         };
         match changed {
             Ok(()) => self.say("the configuration was read anew"),

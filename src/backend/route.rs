@@ -182,5 +182,8 @@ fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
 fn read(path: &Path, backends: &[Arc<Backend>]) -> Result<Vec<Route>, String> {
     let names = backends.iter().map(|backend| backend.conf.name.as_str());
     let names: Vec<&str> = names.collect();
-    read_map(path, &names).map_err(|mistakes| mistakes.join("; "))
+    read_map(path, &names).map_err(|mistakes| {
+        let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        lines.join("; ")
+    })
 }

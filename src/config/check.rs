@@ -15,6 +15,7 @@ use super::check_backends;
 use super::check_tls;
 use super::directives;
 use super::draft::{Draft, Drafts};
+use super::mistake::MistakeKind;
 use super::source::{At, Report, Section};
 use super::value::shown;
 use super::{
@@ -167,7 +168,7 @@ fn check_accounts(drafts: &Drafts<'_>, report: &mut Report) {
         && !matches!(User::from_name(user), Ok(Some(_)))
     {
         let text = format!("the system knows no user {}", shown(user));
-        report.mistake(at(postern, "user"), &text);
+        report.mistake_of_kind(MistakeKind::UnknownAccount, at(postern, "user"), &text);
     }
     if process.group.is_some() && process.user.is_none() {
         let text = "needs `user` beside it: a group alone would leave root's rights in place";
@@ -177,7 +178,7 @@ fn check_accounts(drafts: &Drafts<'_>, report: &mut Report) {
         && !matches!(Group::from_name(group), Ok(Some(_)))
     {
         let text = format!("the system knows no group {}", shown(group));
-        report.mistake(at(postern, "group"), &text);
+        report.mistake_of_kind(MistakeKind::UnknownAccount, at(postern, "group"), &text);
     }
 }
 
@@ -206,7 +207,11 @@ fn check_addresses(servers: &[(&Section, Draft)], report: &mut Report) {
                 };
                 let address = &listen.address;
                 let text = format!("{address} is taken already by [{name}] in line {first}");
-                report.mistake(here, &text);
+                let kind = MistakeKind::AddressTaken {
+                    address: address.clone(),
+                    by: (*name).to_owned(),
+                };
+                report.mistake_of_kind(kind, here, &text);
             }
             for bound in bound {
                 taken.entry(bound).or_insert((&section.name, *line));

@@ -12,6 +12,7 @@ use super::backend;
 use super::draft::Draft;
 use super::listen::listen;
 use super::log_target::error_log;
+use super::mistake::WrongValue;
 use super::route::{domain, parse_route};
 use super::tls_value::{
     conf_command, curves, fingerprint, openssl_list, peer_name, protocols, session_cache,
@@ -118,7 +119,7 @@ pub(super) enum DefaultValue {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Setter {
     /// Changes the draft or says what is wrong with the text.
-    Is(fn(&mut Draft, &str) -> Result<(), String>),
+    Is(fn(&mut Draft, &str) -> Result<(), WrongValue>),
     /// Known, but refused.
     NotYet,
 }
@@ -191,7 +192,7 @@ const fn row(
     }
 }
 
-fn put<T>(field: &mut T, value: Result<T, String>) -> Result<(), String> {
+fn put<T>(field: &mut T, value: Result<T, String>) -> Result<(), WrongValue> {
     *field = value?;
     Ok(())
 }
@@ -201,7 +202,7 @@ fn put_methods(
     text: &str,
     field: fn(&mut super::Server) -> &mut super::Mechanisms,
     known: &[&str],
-) -> Result<(), String> {
+) -> Result<(), WrongValue> {
     let (methods, twice) = mechanisms(text, known)?;
     *field(&mut draft.server) = methods;
     draft.warnings.extend(twice);
@@ -215,20 +216,20 @@ fn not_empty(items: Result<Capabilities, String>) -> Result<Capabilities, String
     }
 }
 
-fn set_auth(draft: &mut Draft, text: &str) -> Result<(), String> {
+fn set_auth(draft: &mut Draft, text: &str) -> Result<(), WrongValue> {
     let words = [
         ("http", Some(AuthKind::Http)),
         ("passthrough", Some(AuthKind::Passthrough)),
         ("file", None),
     ];
     let Some(auth) = one_of(text, &words)? else {
-        return Err(not_yet("`file`"));
+        return Err(not_yet("`file`").into());
     };
     draft.auth = Some(auth);
     Ok(())
 }
 
-fn set_tls_library(draft: &mut Draft, text: &str) -> Result<(), String> {
+fn set_tls_library(draft: &mut Draft, text: &str) -> Result<(), WrongValue> {
     let words = [("rustls", Library::Rustls), ("native", Library::Native)];
     let library = one_of(text, &words)?;
     let server = &mut draft.server;
@@ -242,7 +243,7 @@ fn put_file(
     draft: &mut Draft,
     text: &str,
     field: fn(&mut Draft) -> &mut Option<PathBuf>,
-) -> Result<(), String> {
+) -> Result<(), WrongValue> {
     let file = path(text, &draft.folder)?;
     *field(draft) = Some(file);
     Ok(())
@@ -252,13 +253,13 @@ fn add_file(
     draft: &mut Draft,
     text: &str,
     field: fn(&mut Draft) -> &mut Vec<PathBuf>,
-) -> Result<(), String> {
+) -> Result<(), WrongValue> {
     let file = path(text, &draft.folder)?;
     field(draft).push(file);
     Ok(())
 }
 
-fn add<T>(list: &mut Vec<T>, item: Result<T, String>) -> Result<(), String> {
+fn add<T>(list: &mut Vec<T>, item: Result<T, String>) -> Result<(), WrongValue> {
     list.push(item?);
     Ok(())
 }
@@ -320,7 +321,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         POSTERN,
         "number, 1 to 65535",
         Unset("none"),
-        Is(|_, v| count(v, 1..=65_535_u32).map(drop)),
+        Is(|_, v| Ok(count(v, 1..=65_535_u32).map(drop)?)),
         "No longer needed: a connection waits for a worker as long as max_sessions has room for \
          it. Without effect, and accepted with a warning.",
     )
@@ -405,7 +406,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         Required,
         Is(|d, v| {
             let listeners = listen(v, &d.folder, d.lookup, &mut d.warnings)?;
-            d.add_listeners(listeners)
+            Ok(d.add_listeners(listeners)?)
         }),
         "Where the server listens. A port alone means every IPv4 address; [::]:PORT means every \
          IPv6 address and, unless ipv6only=off, no IPv4 address. With ssl, TLS is spoken from the \

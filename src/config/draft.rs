@@ -10,6 +10,7 @@ use crate::log::LogTarget;
 
 use super::directives::{self, DIRECTIVES, DefaultValue, Directive, Place, Setter};
 use super::listen::Lookup;
+use super::mistake::{MistakeKind, WrongValue};
 use super::route::REJECT;
 use super::source::{At, Report, Section};
 use super::value::{nearest, not_yet, shown};
@@ -149,7 +150,7 @@ impl Draft {
     fn set_lines(
         &mut self,
         directive: &'static Directive,
-        set: fn(&mut Self, &str) -> Result<(), String>,
+        set: fn(&mut Self, &str) -> Result<(), WrongValue>,
         section: &Section,
         report: &mut Report,
     ) {
@@ -161,8 +162,8 @@ impl Draft {
                 key: directive.name,
             };
             self.line = entry.line;
-            if let Err(text) = set(self, &entry.value) {
-                report.mistake(at, &text);
+            if let Err(wrong) = set(self, &entry.value) {
+                report.mistake_of_kind(wrong.kind, at, &wrong.text);
                 self.failed.push(directive.name);
             }
             for text in self.warnings.drain(..) {
@@ -174,7 +175,7 @@ impl Draft {
     fn set_default(
         &mut self,
         directive: &'static Directive,
-        set: fn(&mut Self, &str) -> Result<(), String>,
+        set: fn(&mut Self, &str) -> Result<(), WrongValue>,
         place: Place,
         own: &Section,
         report: &mut Report,
@@ -192,13 +193,13 @@ impl Draft {
             | DefaultValue::Unset(_)
             | DefaultValue::Required => Ok(()),
         };
-        if let Err(text) = result {
+        if let Err(wrong) = result {
             let at = At {
                 line: own.line,
                 section: &own.name,
                 key: directive.name,
             };
-            report.mistake(at, &format!("its default: {text}"));
+            report.mistake(at, &format!("its default: {}", wrong.text));
         }
     }
 }
@@ -248,7 +249,7 @@ pub(super) fn assemble<'a>(
         draft.routes.sort_by_key(|(line, _)| *line);
         if let Some(first) = first(&section.name).filter(|first| first.line < section.line) {
             let text = format!("stands twice; first in line {}", first.line);
-            report.mistake(section_at(section), &text);
+            report.mistake_of_kind(MistakeKind::StandsTwice, section_at(section), &text);
             continue;
         }
         match place {
@@ -324,7 +325,8 @@ fn check_keys(place: Place, section: &Section, report: &mut Report) {
             && !directive.repeatable
         {
             seen.insert(directive.name, first);
-            report.mistake(at, &format!("stands twice; first in line {first}"));
+            let text = format!("stands twice; first in line {first}");
+            report.mistake_of_kind(MistakeKind::StandsTwice, at, &text);
         } else if matches!(directive.setter, Setter::NotYet) {
             report.mistake(at, &not_yet(&shown(directive.name)));
         }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::address::{Host, host_and_port, port, socket_path};
+use super::mistake::{MistakeKind, WrongValue};
 use super::value::{count, flag, one_of, shown, size, time, unknown};
 use super::{Keepalive, Listen, ListenAddress};
 
@@ -39,7 +40,7 @@ pub(super) fn listen(
     folder: &Path,
     lookup: Lookup,
     warnings: &mut Vec<String>,
-) -> Result<Vec<Listen>, String> {
+) -> Result<Vec<Listen>, WrongValue> {
     let mut words = text.split_whitespace();
     let address = words.next().ok_or("an address or port is missing")?;
     let addresses = listen_addresses(address, folder, lookup)?;
@@ -49,7 +50,7 @@ pub(super) fn listen(
     for word in words {
         let name = word.split_once('=').map_or(word, |(name, _)| name);
         if seen.contains(&name) {
-            return Err(format!("{} stands twice", shown(name)));
+            return Err(format!("{} stands twice", shown(name)).into());
         }
         seen.push(name);
         flags.set(word, warnings)?;
@@ -58,7 +59,7 @@ pub(super) fn listen(
     let unix = |address: &ListenAddress| matches!(address, ListenAddress::Unix(_));
     let v6 = |address: &ListenAddress| matches!(address, ListenAddress::Tcp(SocketAddr::V6(_)));
     if flags.ipv6only.is_some() && !addresses.iter().any(v6) {
-        return Err("`ipv6only` needs an IPv6 address".to_owned());
+        return Err("`ipv6only` needs an IPv6 address".into());
     }
     if flags.so_keepalive != Keepalive::Unset && addresses.iter().all(unix) {
         warnings.push("`so_keepalive` has no effect on a Unix socket".to_owned());
@@ -184,7 +185,7 @@ fn listen_addresses(
     text: &str,
     folder: &Path,
     lookup: Lookup,
-) -> Result<Vec<ListenAddress>, String> {
+) -> Result<Vec<ListenAddress>, WrongValue> {
     if let Some(path) = text.strip_prefix("unix:") {
         return Ok(vec![ListenAddress::Unix(socket_path(path, folder)?)]);
     }
@@ -193,7 +194,7 @@ fn listen_addresses(
         (Host::Name(ports), None) if ports.bytes().all(|b| b.is_ascii_digit() || b == b'-') => {
             (Host::Name("*"), port_range(ports)?)
         }
-        _ => return Err(format!("{} has no port: write ADDRESS:PORT", shown(text))),
+        _ => return Err(format!("{} has no port: write ADDRESS:PORT", shown(text)).into()),
     };
     let ips = match host {
         Host::Name("*") => vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
@@ -201,8 +202,10 @@ fn listen_addresses(
         Host::Name(name) => lookup(name),
     };
     if ips.is_empty() {
-        let error = format!("the host name in {} cannot be resolved", shown(text));
-        return Err(error);
+        return Err(WrongValue {
+            kind: MistakeKind::UnresolvedName,
+            text: format!("the host name in {} cannot be resolved", shown(text)),
+        });
     }
     let each = ips.iter().flat_map(|ip| {
         let ports = ports.clone();
@@ -254,7 +257,7 @@ mod tests {
         }
     }
 
-    fn listeners(text: &str) -> Result<Vec<Listen>, String> {
+    fn listeners(text: &str) -> Result<Vec<Listen>, WrongValue> {
         listen(text, Path::new("/etc"), lookup, &mut Vec::new())
     }
 
@@ -364,7 +367,9 @@ mod tests {
         ] {
             assert!(listeners(&format!("143 {flags}")).is_err(), "{flags}");
         }
-        let text = listeners("143 proxy_protocl").expect_err("a misspelt flag");
+        let text = listeners("143 proxy_protocl")
+            .expect_err("a misspelt flag")
+            .text;
         assert!(text.ends_with("did you mean `proxy_protocol`?"), "{text}");
     }
 

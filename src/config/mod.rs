@@ -13,6 +13,7 @@ mod directives;
 mod draft;
 mod listen;
 mod log_target;
+mod mistake;
 mod reference;
 mod route;
 mod source;
@@ -34,6 +35,7 @@ use crate::tls;
 
 pub use backend::{AuthMechanism, Backend, BackendHost, Balance};
 pub use check::describe;
+pub use mistake::{Mistake, MistakeKind};
 pub use reference::{reference, sample};
 pub use route::{Pattern, Route, RouteLine, RouteTarget, parse_route, read_map};
 
@@ -41,13 +43,10 @@ pub use route::{Pattern, Route, RouteLine, RouteTarget, parse_route, read_map};
 /// it are relative to its folder.
 ///
 /// # Errors
-/// Every mistake at once, sorted by line, each as `FILE:LINE: [section] key: what is wrong` with
-/// FILE as given; or `FILE: …` if it cannot be read.
-pub fn load(path: &Path) -> Result<Config, Vec<String>> {
-    let bytes = read_file(path).map_err(|error| {
-        let file = path.display();
-        vec![format!("{file}: cannot be read: {error}")]
-    })?;
+/// Every mistake at once, sorted by line; a single one if the file cannot be read.
+pub fn load(path: &Path) -> Result<Config, Vec<Mistake>> {
+    let bytes = read_file(path)
+        .map_err(|error| vec![Mistake::of_file(path, format!("cannot be read: {error}"))])?;
     build(&bytes, path, listen::system_lookup, Files::Read)
 }
 
@@ -56,7 +55,7 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
 ///
 /// # Errors
 /// As `load`.
-pub fn parse(text: &str, file: &Path) -> Result<Config, Vec<String>> {
+pub fn parse(text: &str, file: &Path) -> Result<Config, Vec<Mistake>> {
     build(text.as_bytes(), file, listen::system_lookup, Files::Leave)
 }
 
@@ -72,9 +71,9 @@ fn build(
     file: &Path,
     lookup: listen::Lookup,
     files: Files,
-) -> Result<Config, Vec<String>> {
+) -> Result<Config, Vec<Mistake>> {
     if bytes.len() > source::MAX_FILE {
-        return Err(vec![format!("{}: larger than 1 MiB", file.display())]);
+        return Err(vec![Mistake::of_file(file, "larger than 1 MiB")]);
     }
     let folder = file
         .parent()

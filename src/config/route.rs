@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::mistake::Mistake;
 use super::value::{nearest, rest_of_line, shown, take_field};
 
 /// Largest map file, in bytes.
@@ -91,9 +92,9 @@ pub fn parse_route(text: &str) -> Result<Route, String> {
 /// those that begin with `#` or `;` are remarks. `backends` are the names that exist.
 ///
 /// # Errors
-/// Every mistake as `FILE:LINE: what is wrong`, a hundred at most; or `FILE: …` if it cannot be read.
-pub fn read_map(path: &Path, backends: &[&str]) -> Result<Vec<Route>, Vec<String>> {
-    let bytes = read_file(path).map_err(|text| vec![format!("{}: {text}", path.display())])?;
+/// Every mistake, a hundred at most; a single one if it cannot be read.
+pub fn read_map(path: &Path, backends: &[&str]) -> Result<Vec<Route>, Vec<Mistake>> {
+    let bytes = read_file(path).map_err(|text| vec![Mistake::of_file(path, text)])?;
     parse_map(path, &bytes, backends)
 }
 
@@ -115,8 +116,7 @@ pub(super) fn parse_map(
     path: &Path,
     bytes: &[u8],
     backends: &[&str],
-) -> Result<Vec<Route>, Vec<String>> {
-    let file = path.display();
+) -> Result<Vec<Route>, Vec<Mistake>> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut routes = Vec::new();
     let mut mistakes = Vec::new();
@@ -124,10 +124,10 @@ pub(super) fn parse_map(
         match map_line(line, backends) {
             Ok(route) => routes.extend(route),
             Err(_) if mistakes.len() == MAX_MISTAKES => {
-                mistakes.push(format!("{file}: and more mistakes"));
+                mistakes.push(Mistake::of_file(path, "and more mistakes"));
                 break;
             }
-            Err(text) => mistakes.push(format!("{file}:{}: {text}", index + 1)),
+            Err(text) => mistakes.push(Mistake::of_line(path, index + 1, text)),
         }
     }
     if mistakes.is_empty() {
@@ -327,7 +327,8 @@ mod tests {
             format!("{file}:5: not valid UTF-8"),
             format!("{file}:6: {FORM}"),
         ];
-        assert_eq!(mistakes, expected);
+        let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        assert_eq!(lines, expected);
 
         std::fs::write(&path, "x\n".repeat(1000)).expect("a file");
         assert_eq!(read_map(&path, &[]).expect_err("mistakes").len(), 101);

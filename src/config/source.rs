@@ -6,6 +6,8 @@
 
 use ini::{Ini, ParseOption};
 
+use super::mistake::{Mistake, MistakeKind};
+
 /// Longest file that is read, in bytes.
 pub(super) const MAX_FILE: usize = 1024 * 1024;
 
@@ -38,12 +40,12 @@ pub(super) struct Entry {
     pub(super) line: usize,
 }
 
-/// Collects mistakes and warnings and renders them as `FILE:LINE: [section] key: text`.
+/// Collects mistakes and warnings, each with the line of the configuration that it belongs to.
 #[derive(Debug)]
 pub(super) struct Report {
     file: String,
-    mistakes: Vec<(usize, String)>,
-    warnings: Vec<(usize, String)>,
+    mistakes: Vec<(usize, Mistake)>,
+    warnings: Vec<(usize, Mistake)>,
 }
 
 /// What a message is about.
@@ -69,35 +71,46 @@ impl Report {
 
     /// Something that keeps the configuration from being used.
     pub(super) fn mistake(&mut self, at: At<'_>, text: &str) {
-        let line = self.render(at, text);
-        self.mistakes.push((at.line, line));
+        self.mistake_of_kind(MistakeKind::Other, at, text);
     }
 
-    /// Mistakes in another file that a line names, which say themselves where they are.
-    pub(super) fn mistakes_elsewhere(&mut self, line: usize, texts: Vec<String>) {
-        let texts = texts.into_iter().map(|text| (line, text));
-        self.mistakes.extend(texts);
+    /// The same for those that are told apart.
+    pub(super) fn mistake_of_kind(&mut self, kind: MistakeKind, at: At<'_>, text: &str) {
+        let mistake = Mistake {
+            kind,
+            ..self.mistake_at(at, text)
+        };
+        self.mistakes.push((at.line, mistake));
+    }
+
+    /// Mistakes in another file that a line names.
+    pub(super) fn mistakes_elsewhere(&mut self, line: usize, mistakes: Vec<Mistake>) {
+        let mistakes = mistakes.into_iter().map(|mistake| (line, mistake));
+        self.mistakes.extend(mistakes);
     }
 
     /// Something without effect.
     pub(super) fn warning(&mut self, at: At<'_>, text: &str) {
-        let line = self.render(at, text);
-        self.warnings.push((at.line, line));
+        let warning = self.mistake_at(at, text);
+        self.warnings.push((at.line, warning));
     }
 
-    /// Mistakes and warnings, each sorted by line and without repetitions: a line of `[mail]` is
-    /// looked at once for each server.
-    pub(super) fn finish(self) -> (Vec<String>, Vec<String>) {
-        (in_order(self.mistakes), in_order(self.warnings))
+    /// Mistakes, and warnings as their lines, each sorted by line and without repetitions: a line of
+    /// `[mail]` is looked at once for each server.
+    pub(super) fn finish(self) -> (Vec<Mistake>, Vec<String>) {
+        let warnings = in_order(self.warnings);
+        let warnings = warnings.iter().map(ToString::to_string).collect();
+        (in_order(self.mistakes), warnings)
     }
 
-    fn render(&self, at: At<'_>, text: &str) -> String {
-        let (file, line) = (&self.file, at.line);
-        match (at.section, at.key) {
-            ("", "") => format!("{file}:{line}: {text}"),
-            ("", key) => format!("{file}:{line}: {key}: {text}"),
-            (section, "") => format!("{file}:{line}: [{section}]: {text}"),
-            (section, key) => format!("{file}:{line}: [{section}] {key}: {text}"),
+    fn mistake_at(&self, at: At<'_>, text: &str) -> Mistake {
+        Mistake {
+            file: self.file.clone(),
+            line: Some(at.line),
+            section: at.section.to_owned(),
+            key: at.key.to_owned(),
+            text: text.to_owned(),
+            kind: MistakeKind::Other,
         }
     }
 }
@@ -230,13 +243,13 @@ fn parse_with_ini(line: &str) -> Result<Ini, String> {
     Ini::load_from_str_opt(line, plain).map_err(|error| error.msg.into_owned())
 }
 
-fn in_order(mut lines: Vec<(usize, String)>) -> Vec<String> {
-    lines.sort_by_key(|(line, _)| *line);
+fn in_order(mut found: Vec<(usize, Mistake)>) -> Vec<Mistake> {
+    found.sort_by_key(|(line, _)| *line);
     let mut seen = std::collections::HashSet::new();
-    lines
+    found
         .into_iter()
-        .filter(|(_, text)| seen.insert(text.clone()))
-        .map(|(_, text)| text)
+        .filter(|(_, mistake)| seen.insert(mistake.clone()))
+        .map(|(_, mistake)| mistake)
         .collect()
 }
 
@@ -247,7 +260,8 @@ mod tests {
     fn parse(bytes: &[u8]) -> (Vec<Section>, Vec<String>) {
         let mut report = Report::new("f".to_owned());
         let sections = read(bytes, &mut report);
-        (sections, report.finish().0)
+        let mistakes = report.finish().0;
+        (sections, mistakes.iter().map(ToString::to_string).collect())
     }
 
     fn value_of(line: &str) -> String {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Losses;
 use super::write::{Document, Slot};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Mistake, MistakeKind};
 use crate::tls::{Acceptor, Problem, SessionCaches, VerifyClient};
 
 /// Each round loses a line at least, and what only followed from it comes up in the next.
@@ -33,9 +33,9 @@ pub(super) fn settle(document: &mut Document, losses: &mut Losses) -> Result<Str
         let (text, slots) = document.write();
         let complaints = match config::parse(&text, Path::new(FILE)) {
             Ok(config) => complaints_about_tls(&config, document),
-            Err(errors) => errors
+            Err(mistakes) => mistakes
                 .iter()
-                .map(|error| complaint(error, &slots))
+                .map(|mistake| complaint(mistake, &slots))
                 .collect::<Result<_, _>>()?,
         };
         if complaints.is_empty() {
@@ -48,46 +48,35 @@ pub(super) fn settle(document: &mut Document, losses: &mut Losses) -> Result<Str
     Err("too much of it is wrong".to_owned())
 }
 
-/// `/import:LINE: [section] key: reason` as a place and a reason.
-fn complaint(error: &str, slots: &[Slot]) -> Result<(Slot, String), String> {
-    let rest = error.strip_prefix(FILE).unwrap_or(error);
-    let parts = rest
-        .strip_prefix(':')
-        .and_then(|rest| rest.split_once(": "));
-    let Some((line, text)) = parts else {
-        let text = rest.trim_start_matches([':', ' ']);
-        return Err(format!("what it becomes is refused: {text}"));
-    };
-    let line = line.parse::<usize>().ok();
-    let slot = line.and_then(|line| slots.get(line.checked_sub(1)?));
-    // `[section]` and then `key` or nothing.
-    let behind = text.split_once(']').map_or(text, |(_, behind)| behind);
-    let behind = if text.starts_with('[') { behind } else { text };
-    let reason = behind.split_once(": ").map_or(behind, |(_, reason)| reason);
+/// Where the text has the mistake, and what to say about it.
+fn complaint(mistake: &Mistake, slots: &[Slot]) -> Result<(Slot, String), String> {
+    let slot = mistake
+        .line
+        .and_then(|line| slots.get(line.checked_sub(1)?));
     match slot {
-        Some(slot @ (Slot::Title(_) | Slot::Entry(..))) => Ok((*slot, for_the_other_file(reason))),
-        _ => Err(format!("what it becomes is refused: {text}")),
+        Some(slot @ (Slot::Title(_) | Slot::Entry(..))) => Ok((*slot, for_the_other_file(mistake))),
+        Some(Slot::Other) | None => {
+            let text = mistake.without_place();
+            Err(format!("what it becomes is refused: {text}"))
+        }
     }
 }
 
 /// Our parser's words for those who wrote the other file, whose lines are other ones.
-fn for_the_other_file(reason: &str) -> String {
-    if reason.starts_with("stands twice") {
-        return "it stands twice, and only the first one is taken; leave one out".to_owned();
-    }
-    if reason.starts_with("the system knows no ") {
-        return format!(
-            "{reason}; create it or name another, or Postern keeps the rights it is started with"
-        );
-    }
-    if reason.ends_with(" cannot be resolved") {
-        return format!("{reason}; write its address");
-    }
-    match reason.rsplit_once(" in line ") {
-        Some((start, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
-            start.to_owned()
+fn for_the_other_file(mistake: &Mistake) -> String {
+    let text = &mistake.text;
+    match &mistake.kind {
+        MistakeKind::StandsTwice => {
+            "it stands twice, and only the first one is taken; leave one out".to_owned()
         }
-        _ => reason.to_owned(),
+        MistakeKind::UnknownAccount => format!(
+            "{text}; create it or name another, or Postern keeps the rights it is started with"
+        ),
+        MistakeKind::UnresolvedName => format!("{text}; write its address"),
+        MistakeKind::AddressTaken { address, by } => {
+            format!("{address} is taken already by [{by}]")
+        }
+        MistakeKind::Other => text.clone(),
     }
 }
 

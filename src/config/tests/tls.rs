@@ -52,7 +52,8 @@ impl Folder {
         self.write("f", format!("{MAIL}{servers}").as_bytes());
         let folder = format!("{}/", self.0.display());
         let bare = |lines: Vec<String>| lines.iter().map(|l| l.replace(&folder, "")).collect();
-        let config = load(&self.0.join("f")).map_err(bare)?;
+        let lines = |mistakes: Vec<Mistake>| mistakes.iter().map(Mistake::to_string).collect();
+        let config = load(&self.0.join("f")).map_err(|mistakes| bare(lines(mistakes)))?;
         Ok(Config {
             warnings: bare(config.warnings),
             ..config
