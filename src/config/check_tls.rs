@@ -76,22 +76,20 @@ fn check_effect_in_server(section: &Section, draft: &Draft, report: &mut Report)
 
 /// A trusted issuer is for nothing where nothing is verified.
 fn check_trust(section: &Section, mail: Option<&Section>, draft: &Draft, report: &mut Report) {
-    let unverified = [
-        (PROXY, &draft.server.proxy_tls),
-        (AUTH_HTTP, &draft.server.auth_http_tls),
-    ];
-    for (prefix, settings) in unverified {
-        let trusted = format!("{prefix}trusted_certificate");
-        let verify = format!("{prefix}verify");
+    for settings in [&draft.server.proxy_tls, &draft.server.auth_http_tls] {
+        let (trusted, verify) = (
+            settings.directives.trusted_certificate,
+            settings.directives.verify,
+        );
         if settings.proxy_ssl_verify || settings.proxy_ssl_trusted_certificate.is_none() {
             continue;
         }
         // The one line of [mail] may be for other servers, the other of this one.
-        let trusted_in = source(section, mail, &trusted);
-        if trusted_in.line == section.line || source(section, mail, &verify).line == trusted_in.line
+        let trusted_in = source(section, mail, trusted);
+        if trusted_in.line == section.line || source(section, mail, verify).line == trusted_in.line
         {
             let text = format!("has no effect with {verify} = off");
-            report.warning(at(trusted_in, &trusted), &text);
+            report.warning(at(trusted_in, trusted), &text);
         }
     }
 }
@@ -113,16 +111,16 @@ pub(super) fn check_engines(drafts: &Drafts<'_>, report: &mut Report) {
         let server = &draft.server;
         if server.has_tls() {
             let built = Acceptor::new(server.tls.clone(), ALPN, &caches);
-            lines.tell(built.map(|(_, warnings)| warnings), PROXY, report);
+            lines.tell(built.map(|(_, warnings)| warnings), report);
         }
         // An answer of the auth server can ask for TLS although proxy_ssl is off.
         if server.proxy_ssl != ProxySsl::Off || lines.has_any(PROXY) {
             let built = Connector::new(server.proxy_tls.clone());
-            lines.tell(built.map(|(_, warnings)| warnings), PROXY, report);
+            lines.tell(built.map(|(_, warnings)| warnings), report);
         }
         if asks_over_tls(draft) {
             let built = Connector::new(server.auth_http_tls.clone());
-            lines.tell(built.map(|(_, warnings)| warnings), AUTH_HTTP, report);
+            lines.tell(built.map(|(_, warnings)| warnings), report);
         }
     }
     for (section, draft) in &drafts.backends {
@@ -135,7 +133,7 @@ pub(super) fn check_engines(drafts: &Drafts<'_>, report: &mut Report) {
         let asked = server.proxy_ssl != ProxySsl::Off || lines.has_any(PROXY);
         if asked && !draft.has_failed("tls_library") {
             let built = Connector::new(server.proxy_tls.clone());
-            lines.tell(built.map(|(_, warnings)| warnings), PROXY, report);
+            lines.tell(built.map(|(_, warnings)| warnings), report);
         }
     }
 }
@@ -155,27 +153,19 @@ impl Lines<'_> {
         entries.any(|entry| entry.key.starts_with(prefix))
     }
 
-    /// Reports mistakes, or the warnings of a success. A connector calls all its directives
-    /// `proxy_ssl_…`, in place of which `prefix` is said.
-    fn tell(&self, found: Result<Vec<Problem>, Vec<Problem>>, prefix: &str, report: &mut Report) {
+    /// Reports mistakes, or the warnings of a success.
+    fn tell(&self, found: Result<Vec<Problem>, Vec<Problem>>, report: &mut Report) {
         let is_mistake = found.is_err();
         for problem in found.unwrap_or_else(|mistakes| mistakes) {
-            let key = problem.directive.replace(PROXY, prefix);
-            // File names stand in quotes.
-            let parts = problem.text.split('"').enumerate();
-            let parts = parts.map(|(index, part)| match index % 2 {
-                0 => part.replace(PROXY, prefix),
-                _ => part.to_owned(),
-            });
-            let text = parts.collect::<Vec<_>>().join("\"");
-            if self.is_aftermath(&key) {
+            let key = problem.directive;
+            if self.is_aftermath(key) {
                 continue;
             }
-            let here = self.place(&key, problem.entry);
+            let here = self.place(key, problem.entry);
             if is_mistake {
-                report.mistake(here, &text);
+                report.mistake(here, &problem.text);
             } else {
-                report.warning(here, &text);
+                report.warning(here, &problem.text);
             }
         }
     }

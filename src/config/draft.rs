@@ -18,7 +18,7 @@ use super::{
     AuthKind, AuthMechanism, Backend, Balance, Capabilities, Listen, Mechanisms, Process, Protocol,
     ProxyProtocol, ProxySsl, RouteLine, Server, Starttls, Xclient,
 };
-use crate::tls::{ClientSettings, ServerSettings};
+use crate::tls::{ClientDirectives, ClientSettings, ServerSettings};
 
 /// Most listeners of one server; each is a socket and a thread.
 const MAX_LISTENERS: usize = 4096;
@@ -413,7 +413,10 @@ fn empty_server() -> Server {
         tls: ServerSettings::default(),
         proxy_ssl: ProxySsl::Off,
         proxy_tls: ClientSettings::default(),
-        auth_http_tls: ClientSettings::default(),
+        auth_http_tls: ClientSettings {
+            directives: &ClientDirectives::AUTH_HTTP_SSL,
+            ..ClientSettings::default()
+        },
         error_log: Vec::new(),
         error_log_user_tag: Vec::new(),
     }

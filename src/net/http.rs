@@ -80,11 +80,6 @@ impl fmt::Display for HttpError {
             Self::Connect(_) => f.write_str("connect() failed"),
             Self::Timeout => f.write_str("timed out"),
             Self::Broken(NetErrorKind::Io(_)) => f.write_str("recv() failed"),
-            // The connector names the directives of backends; those of auth servers begin otherwise.
-            Self::Broken(NetErrorKind::Tls(error)) => {
-                let text = error.to_string();
-                f.write_str(&text.replace("proxy_ssl_", "auth_http_ssl_"))
-            }
             Self::Broken(kind) => kind.fmt(f),
             Self::Malformed(reason) => f.write_str(reason),
         }

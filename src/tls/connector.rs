@@ -1,4 +1,4 @@
-//! The client's side towards one backend: settings, trust and our own certificate put together
+//! The client's side towards one backend or auth server: settings, trust and our own certificate put together
 //! once, an engine for each connection, and the re-reading of files that have changed.
 
 use std::path::PathBuf;
@@ -19,12 +19,6 @@ use super::rustls_client::{self, Demands};
 use super::settings::{ClientSettings, Library};
 use super::verify::{Rules, Trust};
 use super::{Engine, native, native_setup, rustls};
-
-const DIRECTIVES: Directives = Directives {
-    certificate: "proxy_ssl_certificate",
-    key: "proxy_ssl_certificate_key",
-    password: "proxy_ssl_password_file",
-};
 
 /// Makes engines for connections to one backend. Clones share everything.
 #[derive(Clone)]
@@ -75,8 +69,8 @@ impl Connector {
         let name = settings.proxy_ssl_name.as_deref().unwrap_or(name);
         let name = name.strip_suffix('.').unwrap_or(name).to_owned();
         // Both libraries get names that are names only: one of them panics on a NUL.
-        let server_name =
-            server_name(&name).map_err(|text| TlsError::new(TlsErrorKind::WrongName, text))?;
+        let server_name = server_name(&name, settings)
+            .map_err(|text| TlsError::new(TlsErrorKind::WrongName, text))?;
         let current = self
             .0
             .current
@@ -140,22 +134,24 @@ fn files_of(settings: &ClientSettings) -> Vec<PathBuf> {
     files.into_iter().flatten().cloned().collect()
 }
 
-fn server_name(name: &str) -> Result<ServerName<'static>, String> {
+fn server_name(name: &str, settings: &ClientSettings) -> Result<ServerName<'static>, String> {
     ServerName::try_from(name.to_owned()).map_err(|_| {
-        format!("\"{name}\" is not a name a certificate can have (set proxy_ssl_name)")
+        let directive = settings.directives.name;
+        format!("\"{name}\" is not a name a certificate can have (set {directive})")
     })
 }
 
 fn read(settings: &ClientSettings, warnings: &mut Vec<Problem>) -> Result<Material, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut note = |problem: Problem| problems.push(problem);
-    if let Some(Err(text)) = settings.proxy_ssl_name.as_deref().map(server_name) {
-        note(Problem::new("proxy_ssl_name", text));
+    let name = settings.proxy_ssl_name.as_deref();
+    if let Some(Err(text)) = name.map(|name| server_name(name, settings)) {
+        note(Problem::new(settings.directives.name, text));
     }
     let versions = versions(settings).map_err(&mut note);
     let own = read_own(settings, warnings).map_err(|found| found.into_iter().for_each(&mut note));
     let roots = read_roots(settings).map_err(&mut note);
-    let pins = read_pins(&settings.proxy_ssl_fingerprint).map_err(&mut note);
+    let pins = read_pins(settings).map_err(&mut note);
     let (Ok(versions), Ok(own), Ok(roots), Ok(pins), true) =
         (versions, own, roots, pins, problems.is_empty())
     else {
@@ -163,19 +159,23 @@ fn read(settings: &ClientSettings, warnings: &mut Vec<Problem>) -> Result<Materi
     };
     let demands = demands(settings, &roots, pins).map_err(|problem| vec![problem])?;
     let material = match settings.tls_library {
-        Library::Rustls => rustls_material(&versions, demands, own),
+        Library::Rustls => rustls_material(settings, &versions, demands, own),
         Library::Native => native_material(settings, &roots, demands, own),
     };
     material.map_err(|problem| vec![problem])
 }
 
 fn versions(settings: &ClientSettings) -> Result<Vec<Version>, Problem> {
-    if settings.tls_library == Library::Native {
-        return native_setup::client_versions(settings);
+    match settings.tls_library {
+        Library::Rustls => rustls_versions(settings),
+        Library::Native => native_setup::client_versions(settings),
     }
+}
+
+fn rustls_versions(settings: &ClientSettings) -> Result<Vec<Version>, Problem> {
     let supported = [Version::Tls12, Version::Tls13];
     let versions = ciphers::versions(
-        "proxy_ssl_protocols",
+        settings.directives.protocols,
         &settings.proxy_ssl_protocols,
         Library::Rustls,
         &supported,
@@ -194,8 +194,22 @@ fn read_own(
     let certificates: Vec<PathBuf> = settings.proxy_ssl_certificate.iter().cloned().collect();
     let keys: Vec<PathBuf> = settings.proxy_ssl_certificate_key.iter().cloned().collect();
     let password_file = settings.proxy_ssl_password_file.as_deref();
-    let pairs = keys::load(&DIRECTIVES, &certificates, &keys, password_file, warnings)?;
+    let pairs = keys::load(
+        &of_own_pair(settings),
+        &certificates,
+        &keys,
+        password_file,
+        warnings,
+    )?;
     Ok(pairs.into_iter().next())
+}
+
+fn of_own_pair(settings: &ClientSettings) -> Directives {
+    Directives {
+        certificate: settings.directives.certificate,
+        key: settings.directives.certificate_key,
+        password: settings.directives.password_file,
+    }
 }
 
 /// Trusted issuers; empty where nothing is verified.
@@ -204,7 +218,7 @@ fn read_roots(settings: &ClientSettings) -> Result<Vec<X509>, Problem> {
         return Ok(Vec::new());
     }
     if let Some(path) = &settings.proxy_ssl_trusted_certificate {
-        return files::read_certificates("proxy_ssl_trusted_certificate", 0, path);
+        return files::read_certificates(settings.directives.trusted_certificate, 0, path);
     }
     let system = rustls_native_certs::load_native_certs();
     let roots: Vec<X509> = system
@@ -215,20 +229,21 @@ fn read_roots(settings: &ClientSettings) -> Result<Vec<X509>, Problem> {
     if roots.is_empty() {
         let text = "the system has no trusted certificates (install ca-certificates, or name a \
                     file here)";
-        return Err(Problem::new("proxy_ssl_trusted_certificate", text));
+        let directive = settings.directives.trusted_certificate;
+        return Err(Problem::new(directive, text));
     }
     Ok(roots)
 }
 
-fn read_pins(texts: &[String]) -> Result<Vec<[u8; 32]>, Problem> {
+fn read_pins(settings: &ClientSettings) -> Result<Vec<[u8; 32]>, Problem> {
     let mut pins = Vec::new();
-    for (entry, text) in texts.iter().enumerate() {
+    for (entry, text) in settings.proxy_ssl_fingerprint.iter().enumerate() {
         let pin = parse_pin(text).ok_or_else(|| {
             let text = format!(
                 "`{text}` is not a SHA-256 fingerprint: 64 hex digits, colons allowed \
                  (openssl x509 -noout -fingerprint -sha256)"
             );
-            Problem::at("proxy_ssl_fingerprint", entry, text)
+            Problem::at(settings.directives.fingerprint, entry, text)
         })?;
         pins.push(pin);
     }
@@ -269,17 +284,25 @@ fn demands(
         .proxy_ssl_verify
         .then(|| Trust::new(roots, &rules))
         .transpose();
+    let directives = settings.directives;
     let trust = trust
-        .map_err(|stack| Problem::new("proxy_ssl_trusted_certificate", openssl_reason(&stack)))?;
-    Ok(Demands { trust, pins })
+        .map_err(|stack| Problem::new(directives.trusted_certificate, openssl_reason(&stack)))?;
+    Ok(Demands {
+        directives,
+        trust,
+        pins,
+    })
 }
 
 fn rustls_material(
+    settings: &ClientSettings,
     versions: &[Version],
     demands: Demands,
     own: Option<Pair>,
 ) -> Result<Material, Problem> {
-    let own = own.map(|pair| pair.certified(&DIRECTIVES)).transpose()?;
+    let own = own
+        .map(|pair| pair.certified(&of_own_pair(settings)))
+        .transpose()?;
     let config = rustls_client::config(versions, Arc::new(demands), own)?;
     Ok(Material::Rustls {
         config: Arc::new(config),
@@ -293,7 +316,8 @@ fn native_material(
     own: Option<Pair>,
 ) -> Result<Material, Problem> {
     let identity = own.map(|pair| pair.identity()).transpose();
-    let identity = identity.map_err(|text| Problem::new(DIRECTIVES.key, text))?;
+    let identity =
+        identity.map_err(|text| Problem::new(settings.directives.certificate_key, text))?;
     Ok(Material::Native {
         connector: native_setup::connector(settings, Some(roots), identity)?,
         demands: Arc::new(demands),

@@ -30,8 +30,8 @@ pub use connector::Connector;
 pub use error::{Problem, TlsError, TlsErrorKind};
 pub use facts::{Facts, PeerCertificate, Refusal, Verdict, refusal};
 pub use settings::{
-    ClientSettings, DEFAULT_SESSION_TIMEOUT, DEFAULT_VERIFY_DEPTH, Library, ServerSettings,
-    SessionCache, VerifyClient,
+    ClientDirectives, ClientSettings, DEFAULT_SESSION_TIMEOUT, DEFAULT_VERIFY_DEPTH, Library,
+    ServerSettings, SessionCache, VerifyClient,
 };
 pub use tickets::SessionCaches;
 

@@ -14,7 +14,7 @@ use super::error::{TlsError, TlsErrorKind};
 use super::facts::{Facts, Verdict};
 use super::hello::{self, FirstMessage};
 use super::rustls::written_after_close;
-use super::rustls_client::{Demands, distrust};
+use super::rustls_client::Demands;
 use super::{Engine, Plain, verify};
 
 /// Ciphertext that may wait to be read by the library.
@@ -141,13 +141,13 @@ impl NativeEngine {
     fn explain(&self, error: &str) -> TlsError {
         let peer = match &self.role {
             Role::Server { .. } => "client",
-            Role::Client { name, .. } => {
+            Role::Client { name, demands, .. } => {
                 // "… certificate verify failed … (self-signed certificate)"
                 let cause = error
                     .strip_suffix(')')
                     .and_then(|error| error.rsplit_once(" ("));
                 if let Some((_, cause)) = cause.filter(|_| error.contains("verify failed")) {
-                    return distrust(name, cause);
+                    return demands.distrust(name, cause);
                 }
                 "backend"
             }

@@ -106,7 +106,7 @@ pub(super) fn connector(
     builder
         .danger_accept_invalid_certs(!settings.proxy_ssl_verify)
         .danger_accept_invalid_hostnames(!settings.proxy_ssl_verify);
-    let problem = |text: String| Problem::new("proxy_ssl_trusted_certificate", text);
+    let problem = |text: String| Problem::new(settings.directives.trusted_certificate, text);
     for root in roots.unwrap_or_default() {
         let der = root.to_der().map_err(|error| problem(error.to_string()))?;
         let root = Certificate::from_der(&der).map_err(|error| problem(error.to_string()))?;
@@ -117,7 +117,7 @@ pub(super) fn connector(
         builder.identity(identity);
     }
     let built = builder.build();
-    built.map_err(|error| Problem::new("proxy_ssl_certificate", error.to_string()))
+    built.map_err(|error| Problem::new(settings.directives.certificate, error.to_string()))
 }
 
 /// The versions a client of this library is to speak.
@@ -130,7 +130,7 @@ pub(super) fn client_versions(settings: &ClientSettings) -> Result<Vec<Version>,
     ];
     let default = [Version::Tls12, Version::Tls13];
     versions(
-        "proxy_ssl_protocols",
+        settings.directives.protocols,
         &settings.proxy_ssl_protocols,
         &supported,
         &default,

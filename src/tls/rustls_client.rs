@@ -18,11 +18,14 @@ use super::error::{Problem, TlsError, TlsErrorKind};
 use super::facts::Verdict;
 use super::names::Names;
 use super::rustls_server::protocol_versions;
+use super::settings::ClientDirectives;
 use super::verify::{self, CurveIsBound, Trust};
 
 /// What backends' certificates are held against.
 #[derive(Debug)]
 pub(super) struct Demands {
+    /// What the settings are called that can help where these are not met.
+    pub(super) directives: &'static ClientDirectives,
     /// Trusted issuers; `None` checks neither issuer nor name nor time.
     pub(super) trust: Option<Trust>,
     /// SHA-256 of acceptable certificates; empty accepts any.
@@ -43,12 +46,12 @@ impl Demands {
             return Ok(());
         };
         if let Verdict::Failed { text, .. } = trust.judge(chain) {
-            return Err(distrust(name, &text));
+            return Err(self.distrust(name, &text));
         }
         let names = X509::from_der(own).map(|own| Names::of(&own));
         let names = names.unwrap_or_default();
         if names.fit(name).is_none() {
-            return Err(wrong_name(name, &names.summary()));
+            return Err(self.wrong_name(name, &names.summary()));
         }
         Ok(())
     }
@@ -62,40 +65,51 @@ impl Demands {
         Err(TlsError::new(
             TlsErrorKind::Pin,
             format!(
-                "certificate of \"{name}\" has none of the fingerprints in proxy_ssl_fingerprint: \
-                 it has {}",
+                "certificate of \"{name}\" has none of the fingerprints in {}: it has {}",
+                self.directives.fingerprint,
                 verify::hex(&digest)
             ),
         ))
     }
-}
 
-/// The error for a certificate that OpenSSL calls bad with `text`.
-pub(super) fn distrust(name: &str, text: &str) -> TlsError {
-    let lower = text.to_lowercase();
-    if lower.contains("mismatch") {
-        return wrong_name(name, &lower);
+    /// The error for a certificate that OpenSSL calls bad with `text`.
+    pub(super) fn distrust(&self, name: &str, text: &str) -> TlsError {
+        let lower = text.to_lowercase();
+        if lower.contains("mismatch") {
+            return self.wrong_name(name, &lower);
+        }
+        let ClientDirectives {
+            trusted_certificate,
+            fingerprint,
+            verify,
+            ..
+        } = self.directives;
+        let (kind, what) = if lower.contains("has expired") || lower.contains("not yet valid") {
+            (
+                TlsErrorKind::Expired,
+                "is not valid now (renew it on the backend)".to_owned(),
+            )
+        } else {
+            (
+                TlsErrorKind::Untrusted,
+                format!(
+                    "is not trusted (put its issuer into {trusted_certificate}, or the certificate's \
+                 SHA-256 into {fingerprint} with {verify} off)"
+                ),
+            )
+        };
+        TlsError::new(kind, format!("certificate of \"{name}\" {what}: {text}"))
     }
-    let (kind, what) = if lower.contains("has expired") || lower.contains("not yet valid") {
-        (
-            TlsErrorKind::Expired,
-            "is not valid now (renew it on the backend)",
-        )
-    } else {
-        (
-            TlsErrorKind::Untrusted,
-            "is not trusted (put its issuer into proxy_ssl_trusted_certificate, or the \
-             certificate's SHA-256 into proxy_ssl_fingerprint with proxy_ssl_verify off)",
-        )
-    };
-    TlsError::new(kind, format!("certificate of \"{name}\" {what}: {text}"))
-}
 
-fn wrong_name(name: &str, cause: &str) -> TlsError {
-    TlsError::new(
-        TlsErrorKind::WrongName,
-        format!("certificate is not for \"{name}\" (set proxy_ssl_name to a name it has): {cause}"),
-    )
+    fn wrong_name(&self, name: &str, cause: &str) -> TlsError {
+        let directive = self.directives.name;
+        TlsError::new(
+            TlsErrorKind::WrongName,
+            format!(
+                "certificate is not for \"{name}\" (set {directive} to a name it has): {cause}"
+            ),
+        )
+    }
 }
 
 /// Makes the configuration. Sessions are resumed with the backend that gave them.
@@ -107,7 +121,7 @@ pub(super) fn config(
     let provider = Arc::new(CryptoProvider::clone(&aws_lc_rs::default_provider()));
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&protocol_versions(versions))
-        .map_err(|error| Problem::new("proxy_ssl_protocols", error.to_string()))?
+        .map_err(|error| Problem::new(demands.directives.protocols, error.to_string()))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Backends(demands)));
     Ok(match own {

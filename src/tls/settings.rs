@@ -105,9 +105,58 @@ pub struct ServerSettings {
     pub ssl_conf_command: Vec<String>,
 }
 
-/// TLS towards one backend.
+/// What the fields of [`ClientSettings`] are called where they were set, for messages.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ClientDirectives {
+    /// Of `proxy_ssl_verify`.
+    pub verify: &'static str,
+    /// Of `proxy_ssl_trusted_certificate`.
+    pub trusted_certificate: &'static str,
+    /// Of `proxy_ssl_name`.
+    pub name: &'static str,
+    /// Of `proxy_ssl_certificate`.
+    pub certificate: &'static str,
+    /// Of `proxy_ssl_certificate_key`.
+    pub certificate_key: &'static str,
+    /// Of `proxy_ssl_password_file`.
+    pub password_file: &'static str,
+    /// Of `proxy_ssl_fingerprint`.
+    pub fingerprint: &'static str,
+    /// Of `proxy_ssl_protocols`.
+    pub protocols: &'static str,
+}
+
+impl ClientDirectives {
+    /// Towards backends.
+    pub const PROXY_SSL: ClientDirectives = ClientDirectives {
+        verify: "proxy_ssl_verify",
+        trusted_certificate: "proxy_ssl_trusted_certificate",
+        name: "proxy_ssl_name",
+        certificate: "proxy_ssl_certificate",
+        certificate_key: "proxy_ssl_certificate_key",
+        password_file: "proxy_ssl_password_file",
+        fingerprint: "proxy_ssl_fingerprint",
+        protocols: "proxy_ssl_protocols",
+    };
+
+    /// Towards auth servers.
+    pub const AUTH_HTTP_SSL: ClientDirectives = ClientDirectives {
+        verify: "auth_http_ssl_verify",
+        trusted_certificate: "auth_http_ssl_trusted_certificate",
+        name: "auth_http_ssl_name",
+        certificate: "auth_http_ssl_certificate",
+        certificate_key: "auth_http_ssl_certificate_key",
+        password_file: "auth_http_ssl_password_file",
+        fingerprint: "auth_http_ssl_fingerprint",
+        protocols: "auth_http_ssl_protocols",
+    };
+}
+
+/// TLS towards one backend or auth server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientSettings {
+    /// What the directives are called that these settings come from.
+    pub directives: &'static ClientDirectives,
     /// The library on the wire.
     pub tls_library: Library,
     /// Whether the backend's certificate must be good; on by default.
@@ -131,6 +180,7 @@ pub struct ClientSettings {
 impl Default for ClientSettings {
     fn default() -> Self {
         ClientSettings {
+            directives: &ClientDirectives::PROXY_SSL,
             tls_library: Library::default(),
             proxy_ssl_verify: true,
             proxy_ssl_trusted_certificate: None,

@@ -334,6 +334,7 @@ fn showing(own: &Made, key: &openssl::pkey::PKey<openssl::pkey::Private>) -> Box
     let certified = std::sync::Arc::new(::rustls::sign::CertifiedKey::new(chain, key));
     let versions = [ciphers::Version::Tls12, ciphers::Version::Tls13];
     let demands = rustls_client::Demands {
+        directives: &crate::tls::ClientDirectives::PROXY_SSL,
         trust: None,
         pins: Vec::new(),
     };

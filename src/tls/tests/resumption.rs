@@ -23,6 +23,7 @@ enum Remembers {
 impl Client {
     fn new(version: ciphers::Version, remembers: Remembers, own: Option<&Made>) -> Client {
         let demands = rustls_client::Demands {
+            directives: &crate::tls::ClientDirectives::PROXY_SSL,
             trust: None,
             pins: Vec::new(),
         };
