@@ -9,12 +9,12 @@ use crate::auth::http::AuthHttp;
 use crate::auth::passthrough::Passthrough;
 use crate::backend::route::Router;
 use crate::backend::{Backend, Visits, capabilities, check};
-use crate::config::{self, AuthKind, Capabilities, Config, Protocol};
-use crate::dialect::{self, Record};
+use crate::config::{self, AuthKind, Capabilities, Config};
 use crate::log::{Log, Seldom, Severity};
 use crate::net::address::Address;
 use crate::net::http::HttpClient;
 use crate::net::resolve::{Dns, PendingName};
+use crate::protocol::{Protocol, Record};
 use crate::session::relay::Relays;
 use crate::system::threads::{Threads, spawn};
 use crate::tls::{Acceptor, ClientSettings, Connector, Problem, SessionCaches};
@@ -139,7 +139,7 @@ impl Service {
             own => own,
         };
         let dns = Dns::new(conf.resolver.as_ref())?;
-        let record = dialect::record(conf.protocol);
+        let record = conf.protocol.record();
         let https = conf.auth_http.iter().any(|url| url.tls);
         let auth_connector = match https {
             true => Some(shared.connector(conf, &conf.auth_http_tls)?),
@@ -201,7 +201,7 @@ impl Service {
     /// The capabilities that clients are told before their login: those configured, those learned, or
     /// until these are known the protocol's default.
     pub fn capabilities(&self) -> Arc<[String]> {
-        match self.configured_capabilities() {
+        match self.conf.capabilities() {
             Capabilities::Fixed(items) => items.as_slice().into(),
             Capabilities::Auto => {
                 let learned = self.learned.read().unwrap_or_else(PoisonError::into_inner);
@@ -221,24 +221,12 @@ impl Service {
     }
 
     fn capabilities_are_learned(&self) -> bool {
-        *self.configured_capabilities() == Capabilities::Auto && !self.router.backends().is_empty()
-    }
-
-    fn configured_capabilities(&self) -> &Capabilities {
-        match self.conf.protocol {
-            Protocol::Imap => &self.conf.imap_capabilities,
-            Protocol::Pop3 => &self.conf.pop3_capabilities,
-            Protocol::Smtp => &self.conf.smtp_capabilities,
-        }
+        *self.conf.capabilities() == Capabilities::Auto && !self.router.backends().is_empty()
     }
 
     /// Bytes of a client's command, as the protocol's directive says.
     pub fn client_buffer(&self) -> usize {
-        match self.conf.protocol {
-            Protocol::Imap => self.conf.imap_client_buffer,
-            Protocol::Pop3 => self.conf.pop3_client_buffer,
-            Protocol::Smtp => self.conf.smtp_client_buffer,
-        }
+        self.conf.client_buffer()
     }
 
     /// Starts looking up the name of an SMTP client, if there is a `resolver` to ask.

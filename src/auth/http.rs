@@ -7,11 +7,12 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::{Authenticator, Grant, Refusal, Verdict};
-use crate::config::{Protocol, ProxySsl};
+use crate::config::ProxySsl;
 use crate::log::{Severity, escape};
 use crate::net::http::{HttpClient, HttpError, Response};
 use crate::net::line::Line;
 use crate::net::socket::Deadline;
+use crate::protocol::Protocol;
 use crate::sasl::{Credentials, Envelope};
 use crate::session::error::Cause;
 use crate::session::{Session, Step};

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::Backend;
-use crate::config::{AuthMechanism, Protocol, ProxyProtocol, ProxySsl, Xclient};
+use crate::config::{AuthMechanism, ProxyProtocol, ProxySsl, Xclient};
 use crate::net::line::{Bare, Line};
+use crate::protocol::Protocol;
 use crate::sasl::{Credentials, Mechanism, Method, oauth, plain};
 use crate::secret::Secret;
 use crate::service::Service;

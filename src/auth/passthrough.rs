@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::{Authenticator, Grant, Refusal, Verdict};
 use crate::backend::route::{Router, Way};
-use crate::config::{self, Protocol};
+use crate::config;
+use crate::protocol::Protocol;
 use crate::sasl::Credentials;
 use crate::session::Session;
 use crate::session::error::Cause;

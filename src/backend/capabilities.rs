@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::probe::Probe;
 use super::{Visits, wait_between};
-use crate::config::Protocol;
 use crate::log::Severity;
+use crate::protocol::Protocol;
 use crate::service::Service;
 
 /// When to ask again as long as a backend has not answered.

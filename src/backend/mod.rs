@@ -11,9 +11,10 @@ use std::net::SocketAddr;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
-use crate::config::{self, Balance, Protocol};
+use crate::config::{self, Balance};
 use crate::log::{Log, Severity};
 use crate::net::resolve::Dns;
+use crate::protocol::Protocol;
 use crate::tls::{Connector, Problem};
 
 use self::health::Health;

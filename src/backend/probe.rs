@@ -9,11 +9,12 @@ use std::time::Duration;
 use socket2::SockAddr;
 
 use super::{Backend, Candidate};
-use crate::config::{Protocol, ProxySsl};
+use crate::config::ProxySsl;
 use crate::net::conn::{Conn, NetError, Side};
 use crate::net::line::without_end;
 use crate::net::proxy_protocol;
 use crate::net::socket::{Deadline, Socket};
+use crate::protocol::Protocol;
 
 /// Longest line of a backend.
 const LINE: usize = 8 * 1024;

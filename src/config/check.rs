@@ -18,9 +18,10 @@ use super::draft::{Draft, Drafts};
 use super::source::{At, Report, Section};
 use super::value::shown;
 use super::{
-    AuthKind, Backend, Balance, Config, Files, Listen, ListenAddress, Process, Protocol, ProxySsl,
-    RouteLine, RouteTarget, Server, Starttls,
+    AuthKind, Backend, Balance, Config, Files, Listen, ListenAddress, Process, ProxySsl, RouteLine,
+    RouteTarget, Server, Starttls,
 };
+use crate::protocol::Protocol;
 
 /// Applies the rules and gives what is left when they hold, without the warnings. After a mistake
 /// the result is not to be used.
@@ -131,7 +132,7 @@ fn describe_backend(text: &mut String, backend: &Backend) {
     for host in &backend.hosts {
         let _ = write!(text, " {host}");
     }
-    for protocol in [Protocol::Imap, Protocol::Pop3, Protocol::Smtp] {
+    for protocol in Protocol::ALL {
         let _ = write!(text, "  {} {}", protocol.name(), backend.port(protocol));
     }
     text.push_str(match backend.proxy_ssl {

@@ -11,9 +11,10 @@ use super::draft::{Draft, Drafts};
 use super::route::{parse_map, read_file, unknown_backend};
 use super::source::{At, Report, Section};
 use super::{
-    AuthKind, AuthMechanism, Backend, Capabilities, Pattern, Protocol, ProxySsl, RouteLine,
-    RouteTarget, Server,
+    AuthKind, AuthMechanism, Backend, Capabilities, Pattern, ProxySsl, RouteLine, RouteTarget,
+    Server,
 };
+use crate::protocol::Protocol;
 
 /// Keys of `[mail]` and `[server]` in whose place a backend has its own.
 const OF_BACKENDS: [&str; 3] = ["proxy_ssl", "proxy_protocol", "xclient"];
@@ -119,11 +120,7 @@ fn check_mechanisms(
     report: &mut Report,
 ) {
     let server = &draft.server;
-    let (key, methods) = match protocol {
-        Protocol::Imap => ("imap_auth", server.imap_auth),
-        Protocol::Pop3 => ("pop3_auth", server.pop3_auth),
-        Protocol::Smtp => ("smtp_auth", server.smtp_auth),
-    };
+    let (key, methods) = (protocol.record().auth_directive, server.auth_of(protocol));
     let useless = [
         (methods.cram_md5, "cram-md5"),
         (methods.external, "external"),
@@ -165,23 +162,11 @@ pub(super) fn settle_capabilities(
         return;
     }
     let server = &mut draft.server;
-    for (of, key, field) in [
-        (
-            Protocol::Imap,
-            "imap_capabilities",
-            &mut server.imap_capabilities,
-        ),
-        (
-            Protocol::Pop3,
-            "pop3_capabilities",
-            &mut server.pop3_capabilities,
-        ),
-        (
-            Protocol::Smtp,
-            "smtp_capabilities",
-            &mut server.smtp_capabilities,
-        ),
-    ] {
+    for of in Protocol::ALL {
+        let (key, field) = (
+            of.record().capabilities_directive,
+            server.capabilities_mut(of),
+        );
         if *field != Capabilities::Auto {
             continue;
         }

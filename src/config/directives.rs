@@ -6,7 +6,6 @@
 
 use std::path::PathBuf;
 
-use super::Protocol::{self, Imap, Pop3, Smtp};
 use super::address::{http_url, resolver, trusted_peer};
 use super::backend;
 use super::draft::Draft;
@@ -24,6 +23,7 @@ use super::{
     AuthKind, AuthMechanism, Balance, Capabilities, ProxyProtocol, ProxySsl, RouteLine, Starttls,
     Xclient,
 };
+use crate::protocol::Protocol::{self, Imap, Pop3, Smtp};
 use crate::tls::{Library, VerifyClient};
 
 /// The kinds of sections.
@@ -392,7 +392,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "imap | pop3 | smtp",
         Unset("from the port: 143 and 993 imap, 110 and 995 pop3, 25, 465 and 587 smtp"),
         Is(|d, v| {
-            let words = [("imap", Imap), ("pop3", Pop3), ("smtp", Smtp)];
+            let words = Protocol::ALL.map(|protocol| (protocol.name(), protocol));
             put(&mut d.protocol, one_of(v, &words).map(Some))
         }),
         "What is spoken on the listeners.",
@@ -1372,11 +1372,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
 
 /// The capabilities of a protocol as its row has them.
 pub(super) fn capabilities_without_backends(protocol: Protocol) -> Capabilities {
-    let name = match protocol {
-        Imap => "imap_capabilities",
-        Pop3 => "pop3_capabilities",
-        Smtp => "smtp_capabilities",
-    };
+    let name = protocol.record().capabilities_directive;
     let text = match find(name).map(|directive| directive.default) {
         Some(OrAuto(text)) => text,
         _ => "",

@@ -14,9 +14,10 @@ use super::route::REJECT;
 use super::source::{At, Report, Section};
 use super::value::{nearest, not_yet, shown};
 use super::{
-    AuthKind, AuthMechanism, Backend, Balance, Capabilities, Listen, Mechanisms, Process, Protocol,
+    AuthKind, AuthMechanism, Backend, Balance, Capabilities, Listen, Mechanisms, Process,
     ProxyProtocol, ProxySsl, RouteLine, Server, Starttls, Xclient,
 };
+use crate::protocol::Protocol;
 use crate::tls::{ClientSettings, ServerSettings};
 
 /// Most listeners of one server; each is a socket and a thread.

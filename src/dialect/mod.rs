@@ -11,11 +11,12 @@ pub mod smtp;
 use zeroize::Zeroizing;
 
 use crate::auth;
-use crate::config::{Mechanisms, Protocol, Starttls};
+use crate::config::{Mechanisms, Starttls};
 use crate::log::escape;
 use crate::net::conn::{Conn, NetError, NetErrorKind};
 use crate::net::line::{Line, line, without_end};
 use crate::net::socket::Deadline;
+use crate::protocol::{Protocol, Record};
 use crate::sasl::oauth::{OAUTHBEARER_DUMMY, XOAUTH2_DUMMY};
 use crate::sasl::{Credentials, Exchange, Mechanism, Method, Next};
 use crate::session::budget::Allowance;
@@ -23,32 +24,12 @@ use crate::session::error::{Cause, Refusal, RefusalKind};
 use crate::session::{Session, Step};
 use crate::tls::{TlsError, TlsErrorKind};
 
-/// What does not change from session to session. Every fixed line that a client can be sent outside
-/// a dialogue stands here.
-#[derive(Debug)]
-pub struct Record {
-    /// Name in the configuration, in the log and in `Auth-Protocol`.
-    pub name: &'static str,
-    /// ALPN protocol (RFC 7301).
-    pub alpn: &'static str,
-    /// A session's dialogue.
-    pub begin: fn() -> Box<dyn Dialect>,
-    /// Sent by the accept thread when there is no room, and to sessions that must make room.
-    pub busy: &'static [u8],
-    /// A failure that is not the client's.
-    pub internal_error: &'static [u8],
-    /// The client's certificate was refused.
-    pub certificate_error: &'static [u8],
-    /// The client has no certificate but needs one.
-    pub certificate_missing: &'static [u8],
-}
-
-/// The record of a protocol.
-pub fn record(protocol: Protocol) -> &'static Record {
+/// The dialogue of a new session.
+pub fn begin(protocol: Protocol) -> Box<dyn Dialect> {
     match protocol {
-        Protocol::Imap => &imap::RECORD,
-        Protocol::Pop3 => &pop3::RECORD,
-        Protocol::Smtp => &smtp::RECORD,
+        Protocol::Imap => Box::new(imap::Imap::default()),
+        Protocol::Pop3 => Box::new(pop3::Pop3::default()),
+        Protocol::Smtp => Box::new(smtp::Smtp::default()),
     }
 }
 

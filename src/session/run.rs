@@ -7,13 +7,13 @@ use crate::admission::Arrival;
 use crate::auth::passthrough::ATTEMPTS;
 use crate::auth::{Grant, Refusal, Target, Verdict};
 use crate::backend::Candidate;
-use crate::config::Protocol;
 use crate::dialect::{self, Dialect};
 use crate::log::{Severity, escape};
 use crate::net::conn::Conn;
 use crate::net::line::Line;
 use crate::net::proxy_protocol::{self, Header, Parsed};
 use crate::net::socket::{Deadline, Seen, WaitFor};
+use crate::protocol::Protocol;
 use crate::sasl::Credentials;
 use crate::session::dial::{candidates, dial};
 use crate::session::error::{Cause, RefusalKind, SessionError};
@@ -34,7 +34,7 @@ pub fn serve(arrival: Arrival) {
     let implicit_tls = arrival.implicit_tls;
     let mut session = Session::from(arrival);
     let mut client = session.client_conn();
-    let mut dialect = (session.service.record.begin)();
+    let mut dialect = dialect::begin(session.service.conf.protocol);
     session.log_event(file!(), "client connected");
 
     let opening = Opening {
