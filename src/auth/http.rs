@@ -6,7 +6,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Authenticator, Grant, Refusal, Verdict};
+use super::{Authenticator, Refusal, Verdict};
+use crate::backend::grant::{AddressSettings, Grant};
 use crate::config::ProxySsl;
 use crate::log::{Severity, escape};
 use crate::net::http::{HttpClient, HttpError, Response};
@@ -321,7 +322,14 @@ impl Answer {
         };
         let host = self.backend_host(host)?;
         let port = self.backend_port(port)?;
-        Ok(Grant::to_address(host, port, service, credentials))
+        let settings = AddressSettings {
+            proxy_protocol: service.conf.proxy_protocol,
+            xclient: service.conf.xclient,
+            ssl: service.conf.proxy_ssl,
+            connector: service.connector.clone(),
+            smtp_auth: service.conf.proxy_smtp_auth,
+        };
+        Ok(Grant::to_address(host, port, &settings, credentials))
     }
 
     /// An address or a host name.

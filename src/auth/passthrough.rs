@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::{Authenticator, Grant, Refusal, Verdict};
+use super::{Authenticator, Refusal, Verdict};
+use crate::backend::grant::Grant;
 use crate::backend::route::{Router, Way};
 use crate::config;
 use crate::protocol::Protocol;

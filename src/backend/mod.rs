@@ -3,6 +3,7 @@
 
 pub mod capabilities;
 pub mod check;
+pub mod grant;
 pub mod health;
 pub mod probe;
 pub mod route;

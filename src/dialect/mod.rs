@@ -11,6 +11,7 @@ pub mod smtp;
 use zeroize::Zeroizing;
 
 use crate::auth;
+use crate::backend::grant::Grant;
 use crate::config::{Mechanisms, Starttls};
 use crate::log::escape;
 use crate::net::conn::{Conn, NetError, NetErrorKind};
@@ -63,7 +64,7 @@ pub trait Dialect: Send {
         &mut self,
         session: &mut Session,
         backend: &mut Conn,
-        grant: &auth::Grant,
+        grant: &Grant,
     ) -> Result<Line, Cause>;
 
     /// The last line before a close, if there is one to be said; it carries no reason of ours.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use socket2::SockAddr;
 
-use crate::auth::{Grant, Target};
 use crate::backend::Candidate;
+use crate::backend::grant::{Grant, Target};
 use crate::config::{Keepalive, ProxyProtocol, ProxySsl};
 use crate::dialect::BACKEND_LINE;
 use crate::net::conn::{Conn, Side};

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 
+use crate::backend::grant::CannotLogIn;
 use crate::log::{Severity, escape};
 use crate::net::conn::{NetError, NetErrorKind, Side};
 use crate::session::Step;
@@ -197,6 +198,12 @@ impl fmt::Display for Refusal {
             write!(f, "; {hint}")?;
         }
         Ok(())
+    }
+}
+
+impl From<CannotLogIn> for Cause {
+    fn from(error: CannotLogIn) -> Self {
+        Self::Internal(error.to_string())
     }
 }
 

@@ -5,8 +5,9 @@
 
 use crate::admission::Arrival;
 use crate::auth::passthrough::ATTEMPTS;
-use crate::auth::{Grant, Refusal, Target, Verdict};
+use crate::auth::{Refusal, Verdict};
 use crate::backend::Candidate;
+use crate::backend::grant::{Grant, Target};
 use crate::dialect::{self, Dialect};
 use crate::log::{Severity, escape};
 use crate::net::conn::Conn;

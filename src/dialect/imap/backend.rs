@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Imap;
-use crate::auth::{Grant, Target};
+use crate::backend::grant::{Grant, Target};
 use crate::config::{AuthMechanism, Capabilities, ProxySsl};
 use crate::dialect::{
     no_starttls, read_backend_line, read_backend_line_by, refused, send_to_backend,
@@ -50,7 +50,7 @@ fn log_in_plainly(
     grant: &Grant,
 ) -> Result<Line, Cause> {
     let login = grant.login.as_slice();
-    let password = grant.password(session)?;
+    let password = grant.password()?;
     session.step = Step::SendingLogin;
     let size = format!(" LOGIN {{{}}}", login.len());
     send_to_backend(session, backend, &line(&[&imap.tag, size.as_bytes()]))?;
@@ -76,7 +76,7 @@ fn authenticate(
     grant: &Grant,
     mechanism: Mechanism,
 ) -> Result<Line, Cause> {
-    let message = grant.sasl_message(session, mechanism)?;
+    let message = grant.sasl_message(mechanism)?;
     let encoded = Line::new(STANDARD.encode(&*message).into_bytes());
     let name = mechanism.name().as_bytes();
     session.step = Step::SendingLogin;

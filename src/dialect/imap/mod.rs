@@ -6,6 +6,7 @@ mod parse;
 
 use super::Dialect;
 use crate::auth;
+use crate::backend::grant::Grant;
 use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
 use crate::protocol::Protocol;
@@ -69,7 +70,7 @@ impl Dialect for Imap {
         &mut self,
         session: &mut Session,
         backend: &mut Conn,
-        grant: &auth::Grant,
+        grant: &Grant,
     ) -> Result<Line, Cause> {
         backend::log_in(self, session, backend, grant)
     }

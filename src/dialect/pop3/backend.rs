@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::auth::Grant;
+use crate::backend::grant::Grant;
 use crate::config::{AuthMechanism, ProxySsl};
 use crate::dialect::{no_starttls, read_backend_line, refused, send_to_backend};
 use crate::net::conn::Conn;
@@ -35,7 +35,7 @@ pub(super) fn log_in(
     send_to_backend(session, backend, &line(&[b"USER ", login.bytes()]))?;
     read_ok(session, backend, &mut total, RefusalKind::Login)?;
 
-    let password = Bare::new(grant.password(session)?).ok_or_else(broken)?;
+    let password = Bare::new(grant.password()?).ok_or_else(broken)?;
     session.step = Step::SendingPassword;
     send_to_backend(session, backend, &line(&[b"PASS ", password.bytes()]))?;
     session.credentials_are_out();
@@ -114,7 +114,7 @@ fn authenticate(
     mechanism: Mechanism,
     total: &mut usize,
 ) -> Result<Line, Cause> {
-    let message = grant.sasl_message(session, mechanism)?;
+    let message = grant.sasl_message(mechanism)?;
     session.step = Step::SendingUser;
     let command = line(&[b"AUTH ", mechanism.name().as_bytes()]);
     send_to_backend(session, backend, &command)?;

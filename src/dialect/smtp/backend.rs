@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Smtp, xclient};
-use crate::auth::{Grant, Target};
+use crate::backend::grant::{Grant, Target};
 use crate::config::{AuthMechanism, ProxySsl, Xclient};
 use crate::dialect::{no_starttls, read_backend_line, refused, send_to_backend};
 use crate::net::conn::Conn;
@@ -139,10 +139,10 @@ impl Talk<'_> {
             }
         };
         if mechanism == Mechanism::Login {
-            let secret = grant.secret(self.session)?.clone();
+            let secret = grant.secret()?.clone();
             return self.send_auth_login(&grant.login, secret.expose());
         }
-        let message = grant.sasl_message(self.session, mechanism)?;
+        let message = grant.sasl_message(mechanism)?;
         self.send_sasl(mechanism, &message)
     }
 

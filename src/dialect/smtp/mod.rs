@@ -7,6 +7,7 @@ mod xclient;
 
 use super::Dialect;
 use crate::auth;
+use crate::backend::grant::Grant;
 use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
 use crate::protocol::Protocol;
@@ -68,7 +69,7 @@ impl Dialect for Smtp {
         &mut self,
         session: &mut Session,
         backend: &mut Conn,
-        grant: &auth::Grant,
+        grant: &Grant,
     ) -> Result<Line, Cause> {
         backend::log_in(self, session, backend, grant)
     }
