@@ -156,16 +156,21 @@ impl Service {
                 Some(built.map_err(|problems| in_words(conf, &problems))?.0)
             }
         };
+        let connector = shared.connector(conf, &conf.proxy_tls);
+        let router = Arc::clone(&shared.router);
         Ok(Arc::new(Self {
             record,
             acceptor,
-            connector: shared.connector(conf, &conf.proxy_tls),
             refreshed: Seldom::new(),
             log: Log::open(targets, &conf.error_log_user_tag)?,
             auth: match conf.auth {
-                AuthKind::Http => Box::new(AuthHttp::new(servers.collect())),
-                AuthKind::Passthrough => Box::new(Passthrough::new(Arc::clone(&shared.router))),
+                AuthKind::Http => {
+                    let servers = servers.collect();
+                    Box::new(AuthHttp::new(conf, servers, router, connector.clone()))
+                }
+                AuthKind::Passthrough => Box::new(Passthrough::new(conf, router)),
             },
+            connector,
             router: Arc::clone(&shared.router),
             learned: RwLock::new(None),
             auth_connector,

@@ -1,30 +1,85 @@
 //! Whether a client may pass, and to which backend: the question, and the answers it can have.
 //!
-//! A file for each method of asking. What follows from an answer is decided in `session::run`.
+//! A file for each method of asking: a `Request` goes in, a `Verdict` comes out. What follows from it
+//! is decided in `session::run`; nothing here knows a session.
 
 pub mod http;
 pub mod passthrough;
 
 use std::fmt;
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::backend::grant::Grant;
+use crate::net::address::Address;
+use crate::net::resolve::HostName;
 use crate::sasl::Credentials;
-use crate::session::Session;
-use crate::session::error::Cause;
+use crate::tls::Facts;
 
 /// A method of deciding about logins.
 pub trait Authenticator: fmt::Debug + Send + Sync {
-    /// Decides about one login; blocks within the method's own time limit.
+    /// Decides about one login; blocks within the method's own time limit. `warn` is told of what went
+    /// wrong on the way to a verdict.
+    ///
+    /// # Errors
+    /// Nobody could decide, or what was decided is unusable.
     fn authenticate(
         &self,
-        session: &mut Session,
-        credentials: &Credentials,
-    ) -> Result<Verdict, Cause>;
+        request: &Request<'_>,
+        warn: &dyn Fn(&Warning),
+    ) -> Result<Verdict, AuthError>;
 
     /// True for Postern's own methods, which tell clients of backends that are down in the codes that
     /// keep a mail program from asking for another password. Angie's method has its own lines.
     fn is_own(&self) -> bool;
+}
+
+/// One login, and what is known of the client that tries it.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// What the client presented.
+    pub credentials: &'a Credentials,
+    /// Which login of the session this is; the first is 1.
+    pub attempt: u32,
+    /// Who the client is.
+    pub client: Address,
+    /// Its host name, where the protocol has a use for it.
+    pub client_host: Option<HostName>,
+    /// Source and destination of the PROXY header that it came with.
+    pub proxied: Option<(SocketAddr, SocketAddr)>,
+    /// Its TLS, if there is any.
+    pub tls: Option<&'a Facts>,
+}
+
+/// A line for the log about a question that goes on.
+#[derive(Debug)]
+pub struct Warning {
+    /// The source file that it comes from.
+    pub src: &'static str,
+    /// What happened.
+    pub text: String,
+    /// The failed system call.
+    pub error: Option<io::Error>,
+}
+
+/// Why there is no verdict.
+#[derive(Debug)]
+pub enum AuthError {
+    /// The auth server failed or gave an unusable answer; the text and, where there is one, the
+    /// system's error.
+    Service(String, Option<io::Error>),
+    /// There is nobody to ask.
+    NoServer,
+}
+
+impl fmt::Display for AuthError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(text, _) => f.write_str(text),
+            Self::NoServer => f.write_str("no auth server is configured"),
+        }
+    }
 }
 
 /// What an authentication method says about a login.
@@ -33,14 +88,14 @@ pub enum Verdict {
     /// It may pass.
     Granted(Box<Grant>),
     /// It may not.
-    Refused(Refusal),
+    Refused(LoginRefusal),
     /// Ask again after this time.
     Wait(Duration),
 }
 
 /// A login that may not pass.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct LoginRefusal {
     /// What the client is told, a single line.
     pub text: Vec<u8>,
     /// Whether the text is ours: then it goes out with the protocol's code for a failed login.
@@ -54,7 +109,7 @@ pub struct Refusal {
     pub again: Option<Duration>,
 }
 
-impl Refusal {
+impl LoginRefusal {
     /// A refusal of our own; whether the client may try again is the caller's to say.
     pub fn ours(text: &str) -> Self {
         Self {

@@ -10,7 +10,7 @@ pub mod smtp;
 
 use zeroize::Zeroizing;
 
-use crate::auth;
+use crate::auth::LoginRefusal;
 use crate::backend::grant::Grant;
 use crate::config::{Mechanisms, Starttls};
 use crate::log::escape;
@@ -21,7 +21,7 @@ use crate::protocol::{Protocol, Record};
 use crate::sasl::oauth::{OAUTHBEARER_DUMMY, XOAUTH2_DUMMY};
 use crate::sasl::{Credentials, Exchange, Mechanism, Method, Next};
 use crate::session::budget::Allowance;
-use crate::session::error::{Cause, Refusal, RefusalKind};
+use crate::session::error::{BackendReply, Cause, RefusalKind};
 use crate::session::{Session, Step};
 use crate::tls::{TlsError, TlsErrorKind};
 
@@ -48,7 +48,7 @@ pub trait Dialect: Send {
     ) -> Result<Credentials, Cause>;
 
     /// The line for a login that was refused.
-    fn refuse_login(&self, refusal: &auth::Refusal) -> Line;
+    fn refuse_login(&self, refusal: &LoginRefusal) -> Line;
 
     /// The line for a command that is none, or has wrong arguments.
     fn bad_command(&self) -> Line;
@@ -348,7 +348,7 @@ fn refused(
     kind: RefusalKind,
     hint: Option<&'static str>,
 ) -> Cause {
-    Cause::BackendRefused(Refusal {
+    Cause::BackendRefused(BackendReply {
         answer,
         hint,
         pass_on: session.service.conf.proxy_pass_error_message,

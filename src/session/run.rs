@@ -5,14 +5,16 @@
 
 use crate::admission::Arrival;
 use crate::auth::passthrough::ATTEMPTS;
-use crate::auth::{Refusal, Verdict};
+use crate::auth::{LoginRefusal, Request, Verdict, Warning};
 use crate::backend::Candidate;
 use crate::backend::grant::{Grant, Target};
+use crate::config::AuthKind;
 use crate::dialect::{self, Dialect};
 use crate::log::{Severity, escape};
 use crate::net::conn::Conn;
 use crate::net::line::Line;
 use crate::net::proxy_protocol::{self, Header, Parsed};
+use crate::net::resolve::HostName;
 use crate::net::socket::{Deadline, Seen, WaitFor};
 use crate::protocol::Protocol;
 use crate::sasl::Credentials;
@@ -229,10 +231,9 @@ fn authenticate(
     session: &mut Session,
     client: &mut Conn,
     credentials: &Credentials,
-) -> Result<Result<Box<Grant>, Refusal>, Cause> {
-    let service = std::sync::Arc::clone(&session.service);
+) -> Result<Result<Box<Grant>, LoginRefusal>, Cause> {
     for _ in 0..WAITS {
-        match service.auth.authenticate(session, credentials)? {
+        match ask(session, credentials)? {
             Verdict::Granted(grant) => return check(session, credentials, grant),
             Verdict::Refused(refusal) => return Ok(Err(again(session, refusal))),
             Verdict::Wait(time) => client.pause(Deadline::after(time, "Auth-Wait"))?,
@@ -244,13 +245,50 @@ fn authenticate(
     ))
 }
 
+/// Asks the authentication method once.
+fn ask(session: &mut Session, credentials: &Credentials) -> Result<Verdict, Cause> {
+    let client_host = match session.service.conf.auth {
+        AuthKind::Http => {
+            let client_host = client_host(session)?;
+            session.step = Step::InHttpAuth;
+            client_host
+        }
+        AuthKind::Passthrough => None,
+    };
+    let request = Request {
+        credentials,
+        attempt: session.attempts,
+        client: session.client,
+        client_host,
+        proxied: session.proxied,
+        tls: session.tls.as_ref(),
+    };
+    let warn = |warning: &Warning| {
+        let Warning { src, text, error } = warning;
+        session.log_failure(Severity::Warn, src, text, error.as_ref());
+    };
+    Ok(session.service.auth.authenticate(&request, &warn)?)
+}
+
+/// The host name of an SMTP client, which auth servers are told; waited for.
+fn client_host(session: &mut Session) -> Result<Option<HostName>, Cause> {
+    match session.service.conf.protocol {
+        Protocol::Imap | Protocol::Pop3 => Ok(None),
+        Protocol::Smtp => {
+            let limit = 2 * session.service.conf.resolver_timeout;
+            let deadline = Deadline::after(limit, "resolver_timeout");
+            session.host_name(deadline).map(Some)
+        }
+    }
+}
+
 /// Nothing that would break a line goes to a backend. If it is the client's, its login has failed; if
 /// it is the auth server's, the answer is unusable.
 fn check(
     session: &Session,
     credentials: &Credentials,
     grant: Box<Grant>,
-) -> Result<Result<Box<Grant>, Refusal>, Cause> {
+) -> Result<Result<Box<Grant>, LoginRefusal>, Cause> {
     let protocol = session.service.conf.protocol;
     if grant.is_sayable(protocol) {
         return Ok(Ok(grant));
@@ -259,13 +297,13 @@ fn check(
         let text = "auth http server sent a login or password that breaks the line";
         return Err(Cause::AuthService(text.into(), None));
     }
-    Ok(Err(again(session, Refusal::failed())))
+    Ok(Err(again(session, LoginRefusal::failed())))
 }
 
 /// With a method of our own the client may try again, a few times a session.
-fn again(session: &Session, refusal: Refusal) -> Refusal {
+fn again(session: &Session, refusal: LoginRefusal) -> LoginRefusal {
     let may_retry = session.service.auth.is_own() && session.attempts < ATTEMPTS;
-    Refusal {
+    LoginRefusal {
         again: refusal.again.or(may_retry.then_some(Duration::ZERO)),
         ..refusal
     }
@@ -277,7 +315,7 @@ fn refuse(
     client: &mut Conn,
     dialect: &dyn Dialect,
     credentials: &Credentials,
-    refusal: &Refusal,
+    refusal: &LoginRefusal,
 ) -> Result<(), Cause> {
     let text = format!("client login failed: \"{}\"", escape(&refusal.text));
     session.log(Severity::Info, file!(), &text);
@@ -385,7 +423,7 @@ fn refuse_as_backend(
         _ => return Err(cause),
     }
     session.upstream = None;
-    let refusal = again(session, Refusal::failed());
+    let refusal = again(session, LoginRefusal::failed());
     refuse(session, client, dialect, credentials, &refusal)
 }
 

@@ -5,7 +5,7 @@ mod client;
 mod parse;
 
 use super::Dialect;
-use crate::auth;
+use crate::auth::LoginRefusal;
 use crate::backend::grant::Grant;
 use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
@@ -44,7 +44,7 @@ impl Dialect for Imap {
         client::read_login(self, session, client)
     }
 
-    fn refuse_login(&self, refusal: &auth::Refusal) -> Line {
+    fn refuse_login(&self, refusal: &LoginRefusal) -> Line {
         // RFC 5530
         let code: &[u8] = if refusal.is_ours {
             b"[AUTHENTICATIONFAILED] "

@@ -6,7 +6,7 @@ mod parse;
 mod xclient;
 
 use super::Dialect;
-use crate::auth;
+use crate::auth::LoginRefusal;
 use crate::backend::grant::Grant;
 use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
@@ -42,7 +42,7 @@ impl Dialect for Smtp {
         client::read_login(self, session, client)
     }
 
-    fn refuse_login(&self, refusal: &auth::Refusal) -> Line {
+    fn refuse_login(&self, refusal: &LoginRefusal) -> Line {
         // RFC 4954, section 6; Angie's default lacks the detail.
         let default: &[u8] = if refusal.is_ours {
             b"535 5.7.8"
