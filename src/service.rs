@@ -2,13 +2,14 @@
 //! it as long as they live, so that a reload does not touch them.
 
 use std::cell::RefCell;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use crate::auth::Authenticator;
 use crate::auth::http::AuthHttp;
 use crate::auth::passthrough::Passthrough;
+use crate::backend::capabilities::{self, Asker, Learned};
 use crate::backend::route::Router;
-use crate::backend::{Backend, Visits, capabilities, check};
+use crate::backend::{Backend, Visits, check};
 use crate::config::{self, AuthKind, Capabilities, Config};
 use crate::log::{Log, Seldom, Severity};
 use crate::net::address::Address;
@@ -16,7 +17,7 @@ use crate::net::http::HttpClient;
 use crate::net::resolve::{Dns, PendingName};
 use crate::protocol::{Protocol, Record};
 use crate::session::relay::Relays;
-use crate::system::threads::{Threads, spawn};
+use crate::system::threads::Threads;
 use crate::tls::{Acceptor, ClientSettings, Connector, Problem, SessionCaches};
 
 /// A server that sessions can run on.
@@ -33,7 +34,7 @@ pub struct Service {
     /// The backends, and which login belongs to which.
     pub router: Arc<Router>,
     /// What the backends offer, once they have been asked (`imap_capabilities = auto` and its like).
-    learned: RwLock<Option<Arc<[String]>>>,
+    learned: Arc<Learned>,
     /// Who knows names and addresses.
     pub dns: Dns,
     /// TLS towards clients, where any listener or STARTTLS wants it.
@@ -93,9 +94,7 @@ pub fn visit_backends(services: &[Arc<Service>]) -> std::io::Result<Arc<Visits>>
             protocols.push(service.conf.protocol);
         }
         if service.capabilities_are_learned() {
-            let (service, visits) = (Arc::downgrade(service), Arc::downgrade(&visits));
-            let ask = move || capabilities::keep_asking(&service, &visits);
-            spawn("capabilities", ask)?;
+            capabilities::start(service.asker(), Arc::downgrade(&visits))?;
         }
     }
     for backend in first.router.backends() {
@@ -172,7 +171,7 @@ impl Service {
             },
             connector,
             router: Arc::clone(&shared.router),
-            learned: RwLock::new(None),
+            learned: Arc::default(),
             auth_connector,
             dns,
             threads: shared.threads.clone(),
@@ -209,20 +208,26 @@ impl Service {
         match self.conf.capabilities() {
             Capabilities::Fixed(items) => items.as_slice().into(),
             Capabilities::Auto => {
-                let learned = self.learned.read().unwrap_or_else(PoisonError::into_inner);
                 let default = || {
                     Capabilities::without_backends(self.conf.protocol)
                         .fixed()
                         .into()
                 };
-                learned.clone().unwrap_or_else(default)
+                self.learned.list().unwrap_or_else(default)
             }
         }
     }
 
-    /// Takes what the backends offer.
-    pub fn learn_capabilities(&self, list: Vec<String>) {
-        *self.learned.write().unwrap_or_else(PoisonError::into_inner) = Some(list.into());
+    fn asker(&self) -> Asker {
+        Asker {
+            server: self.conf.name.clone(),
+            server_name: self.conf.server_name.clone(),
+            protocol: self.conf.protocol,
+            router: Arc::clone(&self.router),
+            dns: self.dns.clone(),
+            log: self.log.clone(),
+            learned: Arc::downgrade(&self.learned),
+        }
     }
 
     fn capabilities_are_learned(&self) -> bool {

@@ -20,6 +20,12 @@ use crate::tls::{Connector, Problem};
 
 use self::health::Health;
 
+/// Longest line of a backend before the relay.
+pub const BACKEND_LINE: usize = 8 * 1024;
+
+/// Most bytes of all answers of a backend before the relay.
+pub const BACKEND_TOTAL: usize = 64 * 1024;
+
 /// One `[backend NAME]` at work.
 #[derive(Debug)]
 pub struct Backend {

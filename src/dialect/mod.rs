@@ -11,6 +11,7 @@ pub mod smtp;
 use zeroize::Zeroizing;
 
 use crate::auth::LoginRefusal;
+use crate::backend::BACKEND_TOTAL;
 use crate::backend::grant::Grant;
 use crate::config::{Mechanisms, Starttls};
 use crate::log::escape;
@@ -291,12 +292,6 @@ fn log_rejected(session: &Session, command: &[u8]) {
     let text = format!("client was rejected: \"{}\"", escape(command));
     session.log(crate::log::Severity::Info, file!(), &text);
 }
-
-/// Most bytes of all answers of a backend before the relay.
-const BACKEND_TOTAL: usize = 64 * 1024;
-
-/// Longest line of a backend before the relay.
-pub const BACKEND_LINE: usize = 8 * 1024;
 
 /// Reads a line of the backend, its end included, within the login's time and limits. `total` counts
 /// what the answers have taken so far.
