@@ -112,19 +112,21 @@ fn read_proxy_header(session: &mut Session, client: &mut Conn) -> Result<(), Cau
     let header = loop {
         match proxy_protocol::parse(client.buffered()) {
             Parsed::Header(header) => break header,
-            Parsed::Malformed => return Err(Cause::BrokenProxyHeader(shown(client.buffered()))),
+            Parsed::Malformed => {
+                return Err(Cause::BrokenProxyHeader(shown_of_header(client.buffered())));
+            }
             Parsed::Incomplete => client.fill(session.budget.deadline())?,
         }
     };
     client.consume(header.len);
     client.set_limit(session.service.client_buffer());
-    believe(session, &header);
+    take_real_client(session, &header);
     Ok(())
 }
 
 /// What may be shown of something that is no header: a client that does not know of headers may have
 /// sent its password.
-fn shown(bytes: &[u8]) -> Vec<u8> {
+fn shown_of_header(bytes: &[u8]) -> Vec<u8> {
     let length = match bytes.starts_with(b"PROXY") || bytes.starts_with(b"\r\n\r\n\0") {
         true => bytes.len().min(128),
         false => bytes
@@ -136,7 +138,8 @@ fn shown(bytes: &[u8]) -> Vec<u8> {
     bytes[..length].to_vec()
 }
 
-fn believe(session: &mut Session, header: &Header) {
+/// The client is whom the header names, if the peer may say so.
+fn take_real_client(session: &mut Session, header: &Header) {
     session.proxied = header.addresses;
     let Some((source, _)) = header.addresses else {
         return;
@@ -204,6 +207,14 @@ fn without_credentials(text: &[u8]) -> &[u8] {
     &text[..end.map_or(text.len(), |end| mechanism + end)]
 }
 
+/// What becomes of a login.
+enum Decision {
+    /// It goes to a backend.
+    Pass(Box<Grant>),
+    /// The client is told so.
+    Refuse(LoginRefusal),
+}
+
 /// Commands, and the authentication method's word on each login, until one may pass.
 fn log_in(
     session: &mut Session,
@@ -216,11 +227,11 @@ fn log_in(
         session.method = Some(credentials.method);
         session.login = Some(credentials.login.clone()).filter(|login| !login.is_empty());
         let refusal = match authenticate(session, client, &credentials)? {
-            Ok(grant) => {
+            Decision::Pass(grant) => {
                 session.login = Some(grant.login.clone()).filter(|login| !login.is_empty());
                 return Ok((credentials, grant));
             }
-            Err(refusal) => refusal,
+            Decision::Refuse(refusal) => refusal,
         };
         refuse(session, client, dialect, &credentials, &refusal)?;
     }
@@ -231,11 +242,13 @@ fn authenticate(
     session: &mut Session,
     client: &mut Conn,
     credentials: &Credentials,
-) -> Result<Result<Box<Grant>, LoginRefusal>, Cause> {
+) -> Result<Decision, Cause> {
     for _ in 0..WAITS {
         match ask(session, credentials)? {
-            Verdict::Granted(grant) => return check(session, credentials, grant),
-            Verdict::Refused(refusal) => return Ok(Err(again(session, refusal))),
+            Verdict::Granted(grant) => return check_sayable(session, credentials, grant),
+            Verdict::Refused(refusal) => {
+                return Ok(Decision::Refuse(allow_retry(session, refusal)));
+            }
             Verdict::Wait(time) => client.pause(Deadline::after(time, "Auth-Wait"))?,
         }
     }
@@ -284,24 +297,25 @@ fn client_host(session: &mut Session) -> Result<Option<HostName>, Cause> {
 
 /// Nothing that would break a line goes to a backend. If it is the client's, its login has failed; if
 /// it is the auth server's, the answer is unusable.
-fn check(
+fn check_sayable(
     session: &Session,
     credentials: &Credentials,
     grant: Box<Grant>,
-) -> Result<Result<Box<Grant>, LoginRefusal>, Cause> {
+) -> Result<Decision, Cause> {
     let protocol = session.service.conf.protocol;
     if grant.is_sayable(protocol) {
-        return Ok(Ok(grant));
+        return Ok(Decision::Pass(grant));
     }
     if grant.client_is_sayable(protocol, credentials) {
         let text = "auth http server sent a login or password that breaks the line";
         return Err(Cause::AuthService(text.into(), None));
     }
-    Ok(Err(again(session, LoginRefusal::failed())))
+    let refusal = LoginRefusal::failed();
+    Ok(Decision::Refuse(allow_retry(session, refusal)))
 }
 
 /// With a method of our own the client may try again, a few times a session.
-fn again(session: &Session, refusal: LoginRefusal) -> LoginRefusal {
+fn allow_retry(session: &Session, refusal: LoginRefusal) -> LoginRefusal {
     let may_retry = session.service.auth.is_own() && session.attempts < ATTEMPTS;
     LoginRefusal {
         again: refusal.again.or(may_retry.then_some(Duration::ZERO)),
@@ -423,7 +437,7 @@ fn refuse_as_backend(
         _ => return Err(cause),
     }
     session.upstream = None;
-    let refusal = again(session, LoginRefusal::failed());
+    let refusal = allow_retry(session, LoginRefusal::failed());
     refuse(session, client, dialect, credentials, &refusal)
 }
 
@@ -468,7 +482,7 @@ mod tests {
         );
         assert_eq!(shown("AUTH LOGIN\r\nYm9i\r\ncHc=\r\n"), "AUTH LOGIN");
         assert_eq!(shown("MAIL FROM:<a@b>\r\n"), "MAIL FROM:<a@b>\r\n");
-        assert_eq!(super::shown(b"a LOGIN bob pw\r\n"), b"a");
-        assert_eq!(super::shown(b"PROXY TCP4 x"), b"PROXY TCP4 x");
+        assert_eq!(shown_of_header(b"a LOGIN bob pw\r\n"), b"a");
+        assert_eq!(shown_of_header(b"PROXY TCP4 x"), b"PROXY TCP4 x");
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn log_in(
         return authenticate(session, backend, grant, mechanism, &mut total);
     }
 
-    // `Grant::check` has made sure of both before the backend was dialled.
+    // `Grant::is_sayable` has made sure of both before the backend was dialled.
     let broken = || Cause::Internal("login or password would break the line".into());
     let login = Bare::new(&grant.login).ok_or_else(broken)?;
     session.step = Step::SendingUser;
