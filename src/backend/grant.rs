@@ -216,10 +216,19 @@ impl Grant {
             secret,
             self.authzid.as_deref().unwrap_or_default(),
         ];
-        let in_sasl = self.authzid.is_some() || self.mechanism == AuthMechanism::Plain;
-        let in_plain = in_sasl || protocol == Protocol::Smtp && self.smtp_auth;
+        let by_plain = match self.mechanism {
+            AuthMechanism::Plain => true,
+            AuthMechanism::Auto | AuthMechanism::Login | AuthMechanism::Off => false,
+            AuthMechanism::Xoauth2 | AuthMechanism::Oauthbearer => false,
+        };
+        let in_smtp = match protocol {
+            Protocol::Imap | Protocol::Pop3 => false,
+            Protocol::Smtp => self.smtp_auth,
+        };
+        if by_plain || in_smtp || self.authzid.is_some() {
+            return !fields.iter().any(|field| field.contains(&0));
+        }
         match protocol {
-            _ if in_plain => !fields.iter().any(|field| field.contains(&0)),
             Protocol::Pop3 => fields.iter().all(|field| Bare::new(field).is_some()),
             // Literals and xtext carry anything.
             Protocol::Imap | Protocol::Smtp => true,

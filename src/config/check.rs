@@ -117,12 +117,13 @@ fn describe_listener(text: &mut String, server: &Server, listen: &Listen) {
     if matches!(listen.address, ListenAddress::Tcp(at) if at.is_ipv6()) && !listen.ipv6only {
         text.push_str("  ipv6only=off");
     }
-    if server.auth == AuthKind::Passthrough {
-        text.push_str("  passthrough\n");
-        return;
-    }
-    for url in &server.auth_http {
-        let _ = write!(text, "  auth_http {url}");
+    match server.auth {
+        AuthKind::Passthrough => text.push_str("  passthrough"),
+        AuthKind::Http => {
+            for url in &server.auth_http {
+                let _ = write!(text, "  auth_http {url}");
+            }
+        }
     }
     text.push('\n');
 }
@@ -321,7 +322,7 @@ fn check_server(
         name: name.to_owned(),
         protocol: protocol.unwrap_or(Protocol::Imap),
         auth: auth.unwrap_or(AuthKind::Http),
-        proxy_smtp_auth: draft.server.proxy_smtp_auth || auth == Some(AuthKind::Passthrough),
+        proxy_smtp_auth: draft.server.proxy_smtp_auth || auth.is_some_and(AuthKind::passes_through),
         error_log: draft.error_log,
         error_log_user_tag: draft.error_log_user_tag,
         ..draft.server

@@ -188,7 +188,7 @@ pub(super) fn check_protocols(
     let several = servers.iter().any(|server| Some(server.protocol) != first);
     let mut by_auth = servers
         .iter()
-        .filter(|server| server.protocol == Protocol::Smtp && server.auth == AuthKind::Passthrough);
+        .filter(|server| server.protocol == Protocol::Smtp && server.auth.passes_through());
     let by_auth = by_auth.next();
     for (section, draft) in drafts {
         let mut hosts = draft.backend.hosts.iter();
@@ -214,8 +214,8 @@ pub(super) fn check_protocols(
 }
 
 fn warn_of_no_effect(drafts: &Drafts<'_>, report: &mut Report) {
-    let may_be_http = |draft: &Draft| auth_of(draft) != Some(AuthKind::Passthrough);
-    let may_pass_through = |draft: &Draft| auth_of(draft) != Some(AuthKind::Http);
+    let may_be_http = |draft: &Draft| auth_of(draft).is_none_or(AuthKind::asks_auth_servers);
+    let may_pass_through = |draft: &Draft| auth_of(draft).is_none_or(AuthKind::passes_through);
 
     let text = "has no effect with auth = passthrough";
     let is_ours = |key: &str| key.starts_with("auth_http");
@@ -257,7 +257,7 @@ fn check_backend(section: &Section, draft: &Draft, drafts: &Drafts<'_>, report: 
 
 fn check_routes(drafts: &Drafts<'_>, report: &mut Report) {
     let pass = drafts.servers.iter();
-    let mut pass = pass.map(|(_, draft)| auth_of(draft) == Some(AuthKind::Passthrough));
+    let mut pass = pass.map(|(_, draft)| auth_of(draft).is_some_and(AuthKind::passes_through));
     let any_passes = pass.any(|passes| passes);
     let Some((section, draft)) = &drafts.routes else {
         if any_passes && let [_, (second, _), ..] = drafts.backends[..] {
@@ -343,7 +343,7 @@ fn warn_of_idle_backends(draft: &Draft, drafts: &Drafts<'_>, report: &mut Report
 
 fn all_pass_through(drafts: &Drafts<'_>) -> bool {
     let mut servers = drafts.servers.iter();
-    servers.all(|(_, draft)| auth_of(draft) == Some(AuthKind::Passthrough))
+    servers.all(|(_, draft)| auth_of(draft).is_some_and(AuthKind::passes_through))
 }
 
 fn names<'a>(drafts: &Drafts<'a>) -> Vec<&'a str> {

@@ -389,6 +389,24 @@ pub enum AuthKind {
     Passthrough,
 }
 
+impl AuthKind {
+    /// Whether the auth servers of `auth_http` are asked.
+    pub fn asks_auth_servers(self) -> bool {
+        match self {
+            Self::Http => true,
+            Self::Passthrough => false,
+        }
+    }
+
+    /// Whether the backend decides, which then must be one of ours.
+    pub fn passes_through(self) -> bool {
+        match self {
+            Self::Http => false,
+            Self::Passthrough => true,
+        }
+    }
+}
+
 /// `imap_capabilities`, `pop3_capabilities`, `smtp_capabilities`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Capabilities {

@@ -139,7 +139,9 @@ fn sample_servers(text: &mut String) {
 fn sample_remark(text: &mut String, place: Place) {
     let (about, header) = match place {
         Place::Routes => (OF_ROUTES, "[routes]"),
-        _ => (OF_BACKENDS, "[backend office]"),
+        Place::Postern | Place::Mail | Place::Server | Place::Backend => {
+            (OF_BACKENDS, "[backend office]")
+        }
     };
     text.push_str(&prose(about));
     let _ = writeln!(text, ";{header}");

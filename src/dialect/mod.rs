@@ -191,7 +191,8 @@ fn authenticate(
 ) -> Result<Option<Credentials>, Cause> {
     let salt = match mechanism {
         Mechanism::CramMd5 => session.salt()?,
-        _ => String::new(),
+        Mechanism::Plain | Mechanism::Login | Mechanism::External => String::new(),
+        Mechanism::Xoauth2 | Mechanism::OauthBearer => String::new(),
     };
     let mut exchange = Exchange::new(mechanism, salt);
     let mut next = exchange.begin(initial);
@@ -218,7 +219,8 @@ fn authenticate(
 }
 
 /// Sends an auth server's error challenge for an OAuth login and waits for the dummy answer that the
-/// mechanism prescribes. Whether it came; if not, the client has been told.
+/// mechanism prescribes. Whether the login's refusal is still to be said; if not, the client has been
+/// told that its answer is none.
 ///
 /// # Errors
 /// The connection failed, or the answer was one command too many.
@@ -229,14 +231,18 @@ pub fn exchange_sasl_error(
     method: Method,
     challenge: &[u8],
 ) -> Result<bool, Cause> {
+    let dummy = match method {
+        Method::OauthBearer => OAUTHBEARER_DUMMY,
+        Method::Xoauth2 => XOAUTH2_DUMMY,
+        // They have no error challenge.
+        Method::Plain | Method::Apop | Method::CramMd5 | Method::External | Method::None => {
+            return Ok(true);
+        }
+    };
     let challenge = line(&[dialect.challenge_prefix(), challenge]);
     reply(session, client, &challenge)?;
     let answer = read_client_line(dialect, session, client, &[])?;
     count_command(dialect, session, client)?;
-    let dummy = match method {
-        Method::OauthBearer => OAUTHBEARER_DUMMY,
-        _ => XOAUTH2_DUMMY,
-    };
     if *answer != dummy {
         reply(session, client, &dialect.bad_command())?;
         return Ok(false);
@@ -262,7 +268,10 @@ fn announced(configured: Mechanisms) -> impl Iterator<Item = &'static str> {
         .filter(move |&mechanism| match mechanism {
             Mechanism::Plain => configured.plain,
             Mechanism::Login => configured.login,
-            other => is_enabled(other, configured),
+            Mechanism::CramMd5
+            | Mechanism::External
+            | Mechanism::Xoauth2
+            | Mechanism::OauthBearer => is_enabled(mechanism, configured),
         })
         .map(Mechanism::name)
 }

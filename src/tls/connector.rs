@@ -170,9 +170,13 @@ fn read(settings: &ClientSettings, warnings: &mut Vec<Problem>) -> Result<Materi
 }
 
 fn versions(settings: &ClientSettings) -> Result<Vec<Version>, Problem> {
-    if settings.tls_library == Library::Native {
-        return native_setup::client_versions(settings);
+    match settings.tls_library {
+        Library::Native => native_setup::client_versions(settings),
+        Library::Rustls => rustls_versions(settings),
     }
+}
+
+fn rustls_versions(settings: &ClientSettings) -> Result<Vec<Version>, Problem> {
     let supported = [Version::Tls12, Version::Tls13];
     let versions = ciphers::versions(
         "proxy_ssl_protocols",

@@ -175,8 +175,9 @@ impl Answers {
             AuthMechanism::Xoauth2 => Some(Mechanism::Xoauth2),
             AuthMechanism::Oauthbearer => Some(Mechanism::OauthBearer),
             // An authorization identity goes with SASL PLAIN alone (RFC 4616).
-            _ if grant.authzid.is_some() => Some(Mechanism::Plain),
-            _ => None,
+            AuthMechanism::Auto | AuthMechanism::Login | AuthMechanism::Off => {
+                grant.authzid.is_some().then_some(Mechanism::Plain)
+            }
         };
         let chooses = grant.asks_for_token_mechanisms();
         if (fixed.is_some() || chooses) && self.capabilities.is_empty() {

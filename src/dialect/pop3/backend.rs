@@ -88,14 +88,17 @@ fn mechanism(
     grant: &Grant,
     total: &mut usize,
 ) -> Result<Option<Mechanism>, Cause> {
-    match grant.mechanism {
-        AuthMechanism::Plain => return Ok(Some(Mechanism::Plain)),
-        AuthMechanism::Xoauth2 => return Ok(Some(Mechanism::Xoauth2)),
-        AuthMechanism::Oauthbearer => return Ok(Some(Mechanism::OauthBearer)),
+    let fixed = match grant.mechanism {
+        AuthMechanism::Plain => Some(Mechanism::Plain),
+        AuthMechanism::Xoauth2 => Some(Mechanism::Xoauth2),
+        AuthMechanism::Oauthbearer => Some(Mechanism::OauthBearer),
         // An authorization identity goes with SASL PLAIN alone (RFC 4616).
-        _ if grant.authzid.is_some() => return Ok(Some(Mechanism::Plain)),
-        _ if !grant.asks_for_token_mechanisms() => return Ok(None),
-        _ => {}
+        AuthMechanism::Auto | AuthMechanism::Login | AuthMechanism::Off => {
+            grant.authzid.is_some().then_some(Mechanism::Plain)
+        }
+    };
+    if fixed.is_some() || !grant.asks_for_token_mechanisms() {
+        return Ok(fixed);
     }
     let lines = ask_capabilities(session, backend, total)?;
     let offered = |mechanism: Mechanism| {
