@@ -28,7 +28,7 @@ use crate::tls::{Library, VerifyClient};
 
 /// The kinds of sections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum SectionKind {
     /// `[postern]`
     Postern,
     /// `[mail]`
@@ -41,7 +41,7 @@ pub(super) enum Place {
     Routes,
 }
 
-impl Place {
+impl SectionKind {
     /// In the order of the sample.
     pub(super) const ALL: [Self; 5] = [
         Self::Postern,
@@ -74,7 +74,7 @@ pub(super) struct Directive {
     /// The key.
     pub(super) name: &'static str,
     /// Sections it may stand in.
-    pub(super) places: &'static [Place],
+    pub(super) sections: &'static [SectionKind],
     /// What a value looks like, for people.
     pub(super) kind: &'static str,
     /// What holds where it is not set.
@@ -124,8 +124,8 @@ pub(super) enum Setter {
 
 impl Directive {
     /// Whether it may stand in such a section.
-    pub(super) fn stands_in(&self, place: Place) -> bool {
-        self.places.contains(&place)
+    pub(super) fn stands_in(&self, kind: SectionKind) -> bool {
+        self.sections.contains(&kind)
     }
 
     /// The default for people.
@@ -171,7 +171,7 @@ pub(super) fn find(name: &str) -> Option<&'static Directive> {
 
 const fn row(
     name: &'static str,
-    places: &'static [Place],
+    sections: &'static [SectionKind],
     kind: &'static str,
     default: DefaultValue,
     setter: Setter,
@@ -179,7 +179,7 @@ const fn row(
 ) -> Directive {
     Directive {
         name,
-        places,
+        sections,
         kind,
         default,
         setter,
@@ -262,13 +262,13 @@ fn add<T>(list: &mut Vec<T>, item: Result<T, String>) -> Result<(), String> {
     Ok(())
 }
 
-const POSTERN: &[Place] = &[Place::Postern];
-const SERVER: &[Place] = &[Place::Server];
-const MAIL: &[Place] = &[Place::Mail, Place::Server];
-const LOG: &[Place] = &[Place::Postern, Place::Mail, Place::Server];
-const TO_BACKEND: &[Place] = &[Place::Mail, Place::Server, Place::Backend];
-const BACKEND: &[Place] = &[Place::Backend];
-const ROUTES: &[Place] = &[Place::Routes];
+const POSTERN: &[SectionKind] = &[SectionKind::Postern];
+const SERVER: &[SectionKind] = &[SectionKind::Server];
+const MAIL: &[SectionKind] = &[SectionKind::Mail, SectionKind::Server];
+const LOG: &[SectionKind] = &[SectionKind::Postern, SectionKind::Mail, SectionKind::Server];
+const TO_BACKEND: &[SectionKind] = &[SectionKind::Mail, SectionKind::Server, SectionKind::Backend];
+const BACKEND: &[SectionKind] = &[SectionKind::Backend];
+const ROUTES: &[SectionKind] = &[SectionKind::Routes];
 
 const SWITCH: &str = "on | off";
 const TIME: &str = "time";
@@ -1399,7 +1399,7 @@ mod tests {
                 .iter()
                 .any(|d| d.name == directive.name);
             assert!(!twice, "{}", directive.name);
-            assert!(!directive.places.is_empty() && !directive.help.is_empty());
+            assert!(!directive.sections.is_empty() && !directive.help.is_empty());
             assert!(directive.help.ends_with('.'), "{}", directive.name);
         }
     }
