@@ -30,8 +30,8 @@ pub struct Entrance {
     pub listen: Listen,
 }
 
-/// One listener and what it needs to let connections in.
-pub struct Acceptor {
+/// The loop that accepts on one listener, and what it needs to let connections in.
+pub struct AcceptLoop {
     /// The socket.
     pub listener: Arc<Listener>,
     /// Whose it is. The first takes every connection that is not to the very address of another: a
@@ -45,7 +45,7 @@ pub struct Acceptor {
     pub log: Log,
 }
 
-impl Acceptor {
+impl AcceptLoop {
     /// Accepts until it is woken.
     pub fn run(&self) {
         let refusals = Seldom::new();

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use nix::sys::eventfd::EventFd;
 
-use crate::accept::{Acceptor, Entrance};
+use crate::accept::{AcceptLoop, Entrance};
 use crate::admission::Admission;
 use crate::config::{Listen, ListenAddress};
 use crate::log::{Log, Severity};
@@ -146,7 +146,7 @@ impl Front {
         let wake = Arc::new(wake);
         let listening = bound.listening();
         let listener = Arc::clone(&bound.listener);
-        let acceptor = Acceptor {
+        let accept_loop = AcceptLoop {
             listener: bound.listener,
             entrances: bound.entrances,
             admission: Arc::clone(admission),
@@ -154,7 +154,7 @@ impl Front {
             log: log.clone(),
         };
         Ok(Self {
-            thread: spawn("accept", move || acceptor.run())
+            thread: spawn("accept", move || accept_loop.run())
                 .map_err(|error| format!("cannot start a thread: {error}"))?,
             listener,
             listening,

@@ -2,21 +2,22 @@
 //! it as long as they live, so that a reload does not touch them.
 
 use std::cell::RefCell;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use crate::auth::Authenticator;
 use crate::auth::http::AuthHttp;
 use crate::auth::passthrough::Passthrough;
+use crate::backend::capabilities::{self, Asker, Learned};
 use crate::backend::route::Router;
-use crate::backend::{Backend, Visits, capabilities, check};
-use crate::config::{self, AuthKind, Capabilities, Config, Protocol};
-use crate::dialect::{self, Record};
+use crate::backend::{Backend, Visits, check};
+use crate::config::{self, AuthKind, Capabilities, Config};
 use crate::log::{Log, Seldom, Severity};
 use crate::net::address::Address;
 use crate::net::http::HttpClient;
 use crate::net::resolve::{Dns, PendingName};
+use crate::protocol::{Protocol, Record};
 use crate::session::relay::Relays;
-use crate::system::threads::{Threads, spawn};
+use crate::system::threads::Threads;
 use crate::tls::{Acceptor, ClientSettings, Connector, Problem, SessionCaches};
 
 /// A server that sessions can run on.
@@ -33,7 +34,7 @@ pub struct Service {
     /// The backends, and which login belongs to which.
     pub router: Arc<Router>,
     /// What the backends offer, once they have been asked (`imap_capabilities = auto` and its like).
-    learned: RwLock<Option<Arc<[String]>>>,
+    learned: Arc<Learned>,
     /// Who knows names and addresses.
     pub dns: Dns,
     /// TLS towards clients, where any listener or STARTTLS wants it.
@@ -93,9 +94,7 @@ pub fn visit_backends(services: &[Arc<Service>]) -> std::io::Result<Arc<Visits>>
             protocols.push(service.conf.protocol);
         }
         if service.capabilities_are_learned() {
-            let (service, visits) = (Arc::downgrade(service), Arc::downgrade(&visits));
-            let ask = move || capabilities::keep_asking(&service, &visits);
-            spawn("capabilities", ask)?;
+            capabilities::start(service.asker(), Arc::downgrade(&visits))?;
         }
     }
     for backend in first.router.backends() {
@@ -139,7 +138,7 @@ impl Service {
             own => own,
         };
         let dns = Dns::new(conf.resolver.as_ref())?;
-        let record = dialect::record(conf.protocol);
+        let record = conf.protocol.record();
         let https = conf.auth_http.iter().any(|url| url.tls);
         let auth_connector = match https {
             true => Some(shared.connector(conf, &conf.auth_http_tls)?),
@@ -156,18 +155,23 @@ impl Service {
                 Some(built.map_err(|problems| in_words(conf, &problems))?.0)
             }
         };
+        let connector = shared.connector(conf, &conf.proxy_tls);
+        let router = Arc::clone(&shared.router);
         Ok(Arc::new(Self {
             record,
             acceptor,
-            connector: shared.connector(conf, &conf.proxy_tls),
             refreshed: Seldom::new(),
             log: Log::open(targets, &conf.error_log_user_tag)?,
             auth: match conf.auth {
-                AuthKind::Http => Box::new(AuthHttp::new(servers.collect())),
-                AuthKind::Passthrough => Box::new(Passthrough::new(Arc::clone(&shared.router))),
+                AuthKind::Http => {
+                    let servers = servers.collect();
+                    Box::new(AuthHttp::new(conf, servers, router, connector.clone()))
+                }
+                AuthKind::Passthrough => Box::new(Passthrough::new(conf, router)),
             },
+            connector,
             router: Arc::clone(&shared.router),
-            learned: RwLock::new(None),
+            learned: Arc::default(),
             auth_connector,
             dns,
             threads: shared.threads.clone(),
@@ -201,44 +205,38 @@ impl Service {
     /// The capabilities that clients are told before their login: those configured, those learned, or
     /// until these are known the protocol's default.
     pub fn capabilities(&self) -> Arc<[String]> {
-        match self.configured_capabilities() {
+        match self.conf.capabilities() {
             Capabilities::Fixed(items) => items.as_slice().into(),
             Capabilities::Auto => {
-                let learned = self.learned.read().unwrap_or_else(PoisonError::into_inner);
                 let default = || {
                     Capabilities::without_backends(self.conf.protocol)
                         .fixed()
                         .into()
                 };
-                learned.clone().unwrap_or_else(default)
+                self.learned.list().unwrap_or_else(default)
             }
         }
     }
 
-    /// Takes what the backends offer.
-    pub fn learn_capabilities(&self, list: Vec<String>) {
-        *self.learned.write().unwrap_or_else(PoisonError::into_inner) = Some(list.into());
+    fn asker(&self) -> Asker {
+        Asker {
+            server: self.conf.name.clone(),
+            server_name: self.conf.server_name.clone(),
+            protocol: self.conf.protocol,
+            router: Arc::clone(&self.router),
+            dns: self.dns.clone(),
+            log: self.log.clone(),
+            learned: Arc::downgrade(&self.learned),
+        }
     }
 
     fn capabilities_are_learned(&self) -> bool {
-        *self.configured_capabilities() == Capabilities::Auto && !self.router.backends().is_empty()
-    }
-
-    fn configured_capabilities(&self) -> &Capabilities {
-        match self.conf.protocol {
-            Protocol::Imap => &self.conf.imap_capabilities,
-            Protocol::Pop3 => &self.conf.pop3_capabilities,
-            Protocol::Smtp => &self.conf.smtp_capabilities,
-        }
+        *self.conf.capabilities() == Capabilities::Auto && !self.router.backends().is_empty()
     }
 
     /// Bytes of a client's command, as the protocol's directive says.
     pub fn client_buffer(&self) -> usize {
-        match self.conf.protocol {
-            Protocol::Imap => self.conf.imap_client_buffer,
-            Protocol::Pop3 => self.conf.pop3_client_buffer,
-            Protocol::Smtp => self.conf.smtp_client_buffer,
-        }
+        self.conf.client_buffer()
     }
 
     /// Starts looking up the name of an SMTP client, if there is a `resolver` to ask.

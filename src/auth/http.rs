@@ -3,19 +3,20 @@
 //!
 //! It fails closed: what is not a complete and consistent OK lets nobody in.
 
-use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Authenticator, Grant, Refusal, Verdict};
-use crate::config::{Protocol, ProxySsl};
-use crate::log::{Severity, escape};
+use super::{AuthError, Authenticator, LoginRefusal, Request, Verdict, Warning};
+use crate::backend::grant::{AddressSettings, Grant};
+use crate::backend::route::Router;
+use crate::config::{self, ProxySsl};
+use crate::log::escape;
 use crate::net::http::{HttpClient, HttpError, Response};
 use crate::net::line::Line;
 use crate::net::socket::Deadline;
+use crate::protocol::Protocol;
 use crate::sasl::{Credentials, Envelope};
-use crate::session::error::Cause;
-use crate::session::{Session, Step};
-use crate::tls::Verdict as Certificate;
+use crate::tls::{Connector, Facts, Verdict as Certificate};
 
 /// Longest `Auth-Wait` that is believed.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
@@ -40,6 +41,17 @@ const MEANINGFUL: [&str; 12] = [
 #[derive(Debug)]
 pub struct AuthHttp {
     servers: Vec<HttpClient>,
+    protocol: Protocol,
+    /// `auth_http_timeout`
+    timeout: Duration,
+    /// `auth_http_header`
+    headers: Vec<(String, String)>,
+    /// `auth_http_pass_client_cert`
+    passes_certificate: bool,
+    /// The backends that an answer can name.
+    router: Arc<Router>,
+    /// How addresses are spoken to that an answer names.
+    addresses: AddressSettings,
 }
 
 impl Authenticator for AuthHttp {
@@ -49,19 +61,18 @@ impl Authenticator for AuthHttp {
     /// No server answered in time, or the answer is unusable.
     fn authenticate(
         &self,
-        session: &mut Session,
-        credentials: &Credentials,
-    ) -> Result<Verdict, Cause> {
-        let request = request(session, credentials)?;
-        session.step = Step::InHttpAuth;
-        let limit = session.service.conf.auth_http_timeout;
-        let deadline = Deadline::after(limit, "auth_http_timeout");
-        let (client, response) = self.ask(session, &request, deadline)?;
+        request: &Request<'_>,
+        warn: &dyn Fn(&Warning),
+    ) -> Result<Verdict, AuthError> {
+        let head = self.head(request);
+        let deadline = Deadline::after(self.timeout, "auth_http_timeout");
+        let (client, response) = self.ask(&head, deadline, warn)?;
         let answer = Answer {
+            method: self,
             server: client.name(),
             response,
         };
-        answer.verdict(session, credentials)
+        answer.verdict(request.credentials)
     }
 
     fn is_own(&self) -> bool {
@@ -70,100 +81,118 @@ impl Authenticator for AuthHttp {
 }
 
 impl AuthHttp {
-    /// At least one server.
-    pub fn new(servers: Vec<HttpClient>) -> Self {
-        Self { servers }
+    /// At least one server. `connector` is for TLS towards the addresses that they name.
+    pub fn new(
+        conf: &config::Server,
+        servers: Vec<HttpClient>,
+        router: Arc<Router>,
+        connector: Result<Connector, String>,
+    ) -> Self {
+        Self {
+            servers,
+            protocol: conf.protocol,
+            timeout: conf.auth_http_timeout,
+            headers: conf.auth_http_header.clone(),
+            passes_certificate: conf.auth_http_pass_client_cert,
+            router,
+            addresses: AddressSettings {
+                proxy_protocol: conf.proxy_protocol,
+                xclient: conf.xclient,
+                ssl: conf.proxy_ssl,
+                connector,
+                smtp_auth: conf.proxy_smtp_auth,
+            },
+        }
     }
 
     /// The first answer. A server that does not answer leaves its successors an equal share of the
     /// time.
     fn ask(
         &self,
-        session: &Session,
-        request: &[u8],
+        head: &[u8],
         deadline: Deadline,
-    ) -> Result<(&HttpClient, Response), Cause> {
+        warn: &dyn Fn(&Warning),
+    ) -> Result<(&HttpClient, Response), AuthError> {
         let mut failed = None;
         for (at, client) in self.servers.iter().enumerate() {
             let others = u32::try_from(self.servers.len() - at).unwrap_or(1);
             let share = deadline.remaining().unwrap_or_default() / others;
-            let error = match client.get(request, Deadline::after(share, "auth_http_timeout")) {
+            let error = match client.get(head, Deadline::after(share, "auth_http_timeout")) {
                 Ok(response) => return Ok((client, response)),
                 Err(error) => error,
             };
             if others > 1 {
-                let text = format!(
-                    "auth http server {}: {error}, trying the next",
-                    client.name()
-                );
-                session.log_failure(Severity::Warn, file!(), &text, error.into_io().as_ref());
+                let name = client.name();
+                warn(&Warning {
+                    src: file!(),
+                    text: format!("auth http server {name}: {error}, trying the next"),
+                    error: error.into_io(),
+                });
             } else {
                 failed = Some(failure(client, error));
             }
         }
-        Err(failed.unwrap_or_else(|| Cause::Internal("no auth server is configured".into())))
+        Err(failed.unwrap_or(AuthError::NoServer))
+    }
+
+    /// The headers of one request, in their fixed order and spelling.
+    fn head(&self, request: &Request<'_>) -> Line {
+        let credentials = request.credentials;
+        // Large enough not to grow: a vector that grows leaves copies of a password behind.
+        let secrets = 3 * (credentials.login.len() + credentials.secret.expose().len());
+        let mut head = Head(Line::new(Vec::with_capacity(64 * 1024 + secrets)));
+        head.add("Auth-Method", credentials.method.name());
+        head.add_encoded("Auth-User", &credentials.login);
+        head.add_encoded("Auth-Pass", credentials.secret.expose());
+        if let Some(salt) = &credentials.salt {
+            head.add("Auth-Salt", salt);
+        }
+        head.add("Auth-Protocol", self.protocol.name());
+        head.add("Auth-Login-Attempt", &request.attempt.to_string());
+        let ip = request.client.ip();
+        head.add("Client-IP", &ip.map_or("unix:".into(), |ip| ip.to_string()));
+        if let Some(name) = &request.client_host {
+            head.add("Client-Host", &name.to_string());
+        }
+        if let Some((source, destination)) = request.proxied {
+            let addresses = [
+                ("Addr", "Port", source),
+                ("Server-Addr", "Server-Port", destination),
+            ];
+            for (addr, port, address) in addresses {
+                let ip = address.ip().to_string();
+                head.add(&format!("Proxy-Protocol-{addr}"), &ip);
+                head.add(
+                    &format!("Proxy-Protocol-{port}"),
+                    &address.port().to_string(),
+                );
+            }
+        }
+        if let Some(envelope) = &credentials.envelope {
+            head.add_envelope(envelope);
+        }
+        if let Some(tls) = request.tls {
+            head.add_tls(tls, self.passes_certificate);
+        }
+        if let Some(authzid) = &credentials.authzid {
+            head.add_encoded("Auth-Authzid", authzid);
+        }
+        for (name, value) in &self.headers {
+            head.add(name, value);
+        }
+        head.0
     }
 }
 
 /// The last server's failure, in the words that nginx has for it.
-fn failure(client: &HttpClient, error: HttpError) -> Cause {
+fn failure(client: &HttpClient, error: HttpError) -> AuthError {
     let server = client.name();
     let text = match &error {
         HttpError::Timeout => format!("auth http server {server} timed out"),
         HttpError::Connect(_) => "recv() failed".to_owned(),
         other => format!("auth http server {server}: {other}"),
     };
-    Cause::AuthService(text, error.into_io())
-}
-
-/// The headers of one request, in their fixed order and spelling.
-fn request(session: &mut Session, credentials: &Credentials) -> Result<Line, Cause> {
-    // Large enough not to grow: a vector that grows leaves copies of a password behind.
-    let secrets = 3 * (credentials.login.len() + credentials.secret.expose().len());
-    let mut head = Head(Line::new(Vec::with_capacity(64 * 1024 + secrets)));
-    head.add("Auth-Method", credentials.method.name());
-    head.add_encoded("Auth-User", &credentials.login);
-    head.add_encoded("Auth-Pass", credentials.secret.expose());
-    if let Some(salt) = &credentials.salt {
-        head.add("Auth-Salt", salt);
-    }
-    head.add("Auth-Protocol", session.service.record.name);
-    head.add("Auth-Login-Attempt", &session.attempts.to_string());
-    let client = session.client;
-    head.add(
-        "Client-IP",
-        &client.ip().map_or("unix:".into(), |ip| ip.to_string()),
-    );
-    if session.service.conf.protocol == Protocol::Smtp {
-        let limit = 2 * session.service.conf.resolver_timeout;
-        let name = session.host_name(Deadline::after(limit, "resolver_timeout"))?;
-        head.add("Client-Host", &name.to_string());
-    }
-    if let Some((source, destination)) = session.proxied {
-        let addresses = [
-            ("Addr", "Port", source),
-            ("Server-Addr", "Server-Port", destination),
-        ];
-        for (addr, port, address) in addresses {
-            let ip = address.ip().to_string();
-            head.add(&format!("Proxy-Protocol-{addr}"), &ip);
-            head.add(
-                &format!("Proxy-Protocol-{port}"),
-                &address.port().to_string(),
-            );
-        }
-    }
-    if let Some(envelope) = &credentials.envelope {
-        head.add_envelope(envelope);
-    }
-    head.add_tls(session);
-    if let Some(authzid) = &credentials.authzid {
-        head.add_encoded("Auth-Authzid", authzid);
-    }
-    for (name, value) in &session.service.conf.auth_http_header {
-        head.add(name, value);
-    }
-    Ok(head.0)
+    AuthError::Service(text, error.into_io())
 }
 
 /// Header lines under construction.
@@ -199,10 +228,7 @@ impl Head {
         self.add_bytes("Auth-SMTP-To", &envelope.to);
     }
 
-    fn add_tls(&mut self, session: &Session) {
-        let Some(tls) = &session.tls else {
-            return;
-        };
+    fn add_tls(&mut self, tls: &Facts, passes_certificate: bool) {
         self.add("Auth-SSL", "on");
         self.add_filled("Auth-SSL-Protocol", &tls.protocol);
         self.add_filled("Auth-SSL-Cipher", &tls.cipher);
@@ -217,7 +243,7 @@ impl Head {
         self.add_filled("Auth-SSL-Issuer", &peer.issuer);
         self.add_filled("Auth-SSL-Serial", &peer.serial);
         self.add_filled("Auth-SSL-Fingerprint", &peer.fingerprint);
-        if session.service.conf.auth_http_pass_client_cert {
+        if passes_certificate {
             self.add_encoded("Auth-SSL-Cert", peer.pem.as_bytes());
         }
     }
@@ -232,13 +258,14 @@ impl Head {
 }
 
 /// One auth server's answer.
-struct Answer {
+struct Answer<'a> {
+    method: &'a AuthHttp,
     server: String,
     response: Response,
 }
 
-impl Answer {
-    fn verdict(&self, session: &Session, credentials: &Credentials) -> Result<Verdict, Cause> {
+impl Answer<'_> {
+    fn verdict(&self, credentials: &Credentials) -> Result<Verdict, AuthError> {
         self.check_headers()?;
         match self.header("Auth-Status") {
             None | Some(b"") => Err(self.unusable("did not send Auth-Status")),
@@ -247,8 +274,8 @@ impl Answer {
                 let status = self.response.status;
                 Err(self.unusable(&format!("sent OK with HTTP status {status}")))
             }
-            Some(b"OK") => self.grant(session, credentials),
-            Some(text) => Ok(Verdict::Refused(Refusal {
+            Some(b"OK") => self.grant(credentials),
+            Some(text) => Ok(Verdict::Refused(LoginRefusal {
                 text: text.to_vec(),
                 code: self
                     .header("Auth-Error-Code")
@@ -264,8 +291,8 @@ impl Answer {
         }
     }
 
-    fn grant(&self, session: &Session, credentials: &Credentials) -> Result<Verdict, Cause> {
-        let mut grant = self.target(session, credentials)?;
+    fn grant(&self, credentials: &Credentials) -> Result<Verdict, AuthError> {
+        let mut grant = self.target(credentials)?;
         if let Some(value) = self.header("Auth-SMTP-Auth") {
             grant.smtp_auth = value.eq_ignore_ascii_case(b"on");
         }
@@ -284,15 +311,17 @@ impl Answer {
         if let Some(password) = self.filled("Auth-Pass") {
             grant.set_password(password);
         }
-        let protocol = session.service.conf.protocol;
-        let needs_password = protocol != Protocol::Smtp || grant.smtp_auth && !grant.without_login;
+        let needs_password = match self.method.protocol {
+            Protocol::Imap | Protocol::Pop3 => true,
+            Protocol::Smtp => grant.smtp_auth && !grant.without_login,
+        };
         if needs_password && !grant.has_password() {
             return Err(self.unusable("did not send password"));
         }
         if credentials.authzid.is_some() {
             let repeated = self.header("Auth-Authzid").map(<[u8]>::to_vec);
             if repeated != credentials.authzid {
-                return Ok(Verdict::Refused(Refusal::ours(
+                return Ok(Verdict::Refused(LoginRefusal::ours(
                     "authorization identity refused",
                 )));
             }
@@ -302,16 +331,15 @@ impl Answer {
     }
 
     /// `Auth-Backend`, or else an address and port.
-    fn target(&self, session: &Session, credentials: &Credentials) -> Result<Grant, Cause> {
-        let service = &session.service;
+    fn target(&self, credentials: &Credentials) -> Result<Grant, AuthError> {
         if let Some(name) = self.filled("Auth-Backend") {
             let name = String::from_utf8_lossy(name);
-            let Some(backend) = service.router.backend(&name) else {
+            let Some(backend) = self.method.router.backend(&name) else {
                 let name = escape(name.as_bytes());
                 return Err(self.unusable(&format!("named an unknown backend:\"{name}\"")));
             };
             let mut grant = Grant::to_backend(&backend, credentials);
-            grant.smtp_auth = service.conf.proxy_smtp_auth;
+            grant.smtp_auth = self.method.addresses.smtp_auth;
             return Ok(grant);
         }
         let (Some(host), Some(port)) = (self.header("Auth-Server"), self.header("Auth-Port"))
@@ -320,11 +348,12 @@ impl Answer {
         };
         let host = self.backend_host(host)?;
         let port = self.backend_port(port)?;
-        Ok(Grant::to_address(host, port, service, credentials))
+        let settings = &self.method.addresses;
+        Ok(Grant::to_address(host, port, settings, credentials))
     }
 
     /// An address or a host name.
-    fn backend_host(&self, host: &[u8]) -> Result<String, Cause> {
+    fn backend_host(&self, host: &[u8]) -> Result<String, AuthError> {
         let text = std::str::from_utf8(host).unwrap_or_default();
         let bare = text
             .strip_prefix('[')
@@ -340,7 +369,7 @@ impl Answer {
         Err(self.unusable(&format!("sent invalid server address:\"{}\"", escape(host))))
     }
 
-    fn backend_port(&self, port: &[u8]) -> Result<u16, Cause> {
+    fn backend_port(&self, port: &[u8]) -> Result<u16, AuthError> {
         let digits = std::str::from_utf8(port).unwrap_or_default();
         digits
             .parse()
@@ -367,7 +396,7 @@ impl Answer {
         self.header(name).filter(|value| !value.is_empty())
     }
 
-    fn check_headers(&self) -> Result<(), Cause> {
+    fn check_headers(&self) -> Result<(), AuthError> {
         for name in MEANINGFUL {
             let mut values = self
                 .response
@@ -383,10 +412,8 @@ impl Answer {
         Ok(())
     }
 
-    fn unusable(&self, what: &str) -> Cause {
-        let mut text = format!("auth http server {}", self.server);
-        let _ = write!(text, " {what}");
-        Cause::AuthService(text, None)
+    fn unusable(&self, what: &str) -> AuthError {
+        AuthError::Service(format!("auth http server {} {what}", self.server), None)
     }
 }
 
@@ -401,23 +428,4 @@ fn is_error_code(code: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_controls_space_and_percent_are_encoded() {
-        let mut head = Head(Line::new(Vec::new()));
-        head.add_encoded("Auth-User", b"a b%c\r\n\x7f\xc3\xa9\"+");
-        assert_eq!(*head.0, b"Auth-User: a%20b%25c%0D%0A\x7f\xc3\xa9\"+\r\n");
-    }
-
-    #[test]
-    fn an_error_code_refuses() {
-        for good in [&b"535 5.7.8"[..], b"454 4.7.0", b"550"] {
-            assert!(is_error_code(good));
-        }
-        for bad in [&b"250 OK"[..], b"", b"5", b"535-5.7.8", b"5x5"] {
-            assert!(!is_error_code(bad));
-        }
-    }
-}
+mod tests;

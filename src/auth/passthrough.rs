@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use super::{Authenticator, Grant, Refusal, Verdict};
+use super::{AuthError, Authenticator, LoginRefusal, Request, Verdict, Warning};
+use crate::backend::grant::Grant;
 use crate::backend::route::{Router, Way};
-use crate::config::{self, Protocol};
-use crate::sasl::Credentials;
-use crate::session::Session;
-use crate::session::error::Cause;
+use crate::config;
+use crate::protocol::Protocol;
 
 /// Logins that a session may try.
 pub const ATTEMPTS: u32 = 5;
@@ -17,62 +16,75 @@ pub const ATTEMPTS: u32 = 5;
 #[derive(Debug)]
 pub struct Passthrough {
     router: Arc<Router>,
+    protocol: Protocol,
+    /// `login_domain`
+    login_domain: Option<String>,
+    /// `login_domain_pass`
+    login_domain_pass: bool,
+    /// `strip_domain`
+    strip_domain: bool,
 }
 
 impl Passthrough {
-    /// Routes by `router`.
-    pub fn new(router: Arc<Router>) -> Self {
-        Self { router }
+    /// Routes by `router`, and changes logins as the server's directives say.
+    pub fn new(conf: &config::Server, router: Arc<Router>) -> Self {
+        Self {
+            router,
+            protocol: conf.protocol,
+            login_domain: conf.login_domain.clone(),
+            login_domain_pass: conf.login_domain_pass,
+            strip_domain: conf.strip_domain,
+        }
+    }
+
+    /// The login by which the route is chosen.
+    fn with_domain(&self, login: &[u8]) -> Vec<u8> {
+        match &self.login_domain {
+            Some(domain) if !login.contains(&b'@') => [login, b"@", domain.as_bytes()].concat(),
+            Some(_) | None => login.to_vec(),
+        }
+    }
+
+    /// The login that the backend is shown.
+    fn for_backend(&self, full: Vec<u8>, said: &[u8]) -> Vec<u8> {
+        let login = if self.login_domain_pass {
+            full
+        } else {
+            said.to_vec()
+        };
+        match login.iter().rposition(|&byte| byte == b'@') {
+            Some(at) if self.strip_domain && at > 0 => login[..at].to_vec(),
+            Some(_) | None => login,
+        }
     }
 }
 
 impl Authenticator for Passthrough {
     fn authenticate(
         &self,
-        session: &mut Session,
-        credentials: &Credentials,
-    ) -> Result<Verdict, Cause> {
-        let conf = &session.service.conf;
-        let full = with_domain(conf, &credentials.login);
+        request: &Request<'_>,
+        _: &dyn Fn(&Warning),
+    ) -> Result<Verdict, AuthError> {
+        let credentials = request.credentials;
+        let full = self.with_domain(&credentials.login);
         let backend = match self.router.route(&full) {
             Way::To(backend) => backend,
-            Way::Rejected(text) => return Ok(Verdict::Refused(Refusal::ours(&text))),
-            Way::None => return Ok(Verdict::Refused(Refusal::failed())),
+            Way::Rejected(text) => return Ok(Verdict::Refused(LoginRefusal::ours(&text))),
+            Way::None => return Ok(Verdict::Refused(LoginRefusal::failed())),
         };
         let mut grant = Grant::to_backend(&backend, credentials);
         // The backend cannot decide about a login that it is not shown.
-        grant.smtp_auth = conf.protocol == Protocol::Smtp;
+        grant.smtp_auth = self.protocol == Protocol::Smtp;
         grant.passthrough = true;
         grant.authzid = credentials.authzid.clone();
-        grant.login = for_backend(conf, full, &credentials.login);
+        grant.login = self.for_backend(full, &credentials.login);
         if !grant.has_password() {
-            return Ok(Verdict::Refused(Refusal::failed()));
+            return Ok(Verdict::Refused(LoginRefusal::failed()));
         }
         Ok(Verdict::Granted(Box::new(grant)))
     }
 
     fn is_own(&self) -> bool {
         true
-    }
-}
-
-/// The login by which the route is chosen.
-fn with_domain(conf: &config::Server, login: &[u8]) -> Vec<u8> {
-    match &conf.login_domain {
-        Some(domain) if !login.contains(&b'@') => [login, b"@", domain.as_bytes()].concat(),
-        _ => login.to_vec(),
-    }
-}
-
-/// The login that the backend is shown.
-fn for_backend(conf: &config::Server, full: Vec<u8>, said: &[u8]) -> Vec<u8> {
-    let login = if conf.login_domain_pass {
-        full
-    } else {
-        said.to_vec()
-    };
-    match login.iter().rposition(|&byte| byte == b'@') {
-        Some(at) if conf.strip_domain && at > 0 => login[..at].to_vec(),
-        _ => login,
     }
 }

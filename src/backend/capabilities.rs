@@ -3,14 +3,16 @@
 //!
 //! Asked at the start, again until every backend has answered, and then now and then.
 
-use std::sync::Weak;
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use super::probe::Probe;
-use super::{Visits, wait_between};
-use crate::config::Protocol;
-use crate::log::Severity;
-use crate::service::Service;
+use super::route::Router;
+use super::{Backend, Visits, wait_between};
+use crate::log::{Log, Severity, escape};
+use crate::net::resolve::Dns;
+use crate::protocol::Protocol;
+use crate::system::threads::spawn;
 
 /// When to ask again as long as a backend has not answered.
 const RETRY: Duration = Duration::from_secs(10);
@@ -18,51 +20,95 @@ const RETRY: Duration = Duration::from_secs(10);
 /// When to ask again afterwards.
 const REFRESH: Duration = Duration::from_secs(3600);
 
-/// Keeps a service's list up to date for as long as the service is used. Runs on a thread of its own.
-pub fn keep_asking(service: &Weak<Service>, visits: &Weak<Visits>) {
-    while let Some(strong) = service.upgrade() {
-        let known = ask(&strong);
-        drop(strong);
-        if !wait_between(visits, if known { REFRESH } else { RETRY }) {
+/// What the backends offer to the clients of one server, once they have all been asked.
+#[derive(Debug, Default)]
+pub struct Learned(RwLock<Option<Arc<[String]>>>);
+
+impl Learned {
+    /// The list, once it is known.
+    pub fn list(&self) -> Option<Arc<[String]>> {
+        let list = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        list.clone()
+    }
+
+    fn take(&self, list: Vec<String>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(list.into());
+    }
+}
+
+/// A server that wants to know what its backends offer.
+#[derive(Debug)]
+pub struct Asker {
+    /// NAME of its section, for the log.
+    pub server: String,
+    /// `server_name`: what SMTP backends are greeted with.
+    pub server_name: String,
+    /// The protocol that the backends are asked in.
+    pub protocol: Protocol,
+    /// Holds the backends.
+    pub router: Arc<Router>,
+    /// Who knows their addresses.
+    pub dns: Dns,
+    /// Where the list is told.
+    pub log: Log,
+    /// Where the list goes; whose end is the end of asking.
+    pub learned: Weak<Learned>,
+}
+
+/// Keeps a server's list up to date for as long as it is used, and the visits go on.
+///
+/// # Errors
+/// The system starts no more threads.
+pub fn start(asker: Asker, visits: Weak<Visits>) -> std::io::Result<()> {
+    // It ends by itself with the visits.
+    spawn("capabilities", move || run(&asker, &visits)).map(drop)
+}
+
+fn run(asker: &Asker, visits: &Weak<Visits>) {
+    while let Some(learned) = asker.learned.upgrade() {
+        let list = asker.ask();
+        let pause = if list.is_some() { REFRESH } else { RETRY };
+        if let Some(list) = list {
+            learned.take(list);
+        }
+        drop(learned);
+        if !wait_between(visits, pause) {
             return;
         }
     }
 }
 
-/// Asks every backend once; whether all have answered.
-fn ask(service: &Service) -> bool {
-    let mut lists = Vec::new();
-    for backend in service.router.backends() {
+impl Asker {
+    /// Asks every backend once; `None` until all have answered.
+    fn ask(&self) -> Option<Vec<String>> {
+        let backends = self.router.backends().iter();
+        let lists: Vec<_> = backends
+            .filter_map(|backend| self.ask_one(backend))
+            .collect();
+        if lists.len() < self.router.backends().len() {
+            return None;
+        }
+        let list = before_login(self.protocol, &lists);
+        let text = format!("capabilities of the backends: {}", list.join(", "));
+        let text = format!("server \"{}\": {}", self.server, escape(text.as_bytes()));
+        self.log.write(Severity::Info, file!(), &text, None, None);
+        Some(list)
+    }
+
+    /// The list of the first host that answers.
+    fn ask_one(&self, backend: &Backend) -> Option<Vec<String>> {
         let deadline = Instant::now() + backend.conf.connect_timeout;
-        let protocol = service.conf.protocol;
         let hosts = backend
-            .candidates(protocol, &service.dns, deadline)
+            .candidates(self.protocol, &self.dns, deadline)
             .unwrap_or_default();
         let mut answers = hosts.iter().map(|host| {
-            let mut probe = Probe::greet(backend, protocol, host)?;
-            let list = probe.capabilities(backend, &host.host, &service.conf.server_name)?;
+            let mut probe = Probe::greet(backend, self.protocol, host)?;
+            let list = probe.capabilities(backend, &host.host, &self.server_name)?;
             probe.leave();
             Ok::<_, String>(list)
         });
-        if let Some(list) = answers.find_map(Result::ok) {
-            lists.push(list);
-        }
+        answers.find_map(Result::ok)
     }
-    let complete = lists.len() == service.router.backends().len();
-    if complete {
-        let list = before_login(service.conf.protocol, &lists);
-        let text = format!("capabilities of the backends: {}", list.join(", "));
-        let text = format!(
-            "server \"{}\": {}",
-            service.conf.name,
-            crate::log::escape(text.as_bytes())
-        );
-        service
-            .log
-            .write(Severity::Info, file!(), &text, None, None);
-        service.learn_capabilities(list);
-    }
-    complete
 }
 
 /// What all lists have in common and a proxy can do before the login, in the first one's order.

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::probe::Probe;
 use super::{Backend, Visits, wait_between};
-use crate::config::Protocol;
 use crate::net::resolve::Dns;
+use crate::protocol::Protocol;
 use crate::system::threads::spawn;
 
 /// Starts the checks of a backend that is used for these protocols.

@@ -3,6 +3,7 @@
 
 pub mod capabilities;
 pub mod check;
+pub mod grant;
 pub mod health;
 pub mod probe;
 pub mod route;
@@ -11,12 +12,19 @@ use std::net::SocketAddr;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
-use crate::config::{self, Balance, Protocol};
+use crate::config::{self, Balance};
 use crate::log::{Log, Severity};
 use crate::net::resolve::Dns;
+use crate::protocol::Protocol;
 use crate::tls::{Connector, Problem};
 
 use self::health::Health;
+
+/// Longest line of a backend before the relay.
+pub const BACKEND_LINE: usize = 8 * 1024;
+
+/// Most bytes of all answers of a backend before the relay.
+pub const BACKEND_TOTAL: usize = 64 * 1024;
 
 /// One `[backend NAME]` at work.
 #[derive(Debug)]

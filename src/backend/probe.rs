@@ -8,21 +8,16 @@ use std::time::Duration;
 
 use socket2::SockAddr;
 
-use super::{Backend, Candidate};
-use crate::config::{Protocol, ProxySsl};
+use super::{BACKEND_LINE, BACKEND_TOTAL, Backend, Candidate};
+use crate::config::ProxySsl;
 use crate::net::conn::{Conn, NetError, Side};
 use crate::net::line::without_end;
 use crate::net::proxy_protocol;
 use crate::net::socket::{Deadline, Socket};
-
-/// Longest line of a backend.
-const LINE: usize = 8 * 1024;
+use crate::protocol::Protocol;
 
 /// Most lines of one answer.
 const LINES: usize = 256;
-
-/// Most bytes of all answers of a visit.
-const TOTAL: usize = 64 * 1024;
 
 /// One visit.
 pub struct Probe {
@@ -42,7 +37,7 @@ impl Probe {
         let socket = Socket::connect(&SockAddr::from(host.address), conf.connect_timeout)
             .map_err(|error| format!("connect() failed: {error}"))?;
         let mut probe = Self {
-            conn: Conn::new(Arc::new(socket), Side::Backend, LINE),
+            conn: Conn::new(Arc::new(socket), Side::Backend, BACKEND_LINE),
             protocol,
             deadline: Deadline::after(conf.connect_timeout, "connect_timeout"),
             total: 0,
@@ -186,7 +181,7 @@ impl Probe {
         let line = without_end(&self.conn.buffered()[..length]).to_vec();
         self.conn.consume(length);
         self.total += length;
-        match self.total > TOTAL {
+        match self.total > BACKEND_TOTAL {
             true => Err("answers without end".into()),
             false => Ok(line),
         }

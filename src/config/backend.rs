@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::address::{Host, host_and_port, port};
 use super::value::{list, shown};
-use super::{Protocol, ProxyProtocol, ProxySsl, Xclient};
+use super::{ProxyProtocol, ProxySsl, Xclient};
+use crate::protocol::Protocol;
 use crate::tls::ClientSettings;
 
 /// One `[backend NAME]`: machines that hold the same mailboxes.
@@ -48,14 +49,14 @@ impl Backend {
     /// Where a host without a port of its own speaks this protocol: what is configured, else with
     /// `proxy_ssl on` the port of implicit TLS (RFC 8314), otherwise the plain one.
     pub fn port(&self, protocol: Protocol) -> u16 {
-        let (set, plain, implicit) = match protocol {
-            Protocol::Imap => (self.imap_port, 143, 993),
-            Protocol::Pop3 => (self.pop3_port, 110, 995),
-            Protocol::Smtp => (self.smtp_port, 25, 465),
+        let set = match protocol {
+            Protocol::Imap => self.imap_port,
+            Protocol::Pop3 => self.pop3_port,
+            Protocol::Smtp => self.smtp_port,
         };
         let by_tls = match self.proxy_ssl {
-            ProxySsl::On => implicit,
-            ProxySsl::Off | ProxySsl::StartTls => plain,
+            ProxySsl::On => protocol.record().tls_port,
+            ProxySsl::Off | ProxySsl::StartTls => protocol.record().port,
         };
         set.unwrap_or(by_tls)
     }

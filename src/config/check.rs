@@ -19,9 +19,10 @@ use super::mistake::MistakeKind;
 use super::source::{At, Report, Section};
 use super::value::shown;
 use super::{
-    AuthKind, Backend, Balance, Config, Files, Listen, ListenAddress, Process, Protocol, ProxySsl,
-    RouteLine, RouteTarget, Server, Starttls,
+    AuthKind, Backend, Balance, Config, Files, Listen, ListenAddress, Process, ProxySsl, RouteLine,
+    RouteTarget, Server, Starttls,
 };
+use crate::protocol::Protocol;
 
 /// Applies the rules and gives what is left when they hold, without the warnings. After a mistake
 /// the result is not to be used.
@@ -134,7 +135,7 @@ fn describe_backend(text: &mut String, backend: &Backend) {
     for host in &backend.hosts {
         let _ = write!(text, " {host}");
     }
-    for protocol in [Protocol::Imap, Protocol::Pop3, Protocol::Smtp] {
+    for protocol in Protocol::ALL {
         let _ = write!(text, "  {} {}", protocol.name(), backend.port(protocol));
     }
     text.push_str(match backend.proxy_ssl {
@@ -338,7 +339,7 @@ fn check_server(
         name: name.to_owned(),
         protocol: protocol.unwrap_or(Protocol::Imap),
         auth: auth.unwrap_or(AuthKind::Http),
-        proxy_smtp_auth: draft.server.proxy_smtp_auth || auth.is_some_and(AuthKind::asks_backend),
+        proxy_smtp_auth: draft.server.proxy_smtp_auth || auth.is_some_and(AuthKind::passes_through),
         error_log: draft.error_log,
         error_log_user_tag: draft.error_log_user_tag,
         ..draft.server

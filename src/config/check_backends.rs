@@ -11,9 +11,10 @@ use super::draft::{Draft, Drafts};
 use super::route::{parse_map, read_file, unknown_backend};
 use super::source::{At, Report, Section};
 use super::{
-    AuthKind, AuthMechanism, Backend, Capabilities, Pattern, Protocol, ProxySsl, RouteLine,
-    RouteTarget, Server,
+    AuthKind, AuthMechanism, Backend, Capabilities, Pattern, ProxySsl, RouteLine, RouteTarget,
+    Server,
 };
+use crate::protocol::Protocol;
 
 /// Keys of `[mail]` and `[server]` in whose place a backend has its own.
 const OF_BACKENDS: [&str; 3] = ["proxy_ssl", "proxy_protocol", "xclient"];
@@ -119,11 +120,7 @@ fn check_mechanisms(
     report: &mut Report,
 ) {
     let server = &draft.server;
-    let (key, methods) = match protocol {
-        Protocol::Imap => ("imap_auth", server.imap_auth),
-        Protocol::Pop3 => ("pop3_auth", server.pop3_auth),
-        Protocol::Smtp => ("smtp_auth", server.smtp_auth),
-    };
+    let (key, methods) = (protocol.record().auth_directive, server.auth_of(protocol));
     let useless = [
         (methods.cram_md5, "cram-md5"),
         (methods.external, "external"),
@@ -165,23 +162,11 @@ pub(super) fn settle_capabilities(
         return;
     }
     let server = &mut draft.server;
-    for (of, key, field) in [
-        (
-            Protocol::Imap,
-            "imap_capabilities",
-            &mut server.imap_capabilities,
-        ),
-        (
-            Protocol::Pop3,
-            "pop3_capabilities",
-            &mut server.pop3_capabilities,
-        ),
-        (
-            Protocol::Smtp,
-            "smtp_capabilities",
-            &mut server.smtp_capabilities,
-        ),
-    ] {
+    for of in Protocol::ALL {
+        let (key, field) = (
+            of.record().capabilities_directive,
+            server.capabilities_mut(of),
+        );
         if *field != Capabilities::Auto {
             continue;
         }
@@ -203,7 +188,7 @@ pub(super) fn check_protocols(
     let several = servers.iter().any(|server| Some(server.protocol) != first);
     let mut by_auth = servers
         .iter()
-        .filter(|server| server.protocol == Protocol::Smtp && server.auth.asks_backend());
+        .filter(|server| server.protocol == Protocol::Smtp && server.auth.passes_through());
     let by_auth = by_auth.next();
     for (section, draft) in drafts {
         let mut hosts = draft.backend.hosts.iter();
@@ -229,8 +214,8 @@ pub(super) fn check_protocols(
 }
 
 fn warn_of_no_effect(drafts: &Drafts<'_>, report: &mut Report) {
-    let may_be_http = |draft: &Draft| auth_of(draft).is_none_or(AuthKind::asks_auth_server);
-    let may_pass_through = |draft: &Draft| auth_of(draft).is_none_or(AuthKind::asks_backend);
+    let may_be_http = |draft: &Draft| auth_of(draft).is_none_or(AuthKind::asks_auth_servers);
+    let may_pass_through = |draft: &Draft| auth_of(draft).is_none_or(AuthKind::passes_through);
 
     let text = "has no effect with auth = passthrough";
     let is_ours = |key: &str| key.starts_with("auth_http");
@@ -272,7 +257,7 @@ fn check_backend(section: &Section, draft: &Draft, drafts: &Drafts<'_>, report: 
 
 fn check_routes(drafts: &Drafts<'_>, report: &mut Report) {
     let pass = drafts.servers.iter();
-    let mut pass = pass.map(|(_, draft)| auth_of(draft).is_some_and(AuthKind::asks_backend));
+    let mut pass = pass.map(|(_, draft)| auth_of(draft).is_some_and(AuthKind::passes_through));
     let any_passes = pass.any(|passes| passes);
     let Some((section, draft)) = &drafts.routes else {
         if any_passes && let [_, (second, _), ..] = drafts.backends[..] {
@@ -358,7 +343,7 @@ fn warn_of_idle_backends(draft: &Draft, drafts: &Drafts<'_>, report: &mut Report
 
 fn all_pass_through(drafts: &Drafts<'_>) -> bool {
     let mut servers = drafts.servers.iter();
-    servers.all(|(_, draft)| auth_of(draft).is_some_and(AuthKind::asks_backend))
+    servers.all(|(_, draft)| auth_of(draft).is_some_and(AuthKind::passes_through))
 }
 
 fn names<'a>(drafts: &Drafts<'a>) -> Vec<&'a str> {

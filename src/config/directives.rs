@@ -6,7 +6,6 @@
 
 use std::path::PathBuf;
 
-use super::Protocol::{self, Imap, Pop3, Smtp};
 use super::address::{http_url, resolver, trusted_peer};
 use super::backend;
 use super::draft::Draft;
@@ -26,11 +25,12 @@ use super::{
     AuthKind, AuthMechanism, Balance, Capabilities, ProxyProtocol, ProxySsl, RouteLine, Starttls,
     Xclient,
 };
+use crate::protocol::Protocol::{self, Imap, Pop3, Smtp};
 use crate::tls::{Library, VerifyClient};
 
 /// The kinds of sections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum SectionKind {
     /// `[postern]`
     Postern,
     /// `[mail]`
@@ -43,7 +43,7 @@ pub(super) enum Place {
     Routes,
 }
 
-impl Place {
+impl SectionKind {
     /// In the order of the sample.
     pub(super) const ALL: [Self; 5] = [
         Self::Postern,
@@ -76,7 +76,7 @@ pub(super) struct Directive {
     /// The key.
     pub(super) name: &'static str,
     /// Sections it may stand in.
-    pub(super) places: &'static [Place],
+    pub(super) sections: &'static [SectionKind],
     /// What a value looks like, for people.
     pub(super) kind: &'static str,
     /// What holds where it is not set.
@@ -126,8 +126,8 @@ pub(super) enum Setter {
 
 impl Directive {
     /// Whether it may stand in such a section.
-    pub(super) fn stands_in(&self, place: Place) -> bool {
-        self.places.contains(&place)
+    pub(super) fn stands_in(&self, kind: SectionKind) -> bool {
+        self.sections.contains(&kind)
     }
 
     /// The default for people.
@@ -173,7 +173,7 @@ pub(super) fn find(name: &str) -> Option<&'static Directive> {
 
 const fn row(
     name: &'static str,
-    places: &'static [Place],
+    sections: &'static [SectionKind],
     kind: &'static str,
     default: DefaultValue,
     setter: Setter,
@@ -181,7 +181,7 @@ const fn row(
 ) -> Directive {
     Directive {
         name,
-        places,
+        sections,
         kind,
         default,
         setter,
@@ -264,13 +264,13 @@ fn add<T>(list: &mut Vec<T>, item: Result<T, String>) -> Result<(), WrongValue> 
     Ok(())
 }
 
-const POSTERN: &[Place] = &[Place::Postern];
-const SERVER: &[Place] = &[Place::Server];
-const MAIL: &[Place] = &[Place::Mail, Place::Server];
-const LOG: &[Place] = &[Place::Postern, Place::Mail, Place::Server];
-const TO_BACKEND: &[Place] = &[Place::Mail, Place::Server, Place::Backend];
-const BACKEND: &[Place] = &[Place::Backend];
-const ROUTES: &[Place] = &[Place::Routes];
+const POSTERN: &[SectionKind] = &[SectionKind::Postern];
+const SERVER: &[SectionKind] = &[SectionKind::Server];
+const MAIL: &[SectionKind] = &[SectionKind::Mail, SectionKind::Server];
+const LOG: &[SectionKind] = &[SectionKind::Postern, SectionKind::Mail, SectionKind::Server];
+const TO_BACKEND: &[SectionKind] = &[SectionKind::Mail, SectionKind::Server, SectionKind::Backend];
+const BACKEND: &[SectionKind] = &[SectionKind::Backend];
+const ROUTES: &[SectionKind] = &[SectionKind::Routes];
 
 const SWITCH: &str = "on | off";
 const TIME: &str = "time";
@@ -419,7 +419,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "imap | pop3 | smtp",
         Unset("from the port: 143 and 993 imap, 110 and 995 pop3, 25, 465 and 587 smtp"),
         Is(|d, v| {
-            let words = [("imap", Imap), ("pop3", Pop3), ("smtp", Smtp)];
+            let words = Protocol::ALL.map(|protocol| (protocol.name(), protocol));
             put(&mut d.protocol, one_of(v, &words).map(Some))
         }),
         "What is spoken on the listeners.",
@@ -1408,11 +1408,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
 
 /// The capabilities of a protocol as its row has them.
 pub(super) fn capabilities_without_backends(protocol: Protocol) -> Capabilities {
-    let name = match protocol {
-        Imap => "imap_capabilities",
-        Pop3 => "pop3_capabilities",
-        Smtp => "smtp_capabilities",
-    };
+    let name = protocol.record().capabilities_directive;
     let text = match find(name).map(|directive| directive.default) {
         Some(OrAuto(text)) => text,
         _ => "",
@@ -1439,7 +1435,7 @@ mod tests {
                 .iter()
                 .any(|d| d.name == directive.name);
             assert!(!twice, "{}", directive.name);
-            assert!(!directive.places.is_empty() && !directive.help.is_empty());
+            assert!(!directive.sections.is_empty() && !directive.help.is_empty());
             assert!(directive.help.ends_with('.'), "{}", directive.name);
         }
     }

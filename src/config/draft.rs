@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use crate::log::LogTarget;
 
-use super::directives::{self, DIRECTIVES, DefaultValue, Directive, Place, Setter};
+use super::directives::{self, DIRECTIVES, DefaultValue, Directive, SectionKind, Setter};
 use super::listen::Lookup;
 use super::mistake::{MistakeKind, WrongValue};
 use super::route::REJECT;
 use super::source::{At, Report, Section};
 use super::value::{nearest, not_yet, shown};
 use super::{
-    AuthKind, AuthMechanism, Backend, Balance, Capabilities, Listen, Mechanisms, Process, Protocol,
+    AuthKind, AuthMechanism, Backend, Balance, Capabilities, Listen, Mechanisms, Process,
     ProxyProtocol, ProxySsl, RouteLine, Server, Starttls, Xclient,
 };
+use crate::protocol::Protocol;
 use crate::tls::{ClientDirectives, ClientSettings, ServerSettings};
 
 /// Most listeners of one server; each is a socket and a thread.
@@ -125,16 +126,16 @@ impl Draft {
         self.failed.contains(&directive)
     }
 
-    /// Sets every supported directive of a place: from the section's own lines, else from the
+    /// Sets every supported directive of a kind of section: from the section's own lines, else from the
     /// inherited ones, else from its default.
     fn fill(
         &mut self,
-        place: Place,
+        kind: SectionKind,
         own: &Section,
         inherited: Option<&Section>,
         report: &mut Report,
     ) {
-        for directive in DIRECTIVES.iter().filter(|d| d.stands_in(place)) {
+        for directive in DIRECTIVES.iter().filter(|d| d.stands_in(kind)) {
             let Setter::Is(set) = directive.setter else {
                 continue;
             };
@@ -142,7 +143,7 @@ impl Draft {
             let from = from.filter(|section| section.lines(directive.name).next().is_some());
             match from.into_iter().next() {
                 Some(section) => self.set_lines(directive, set, section, report),
-                None => self.set_default(directive, set, place, own, report),
+                None => self.set_default(directive, set, kind, own, report),
             }
         }
     }
@@ -176,14 +177,14 @@ impl Draft {
         &mut self,
         directive: &'static Directive,
         set: fn(&mut Self, &str) -> Result<(), WrongValue>,
-        place: Place,
+        kind: SectionKind,
         own: &Section,
         report: &mut Report,
     ) {
         let result = match directive.default {
             DefaultValue::Text(text) => set(self, text),
-            DefaultValue::OfProcess(text) if place == Place::Postern => set(self, text),
-            DefaultValue::InBackend(text, _) if place == Place::Backend => set(self, text),
+            DefaultValue::OfProcess(text) if kind == SectionKind::Postern => set(self, text),
+            DefaultValue::InBackend(text, _) if kind == SectionKind::Backend => set(self, text),
             DefaultValue::InBackend(_, text) => set(self, text),
             DefaultValue::OrAuto(_) if self.has_backends => set(self, "auto"),
             DefaultValue::OrAuto(text) => set(self, text),
@@ -205,7 +206,7 @@ impl Draft {
 }
 
 fn inherits(directive: &Directive) -> bool {
-    directive.stands_in(Place::Mail)
+    directive.stands_in(SectionKind::Mail)
 }
 
 /// Sorts the sections, looks at every key and sets every value.
@@ -215,17 +216,17 @@ pub(super) fn assemble<'a>(
     lookup: Lookup,
     report: &mut Report,
 ) -> Drafts<'a> {
-    let known: Vec<(Place, &Section)> = sections
+    let known: Vec<(SectionKind, &Section)> = sections
         .iter()
-        .filter_map(|section| Some((place_of(section, report)?, section)))
+        .filter_map(|section| Some((kind_of(section, report)?, section)))
         .collect();
     let first = |name: &str| known.iter().find(|(_, s)| s.name == name).map(|(_, s)| *s);
-    let mail = first(Place::Mail.word());
-    let has_backends = known.iter().any(|(place, _)| *place == Place::Backend);
+    let mail = first(SectionKind::Mail.word());
+    let has_backends = known.iter().any(|(kind, _)| *kind == SectionKind::Backend);
 
     let mut drafts = Drafts {
         process: Draft::new(folder, lookup),
-        postern: first(Place::Postern.word()),
+        postern: first(SectionKind::Postern.word()),
         mail,
         servers: Vec::new(),
         backends: Vec::new(),
@@ -233,31 +234,33 @@ pub(super) fn assemble<'a>(
     };
     if drafts.postern.is_none() {
         let nothing = Section {
-            name: Place::Postern.word().to_owned(),
+            name: SectionKind::Postern.word().to_owned(),
             line: 1,
             entries: Vec::new(),
         };
-        drafts.process.fill(Place::Postern, &nothing, None, report);
+        drafts
+            .process
+            .fill(SectionKind::Postern, &nothing, None, report);
     }
-    for (place, section) in &known {
-        check_keys(*place, section, report);
+    for (kind, section) in &known {
+        check_keys(*kind, section, report);
         // A section that stands twice is looked at all the same: its mistakes are to come now.
         let mut draft = Draft::new(folder, lookup);
         draft.has_backends = has_backends;
-        let inherited = mail.filter(|_| *place == Place::Server);
-        draft.fill(*place, section, inherited, report);
+        let inherited = mail.filter(|_| *kind == SectionKind::Server);
+        draft.fill(*kind, section, inherited, report);
         draft.routes.sort_by_key(|(line, _)| *line);
         if let Some(first) = first(&section.name).filter(|first| first.line < section.line) {
             let text = format!("stands twice; first in line {}", first.line);
             report.mistake_of_kind(MistakeKind::StandsTwice, section_at(section), &text);
             continue;
         }
-        match place {
-            Place::Postern => drafts.process = draft,
-            Place::Mail => {}
-            Place::Server => drafts.servers.push((section, draft)),
-            Place::Backend => drafts.backends.push((section, draft)),
-            Place::Routes => drafts.routes = Some((section, draft)),
+        match kind {
+            SectionKind::Postern => drafts.process = draft,
+            SectionKind::Mail => {}
+            SectionKind::Server => drafts.servers.push((section, draft)),
+            SectionKind::Backend => drafts.backends.push((section, draft)),
+            SectionKind::Routes => drafts.routes = Some((section, draft)),
         }
     }
     drafts
@@ -272,23 +275,23 @@ fn section_at(section: &Section) -> At<'_> {
 }
 
 /// The kind of a section, or a mistake.
-fn place_of(section: &Section, report: &mut Report) -> Option<Place> {
+fn kind_of(section: &Section, report: &mut Report) -> Option<SectionKind> {
     let words: Vec<&str> = section.name.split(' ').collect();
-    let place = Place::ALL.into_iter().find(|p| p.word() == words[0]);
-    let text = match place {
-        Some(place) if place.is_named() => match words[..] {
+    let kind = SectionKind::ALL.into_iter().find(|p| p.word() == words[0]);
+    let text = match kind {
+        Some(kind) if kind.is_named() => match words[..] {
             [_, name] if name.contains('"') => "NAME takes no quotes".to_owned(),
-            [_, name] if place == Place::Backend && name.eq_ignore_ascii_case(REJECT) => {
+            [_, name] if kind == SectionKind::Backend && name.eq_ignore_ascii_case(REJECT) => {
                 "NAME cannot be this word: routes have a use for it".to_owned()
             }
-            [_, _] => return Some(place),
-            _ => format!("write [{} NAME], NAME being one word", place.word()),
+            [_, _] => return Some(kind),
+            _ => format!("write [{} NAME], NAME being one word", kind.word()),
         },
-        Some(place) if words.len() == 1 => return Some(place),
-        Some(place) => format!("takes no name: write [{}]", place.word()),
+        Some(kind) if words.len() == 1 => return Some(kind),
+        Some(kind) => format!("takes no name: write [{}]", kind.word()),
         None => {
-            let known: Vec<&str> = Place::ALL.iter().map(|place| place.word()).collect();
-            let hint = nearest(words[0], &known).map(|word| (word, Place::Server.word()));
+            let known: Vec<&str> = SectionKind::ALL.iter().map(|kind| kind.word()).collect();
+            let hint = nearest(words[0], &known).map(|word| (word, SectionKind::Server.word()));
             match hint {
                 Some((word, server)) if word == server => {
                     "unknown section; did you mean `server NAME`?".to_owned()
@@ -305,7 +308,7 @@ fn place_of(section: &Section, report: &mut Report) -> Option<Place> {
 }
 
 /// Whether each key is known, may stand here, stands once and is supported.
-fn check_keys(place: Place, section: &Section, report: &mut Report) {
+fn check_keys(kind: SectionKind, section: &Section, report: &mut Report) {
     let mut seen = std::collections::HashMap::new();
     for entry in &section.entries {
         let at = At {
@@ -314,10 +317,10 @@ fn check_keys(place: Place, section: &Section, report: &mut Report) {
             key: &entry.key,
         };
         let Some(directive) = directives::find(&entry.key) else {
-            report.mistake(at, &unknown_key(place, &entry.key));
+            report.mistake(at, &unknown_key(kind, &entry.key));
             continue;
         };
-        if !directive.stands_in(place) {
+        if !directive.stands_in(kind) {
             report.mistake(at, &misplaced(directive));
             continue;
         }
@@ -333,8 +336,8 @@ fn check_keys(place: Place, section: &Section, report: &mut Report) {
     }
 }
 
-fn unknown_key(place: Place, key: &str) -> String {
-    let here = DIRECTIVES.iter().filter(|d| d.stands_in(place));
+fn unknown_key(kind: SectionKind, key: &str) -> String {
+    let here = DIRECTIVES.iter().filter(|d| d.stands_in(kind));
     let here: Vec<&str> = here.map(|directive| directive.name).collect();
     let elsewhere: Vec<&str> = DIRECTIVES.iter().map(|directive| directive.name).collect();
     let hint = nearest(key, &here).or_else(|| nearest(key, &elsewhere));
@@ -345,14 +348,18 @@ fn unknown_key(place: Place, key: &str) -> String {
 }
 
 fn misplaced(directive: &Directive) -> String {
-    let places: Vec<String> = directive.places.iter().map(|p| show_place(*p)).collect();
-    format!("may not stand here, but in {}", places.join(" or "))
+    let sections: Vec<String> = directive
+        .sections
+        .iter()
+        .map(|p| show_section(*p))
+        .collect();
+    format!("may not stand here, but in {}", sections.join(" or "))
 }
 
 /// A kind of section for people: `[server NAME]`.
-pub(super) fn show_place(place: Place) -> String {
-    let name = if place.is_named() { " NAME" } else { "" };
-    format!("[{}{name}]", place.word())
+pub(super) fn show_section(kind: SectionKind) -> String {
+    let name = if kind.is_named() { " NAME" } else { "" };
+    format!("[{}{name}]", kind.word())
 }
 
 fn empty_process() -> Process {

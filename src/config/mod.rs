@@ -31,6 +31,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::log::LogTarget;
+use crate::protocol::Protocol;
 use crate::tls;
 
 pub use backend::{AuthMechanism, Backend, BackendHost, Balance};
@@ -243,36 +244,39 @@ impl Server {
     pub fn has_tls(&self) -> bool {
         self.starttls != Starttls::Off || self.listen.iter().any(|listen| listen.ssl)
     }
-}
 
-/// The three protocols.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// RFC 3501, RFC 9051.
-    Imap,
-    /// RFC 1939.
-    Pop3,
-    /// RFC 5321.
-    Smtp,
-}
-
-impl Protocol {
-    /// As the configuration and `Auth-Protocol` call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Imap => "imap",
-            Self::Pop3 => "pop3",
-            Self::Smtp => "smtp",
+    /// The mechanisms that it would offer as a server of this protocol.
+    fn auth_of(&self, protocol: Protocol) -> Mechanisms {
+        match protocol {
+            Protocol::Imap => self.imap_auth,
+            Protocol::Pop3 => self.pop3_auth,
+            Protocol::Smtp => self.smtp_auth,
         }
     }
 
-    /// The protocol that a well-known port implies.
-    pub fn of_port(port: u16) -> Option<Self> {
-        match port {
-            143 | 993 => Some(Self::Imap),
-            110 | 995 => Some(Self::Pop3),
-            25 | 465 | 587 => Some(Self::Smtp),
-            _ => None,
+    /// What clients are told before their login, as the protocol's directive says.
+    pub fn capabilities(&self) -> &Capabilities {
+        match self.protocol {
+            Protocol::Imap => &self.imap_capabilities,
+            Protocol::Pop3 => &self.pop3_capabilities,
+            Protocol::Smtp => &self.smtp_capabilities,
+        }
+    }
+
+    fn capabilities_mut(&mut self, protocol: Protocol) -> &mut Capabilities {
+        match protocol {
+            Protocol::Imap => &mut self.imap_capabilities,
+            Protocol::Pop3 => &mut self.pop3_capabilities,
+            Protocol::Smtp => &mut self.smtp_capabilities,
+        }
+    }
+
+    /// Bytes of a client's command, as the protocol's directive says.
+    pub fn client_buffer(&self) -> usize {
+        match self.protocol {
+            Protocol::Imap => self.imap_client_buffer,
+            Protocol::Pop3 => self.pop3_client_buffer,
+            Protocol::Smtp => self.smtp_client_buffer,
         }
     }
 }
@@ -389,16 +393,16 @@ pub enum AuthKind {
 }
 
 impl AuthKind {
-    /// Whether logins are shown to an auth server.
-    pub fn asks_auth_server(self) -> bool {
+    /// Whether the auth servers of `auth_http` are asked.
+    pub fn asks_auth_servers(self) -> bool {
         match self {
             Self::Http => true,
             Self::Passthrough => false,
         }
     }
 
-    /// Whether the backend itself decides, by the client's own credentials.
-    pub fn asks_backend(self) -> bool {
+    /// Whether the backend decides, which then must be one of ours.
+    pub fn passes_through(self) -> bool {
         match self {
             Self::Http => false,
             Self::Passthrough => true,

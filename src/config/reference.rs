@@ -4,8 +4,8 @@
 
 use std::fmt::Write;
 
-use super::directives::{DIRECTIVES, DefaultValue, Directive, Place, Setter};
-use super::draft::show_place;
+use super::directives::{DIRECTIVES, DefaultValue, Directive, SectionKind, Setter};
+use super::draft::show_section;
 
 const WIDTH: usize = 78;
 
@@ -20,12 +20,12 @@ pub fn reference() -> String {
 /// with its default.
 pub fn sample() -> String {
     let mut text = prose(INTRODUCTION);
-    for place in Place::ALL {
+    for kind in SectionKind::ALL {
         text.push('\n');
-        match place {
-            Place::Server => sample_servers(&mut text),
-            Place::Postern | Place::Mail => sample_section(&mut text, place),
-            Place::Backend | Place::Routes => sample_remark(&mut text, place),
+        match kind {
+            SectionKind::Server => sample_servers(&mut text),
+            SectionKind::Postern | SectionKind::Mail => sample_section(&mut text, kind),
+            SectionKind::Backend | SectionKind::Routes => sample_remark(&mut text, kind),
         }
     }
     text
@@ -60,12 +60,16 @@ const RESERVED: &str = "Known, but refused by this version:";
 
 fn describe(directive: &'static Directive) -> String {
     let mut text = format!("{}\n", directive.name);
-    let places: Vec<String> = directive.places.iter().map(|p| show_place(*p)).collect();
+    let sections: Vec<String> = directive
+        .sections
+        .iter()
+        .map(|p| show_section(*p))
+        .collect();
     let mut field = |name: &str, value: &str| {
         let first = format!("    {name:<10}");
         wrap(&mut text, value, &first, &" ".repeat(14));
     };
-    field("Sections:", &places.join(" "));
+    field("Sections:", &sections.join(" "));
     let repeat = if directive.repeatable {
         "; may stand several times"
     } else {
@@ -83,17 +87,17 @@ fn describe(directive: &'static Directive) -> String {
     text
 }
 
-fn sample_section(text: &mut String, place: Place) {
-    let about = if place == Place::Mail {
+fn sample_section(text: &mut String, kind: SectionKind) {
+    let about = if kind == SectionKind::Mail {
         OF_MAIL
     } else {
         OF_PROCESS
     };
     text.push_str(&prose(about));
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "{}", show_place(place));
+    let _ = writeln!(text, "{}", show_section(kind));
 
-    let here = |directive: &&Directive| directive.stands_in(place) && !in_earlier(directive, place);
+    let here = |directive: &&Directive| directive.stands_in(kind) && !in_earlier(directive, kind);
     for directive in DIRECTIVES.iter().filter(here).filter(is_supported) {
         text.push('\n');
         text.push_str(&prose(directive.help));
@@ -114,7 +118,9 @@ fn sample_servers(text: &mut String) {
     for (name, port) in [("imap", 143), ("pop3", 110), ("smtp", 587)] {
         let _ = writeln!(text, "[server {name}]");
         if name == "imap" {
-            let own = |d: &&Directive| d.stands_in(Place::Server) && !d.stands_in(Place::Mail);
+            let own = |d: &&Directive| {
+                d.stands_in(SectionKind::Server) && !d.stands_in(SectionKind::Mail)
+            };
             for directive in DIRECTIVES.iter().filter(own).filter(is_supported) {
                 text.push('\n');
                 text.push_str(&prose(directive.help));
@@ -136,14 +142,16 @@ fn sample_servers(text: &mut String) {
 }
 
 /// A section that is wholly commented out.
-fn sample_remark(text: &mut String, place: Place) {
-    let (about, header) = match place {
-        Place::Routes => (OF_ROUTES, "[routes]"),
-        _ => (OF_BACKENDS, "[backend office]"),
+fn sample_remark(text: &mut String, kind: SectionKind) {
+    let (about, header) = match kind {
+        SectionKind::Routes => (OF_ROUTES, "[routes]"),
+        SectionKind::Postern | SectionKind::Mail | SectionKind::Server | SectionKind::Backend => {
+            (OF_BACKENDS, "[backend office]")
+        }
     };
     text.push_str(&prose(about));
     let _ = writeln!(text, ";{header}");
-    let here = |d: &&Directive| d.stands_in(place) && !in_earlier(d, place);
+    let here = |d: &&Directive| d.stands_in(kind) && !in_earlier(d, kind);
     for directive in DIRECTIVES.iter().filter(here) {
         text.push('\n');
         text.push_str(&prose(directive.help));
@@ -181,8 +189,10 @@ fn is_supported(directive: &&Directive) -> bool {
 }
 
 /// Whether the sample has the directive in a section above already.
-fn in_earlier(directive: &Directive, place: Place) -> bool {
-    let mut earlier = Place::ALL.iter().take_while(|earlier| **earlier != place);
+fn in_earlier(directive: &Directive, kind: SectionKind) -> bool {
+    let mut earlier = SectionKind::ALL
+        .iter()
+        .take_while(|earlier| **earlier != kind);
     earlier.any(|earlier| directive.stands_in(*earlier))
 }
 

@@ -10,45 +10,28 @@ pub mod smtp;
 
 use zeroize::Zeroizing;
 
-use crate::auth;
-use crate::config::{Mechanisms, Protocol, Starttls};
+use crate::auth::LoginRefusal;
+use crate::backend::BACKEND_TOTAL;
+use crate::backend::grant::Grant;
+use crate::config::{Mechanisms, Starttls};
 use crate::log::escape;
 use crate::net::conn::{Conn, NetError, NetErrorKind};
 use crate::net::line::{Line, line, without_end};
 use crate::net::socket::Deadline;
+use crate::protocol::{Protocol, Record};
 use crate::sasl::oauth::{OAUTHBEARER_DUMMY, XOAUTH2_DUMMY};
 use crate::sasl::{Credentials, Exchange, Mechanism, Method, Next};
 use crate::session::budget::Allowance;
-use crate::session::error::{Cause, Refusal, RefusalKind};
+use crate::session::error::{BackendReply, Cause, RefusalKind};
 use crate::session::{Session, Step};
 use crate::tls::{TlsError, TlsErrorKind};
 
-/// What does not change from session to session. Every fixed line that a client can be sent outside
-/// a dialogue stands here.
-#[derive(Debug)]
-pub struct Record {
-    /// Name in the configuration, in the log and in `Auth-Protocol`.
-    pub name: &'static str,
-    /// ALPN protocol (RFC 7301).
-    pub alpn: &'static str,
-    /// A session's dialogue.
-    pub begin: fn() -> Box<dyn Dialect>,
-    /// Sent by the accept thread when there is no room, and to sessions that must make room.
-    pub busy: &'static [u8],
-    /// A failure that is not the client's.
-    pub internal_error: &'static [u8],
-    /// The client's certificate was refused.
-    pub certificate_error: &'static [u8],
-    /// The client has no certificate but needs one.
-    pub certificate_missing: &'static [u8],
-}
-
-/// The record of a protocol.
-pub fn record(protocol: Protocol) -> &'static Record {
+/// The dialogue of a new session.
+pub fn begin(protocol: Protocol) -> Box<dyn Dialect> {
     match protocol {
-        Protocol::Imap => &imap::RECORD,
-        Protocol::Pop3 => &pop3::RECORD,
-        Protocol::Smtp => &smtp::RECORD,
+        Protocol::Imap => Box::new(imap::Imap::default()),
+        Protocol::Pop3 => Box::new(pop3::Pop3::default()),
+        Protocol::Smtp => Box::new(smtp::Smtp::default()),
     }
 }
 
@@ -66,7 +49,7 @@ pub trait Dialect: Send {
     ) -> Result<Credentials, Cause>;
 
     /// The line for a login that was refused.
-    fn refuse_login(&self, refusal: &auth::Refusal) -> Line;
+    fn refuse_login(&self, refusal: &LoginRefusal) -> Line;
 
     /// The line for a command that is none, or has wrong arguments.
     fn bad_command(&self) -> Line;
@@ -82,7 +65,7 @@ pub trait Dialect: Send {
         &mut self,
         session: &mut Session,
         backend: &mut Conn,
-        grant: &auth::Grant,
+        grant: &Grant,
     ) -> Result<Line, Cause>;
 
     /// The last line before a close, if there is one to be said; it carries no reason of ours.
@@ -208,7 +191,8 @@ fn authenticate(
 ) -> Result<Option<Credentials>, Cause> {
     let salt = match mechanism {
         Mechanism::CramMd5 => session.salt()?,
-        _ => String::new(),
+        Mechanism::Plain | Mechanism::Login | Mechanism::External => String::new(),
+        Mechanism::Xoauth2 | Mechanism::OauthBearer => String::new(),
     };
     let mut exchange = Exchange::new(mechanism, salt);
     let mut next = exchange.begin(initial);
@@ -235,7 +219,8 @@ fn authenticate(
 }
 
 /// Sends an auth server's error challenge for an OAuth login and waits for the dummy answer that the
-/// mechanism prescribes. Whether it came; if not, the client has been told.
+/// mechanism prescribes. Whether the login's refusal is still to be said; if not, the client has been
+/// told that its answer is none.
 ///
 /// # Errors
 /// The connection failed, or the answer was one command too many.
@@ -246,14 +231,18 @@ pub fn exchange_sasl_error(
     method: Method,
     challenge: &[u8],
 ) -> Result<bool, Cause> {
+    let dummy = match method {
+        Method::OauthBearer => OAUTHBEARER_DUMMY,
+        Method::Xoauth2 => XOAUTH2_DUMMY,
+        // They have no error challenge.
+        Method::Plain | Method::Apop | Method::CramMd5 | Method::External | Method::None => {
+            return Ok(true);
+        }
+    };
     let challenge = line(&[dialect.challenge_prefix(), challenge]);
     reply(session, client, &challenge)?;
     let answer = read_client_line(dialect, session, client, &[])?;
     count_command(dialect, session, client)?;
-    let dummy = match method {
-        Method::OauthBearer => OAUTHBEARER_DUMMY,
-        _ => XOAUTH2_DUMMY,
-    };
     if *answer != dummy {
         reply(session, client, &dialect.bad_command())?;
         return Ok(false);
@@ -279,7 +268,10 @@ fn announced(configured: Mechanisms) -> impl Iterator<Item = &'static str> {
         .filter(move |&mechanism| match mechanism {
             Mechanism::Plain => configured.plain,
             Mechanism::Login => configured.login,
-            other => is_enabled(other, configured),
+            Mechanism::CramMd5
+            | Mechanism::External
+            | Mechanism::Xoauth2
+            | Mechanism::OauthBearer => is_enabled(mechanism, configured),
         })
         .map(Mechanism::name)
 }
@@ -309,12 +301,6 @@ fn log_rejected(session: &Session, command: &[u8]) {
     let text = format!("client was rejected: \"{}\"", escape(command));
     session.log(crate::log::Severity::Info, file!(), &text);
 }
-
-/// Most bytes of all answers of a backend before the relay.
-const BACKEND_TOTAL: usize = 64 * 1024;
-
-/// Longest line of a backend before the relay.
-pub const BACKEND_LINE: usize = 8 * 1024;
 
 /// Reads a line of the backend, its end included, within the login's time and limits. `total` counts
 /// what the answers have taken so far.
@@ -366,7 +352,7 @@ fn refused(
     kind: RefusalKind,
     hint: Option<&'static str>,
 ) -> Cause {
-    Cause::BackendRefused(Refusal {
+    Cause::BackendRefused(BackendReply {
         answer,
         hint,
         pass_on: session.service.conf.proxy_pass_error_message,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::error_log::error_log;
 use super::listen::listen;
-use super::tree::{Directive, Place, Tree};
+use super::tree::{Directive, FileLine, Tree};
 
 /// What conversions need to know of the configuration as a whole.
 #[derive(Debug)]
@@ -435,7 +435,7 @@ pub(super) fn source(directive: &Directive) -> String {
 #[derive(Debug, Clone)]
 pub(super) struct Origin {
     /// Its file and line.
-    pub(super) place: Place,
+    pub(super) place: FileLine,
     /// nginx's name of it.
     pub(super) name: String,
     /// The directive on one line.

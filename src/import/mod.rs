@@ -17,7 +17,7 @@ mod write;
 use std::path::Path;
 
 use directives::Origin;
-use tree::{Place, Tree};
+use tree::{FileLine, Tree};
 
 /// What became of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub fn import(path: &Path) -> Result<Imported, Vec<String>> {
 /// What was not carried over.
 #[derive(Debug, Default)]
 struct Losses {
-    lines: Vec<(Place, String)>,
+    lines: Vec<(FileLine, String)>,
 }
 
 impl Losses {

@@ -12,7 +12,7 @@ use super::listen::{is_ssl, port, with_ssl};
 use super::share::{Group, share};
 use super::tree::{Block, Directive, Tree};
 use super::write::{Document, Entry, Section};
-use crate::config::Protocol;
+use crate::protocol::Protocol;
 
 /// What nginx and Angie do by default and Postern does otherwise, as far as a client can tell.
 const CLIENT_BUFFER: &str = "4k";
@@ -301,9 +301,8 @@ fn finish_server(server: &mut Section, ssl: bool) {
 
 /// The protocol that a server speaks, if anything tells.
 pub(super) fn protocol_of(server: &Section) -> Option<Protocol> {
-    let all = [Protocol::Imap, Protocol::Pop3, Protocol::Smtp];
     if let Some(word) = server.values("protocol").last() {
-        return all.into_iter().find(|protocol| protocol.name() == *word);
+        return Protocol::by_name(word);
     }
     let mut ports = server.values("listen").into_iter().filter_map(port);
     ports.find_map(Protocol::of_port)

@@ -23,7 +23,7 @@ const MAX_BLOCKS: usize = 64;
 
 /// Where something stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct FileLine {
     /// Which of the tree's files.
     pub(super) file: usize,
     /// Line, from 1.
@@ -38,7 +38,7 @@ pub(super) struct Directive {
     /// The other words.
     pub(super) arguments: Vec<String>,
     /// Where its first word stands.
-    pub(super) place: Place,
+    pub(super) place: FileLine,
     /// Comments before it and behind it on its line, each with its `#`; empty lines are `""`.
     pub(super) comments: Vec<String>,
     /// What stands in its braces.
@@ -89,7 +89,7 @@ impl Tree {
     }
 
     /// `FILE:LINE` for messages.
-    pub(super) fn show(&self, place: Place) -> String {
+    pub(super) fn show(&self, place: FileLine) -> String {
         format!("{}:{}", self.files[place.file], place.line)
     }
 }
@@ -129,8 +129,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn place(&self) -> Place {
-        Place {
+    fn place(&self) -> FileLine {
+        FileLine {
             file: self.file,
             line: self.lexer.line(),
         }
@@ -258,7 +258,7 @@ impl Reader {
         &mut self,
         source: &Source<'_>,
         context: Context,
-        (arguments, place): (&[String], Place),
+        (arguments, place): (&[String], FileLine),
         block: &mut Block,
         comments: &mut Vec<String>,
     ) -> Result<(), String> {
@@ -314,7 +314,7 @@ impl Reader {
         self.error_at(source.place(), text)
     }
 
-    fn error_at(&self, place: Place, text: &str) -> String {
+    fn error_at(&self, place: FileLine, text: &str) -> String {
         format!("{}:{}: {text}", self.files[place.file], place.line)
     }
 }

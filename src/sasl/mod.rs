@@ -90,12 +90,18 @@ impl Method {
 
     /// Whether the secret is of no use to a backend, which needs a password of its own.
     pub fn has_no_password(self) -> bool {
-        matches!(self, Self::Apop | Self::CramMd5 | Self::External)
+        match self {
+            Self::Apop | Self::CramMd5 | Self::External => true,
+            Self::Plain | Self::Xoauth2 | Self::OauthBearer | Self::None => false,
+        }
     }
 
     /// Whether an OAuth token takes the password's place.
     pub fn is_oauth(self) -> bool {
-        matches!(self, Self::Xoauth2 | Self::OauthBearer)
+        match self {
+            Self::Xoauth2 | Self::OauthBearer => true,
+            Self::Plain | Self::Apop | Self::CramMd5 | Self::External | Self::None => false,
+        }
     }
 }
 

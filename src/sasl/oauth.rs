@@ -16,7 +16,9 @@ pub const OAUTHBEARER_DUMMY: &[u8] = b"AQ==";
 pub fn dummy_answer(mechanism: Mechanism) -> &'static [u8] {
     match mechanism {
         Mechanism::OauthBearer => OAUTHBEARER_DUMMY,
-        _ => XOAUTH2_DUMMY,
+        Mechanism::Xoauth2 => XOAUTH2_DUMMY,
+        // They have no error challenge; an empty answer tells nothing.
+        Mechanism::Plain | Mechanism::Login | Mechanism::CramMd5 | Mechanism::External => b"",
     }
 }
 

@@ -7,10 +7,9 @@ use std::sync::Arc;
 
 use socket2::SockAddr;
 
-use crate::auth::{Grant, Target};
-use crate::backend::Candidate;
+use crate::backend::grant::{Grant, Target};
+use crate::backend::{BACKEND_LINE, Candidate};
 use crate::config::{Keepalive, ProxyProtocol, ProxySsl};
-use crate::dialect::BACKEND_LINE;
 use crate::net::conn::{Conn, Side};
 use crate::net::proxy_protocol;
 use crate::net::socket::{Deadline, Socket};

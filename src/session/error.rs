@@ -6,6 +6,8 @@
 use std::fmt;
 use std::io;
 
+use crate::auth::AuthError;
+use crate::backend::grant::CannotLogIn;
 use crate::log::{Severity, escape};
 use crate::net::conn::{NetError, NetErrorKind, Side};
 use crate::session::Step;
@@ -61,14 +63,14 @@ pub enum Cause {
     /// TLS towards the backend failed.
     BackendTls(TlsError),
     /// The backend's answer is none that the protocol knows at this step.
-    BackendRefused(Refusal),
+    BackendRefused(BackendReply),
     /// Something that is wrong with us or the configuration.
     Internal(String),
 }
 
 /// An answer of a backend other than the expected one.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct BackendReply {
     /// All its lines, as they came.
     pub answer: Vec<u8>,
     /// How the administrator can help, where that is known.
@@ -189,7 +191,7 @@ impl fmt::Display for Cause {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for BackendReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let answer = self.answer.trim_ascii_end();
         write!(f, "upstream sent invalid response: \"{}\"", escape(answer))?;
@@ -197,6 +199,21 @@ impl fmt::Display for Refusal {
             write!(f, "; {hint}")?;
         }
         Ok(())
+    }
+}
+
+impl From<AuthError> for Cause {
+    fn from(error: AuthError) -> Self {
+        match error {
+            AuthError::Service(text, error) => Self::AuthService(text, error),
+            AuthError::NoServer => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<CannotLogIn> for Cause {
+    fn from(error: CannotLogIn) -> Self {
+        Self::Internal(error.to_string())
     }
 }
 

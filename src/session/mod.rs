@@ -23,7 +23,7 @@ use crate::net::socket::Deadline;
 use crate::presence::{Doing, Presence};
 use crate::sasl::Method;
 use crate::service::Service;
-use crate::tls::{Facts, Refusal};
+use crate::tls::{CertificateRefusal, Facts};
 
 use self::budget::Budget;
 use self::error::Cause;
@@ -220,12 +220,12 @@ impl Session {
         client.start_tls(engine, self.budget.deadline())?;
         self.tls_is_due = false;
         let facts = client.tls_facts().unwrap_or_default();
-        let refusal = crate::tls::refusal(&facts, acceptor.verify_client());
+        let refusal = crate::tls::certificate_refusal(&facts, acceptor.verify_client());
         self.tls = Some(facts);
         match refusal {
             None => Ok(()),
             Some(refusal) => Err(Cause::ClientCertificate {
-                missing: refusal == Refusal::Missing,
+                missing: refusal == CertificateRefusal::Missing,
                 text: refusal.to_string(),
             }),
         }

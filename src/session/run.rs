@@ -5,15 +5,18 @@
 
 use crate::admission::Arrival;
 use crate::auth::passthrough::ATTEMPTS;
-use crate::auth::{Grant, Refusal, Target, Verdict};
+use crate::auth::{LoginRefusal, Request, Verdict, Warning};
 use crate::backend::Candidate;
-use crate::config::Protocol;
+use crate::backend::grant::{Grant, Target};
+use crate::config::AuthKind;
 use crate::dialect::{self, Dialect};
 use crate::log::{Severity, escape};
 use crate::net::conn::Conn;
 use crate::net::line::Line;
 use crate::net::proxy_protocol::{self, Header, Parsed};
+use crate::net::resolve::HostName;
 use crate::net::socket::{Deadline, Seen, WaitFor};
+use crate::protocol::Protocol;
 use crate::sasl::Credentials;
 use crate::session::dial::{candidates, dial};
 use crate::session::error::{Cause, RefusalKind, SessionError};
@@ -34,7 +37,7 @@ pub fn serve(arrival: Arrival) {
     let implicit_tls = arrival.implicit_tls;
     let mut session = Session::from(arrival);
     let mut client = session.client_conn();
-    let mut dialect = (session.service.record.begin)();
+    let mut dialect = dialect::begin(session.service.conf.protocol);
     session.log_event(file!(), "client connected");
 
     let opening = Opening {
@@ -109,19 +112,21 @@ fn read_proxy_header(session: &mut Session, client: &mut Conn) -> Result<(), Cau
     let header = loop {
         match proxy_protocol::parse(client.buffered()) {
             Parsed::Header(header) => break header,
-            Parsed::Malformed => return Err(Cause::BrokenProxyHeader(shown(client.buffered()))),
+            Parsed::Malformed => {
+                return Err(Cause::BrokenProxyHeader(shown_of_header(client.buffered())));
+            }
             Parsed::Incomplete => client.fill(session.budget.deadline())?,
         }
     };
     client.consume(header.len);
     client.set_limit(session.service.client_buffer());
-    believe(session, &header);
+    take_real_client(session, &header);
     Ok(())
 }
 
 /// What may be shown of something that is no header: a client that does not know of headers may have
 /// sent its password.
-fn shown(bytes: &[u8]) -> Vec<u8> {
+fn shown_of_header(bytes: &[u8]) -> Vec<u8> {
     let length = match bytes.starts_with(b"PROXY") || bytes.starts_with(b"\r\n\r\n\0") {
         true => bytes.len().min(128),
         false => bytes
@@ -133,7 +138,8 @@ fn shown(bytes: &[u8]) -> Vec<u8> {
     bytes[..length].to_vec()
 }
 
-fn believe(session: &mut Session, header: &Header) {
+/// The client is whom the header names, if the peer may say so.
+fn take_real_client(session: &mut Session, header: &Header) {
     session.proxied = header.addresses;
     let Some((source, _)) = header.addresses else {
         return;
@@ -201,6 +207,14 @@ fn without_credentials(text: &[u8]) -> &[u8] {
     &text[..end.map_or(text.len(), |end| mechanism + end)]
 }
 
+/// What becomes of a login.
+enum Decision {
+    /// It goes to a backend.
+    Pass(Box<Grant>),
+    /// The client is told so.
+    Refuse(LoginRefusal),
+}
+
 /// Commands, and the authentication method's word on each login, until one may pass.
 fn log_in(
     session: &mut Session,
@@ -213,11 +227,11 @@ fn log_in(
         session.method = Some(credentials.method);
         session.login = Some(credentials.login.clone()).filter(|login| !login.is_empty());
         let refusal = match authenticate(session, client, &credentials)? {
-            Ok(grant) => {
+            Decision::Pass(grant) => {
                 session.login = Some(grant.login.clone()).filter(|login| !login.is_empty());
                 return Ok((credentials, grant));
             }
-            Err(refusal) => refusal,
+            Decision::Refuse(refusal) => refusal,
         };
         refuse(session, client, dialect, &credentials, &refusal)?;
     }
@@ -228,12 +242,13 @@ fn authenticate(
     session: &mut Session,
     client: &mut Conn,
     credentials: &Credentials,
-) -> Result<Result<Box<Grant>, Refusal>, Cause> {
-    let service = std::sync::Arc::clone(&session.service);
+) -> Result<Decision, Cause> {
     for _ in 0..WAITS {
-        match service.auth.authenticate(session, credentials)? {
-            Verdict::Granted(grant) => return check(session, credentials, grant),
-            Verdict::Refused(refusal) => return Ok(Err(again(session, refusal))),
+        match ask(session, credentials)? {
+            Verdict::Granted(grant) => return check_sayable(session, credentials, grant),
+            Verdict::Refused(refusal) => {
+                return Ok(Decision::Refuse(allow_retry(session, refusal)));
+            }
             Verdict::Wait(time) => client.pause(Deadline::after(time, "Auth-Wait"))?,
         }
     }
@@ -243,28 +258,66 @@ fn authenticate(
     ))
 }
 
+/// Asks the authentication method once.
+fn ask(session: &mut Session, credentials: &Credentials) -> Result<Verdict, Cause> {
+    let client_host = match session.service.conf.auth {
+        AuthKind::Http => {
+            let client_host = client_host(session)?;
+            session.step = Step::InHttpAuth;
+            client_host
+        }
+        AuthKind::Passthrough => None,
+    };
+    let request = Request {
+        credentials,
+        attempt: session.attempts,
+        client: session.client,
+        client_host,
+        proxied: session.proxied,
+        tls: session.tls.as_ref(),
+    };
+    let warn = |warning: &Warning| {
+        let Warning { src, text, error } = warning;
+        session.log_failure(Severity::Warn, src, text, error.as_ref());
+    };
+    Ok(session.service.auth.authenticate(&request, &warn)?)
+}
+
+/// The host name of an SMTP client, which auth servers are told; waited for.
+fn client_host(session: &mut Session) -> Result<Option<HostName>, Cause> {
+    match session.service.conf.protocol {
+        Protocol::Imap | Protocol::Pop3 => Ok(None),
+        Protocol::Smtp => {
+            let limit = 2 * session.service.conf.resolver_timeout;
+            let deadline = Deadline::after(limit, "resolver_timeout");
+            session.host_name(deadline).map(Some)
+        }
+    }
+}
+
 /// Nothing that would break a line goes to a backend. If it is the client's, its login has failed; if
 /// it is the auth server's, the answer is unusable.
-fn check(
+fn check_sayable(
     session: &Session,
     credentials: &Credentials,
     grant: Box<Grant>,
-) -> Result<Result<Box<Grant>, Refusal>, Cause> {
+) -> Result<Decision, Cause> {
     let protocol = session.service.conf.protocol;
     if grant.is_sayable(protocol) {
-        return Ok(Ok(grant));
+        return Ok(Decision::Pass(grant));
     }
     if grant.client_is_sayable(protocol, credentials) {
         let text = "auth http server sent a login or password that breaks the line";
         return Err(Cause::AuthService(text.into(), None));
     }
-    Ok(Err(again(session, Refusal::failed())))
+    let refusal = LoginRefusal::failed();
+    Ok(Decision::Refuse(allow_retry(session, refusal)))
 }
 
 /// With a method of our own the client may try again, a few times a session.
-fn again(session: &Session, refusal: Refusal) -> Refusal {
+fn allow_retry(session: &Session, refusal: LoginRefusal) -> LoginRefusal {
     let may_retry = session.service.auth.is_own() && session.attempts < ATTEMPTS;
-    Refusal {
+    LoginRefusal {
         again: refusal.again.or(may_retry.then_some(Duration::ZERO)),
         ..refusal
     }
@@ -276,7 +329,7 @@ fn refuse(
     client: &mut Conn,
     dialect: &dyn Dialect,
     credentials: &Credentials,
-    refusal: &Refusal,
+    refusal: &LoginRefusal,
 ) -> Result<(), Cause> {
     let text = format!("client login failed: \"{}\"", escape(&refusal.text));
     session.log(Severity::Info, file!(), &text);
@@ -384,7 +437,7 @@ fn refuse_as_backend(
         _ => return Err(cause),
     }
     session.upstream = None;
-    let refusal = again(session, Refusal::failed());
+    let refusal = allow_retry(session, LoginRefusal::failed());
     refuse(session, client, dialect, credentials, &refusal)
 }
 
@@ -429,7 +482,7 @@ mod tests {
         );
         assert_eq!(shown("AUTH LOGIN\r\nYm9i\r\ncHc=\r\n"), "AUTH LOGIN");
         assert_eq!(shown("MAIL FROM:<a@b>\r\n"), "MAIL FROM:<a@b>\r\n");
-        assert_eq!(super::shown(b"a LOGIN bob pw\r\n"), b"a");
-        assert_eq!(super::shown(b"PROXY TCP4 x"), b"PROXY TCP4 x");
+        assert_eq!(shown_of_header(b"a LOGIN bob pw\r\n"), b"a");
+        assert_eq!(shown_of_header(b"PROXY TCP4 x"), b"PROXY TCP4 x");
     }
 }

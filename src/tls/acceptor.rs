@@ -259,26 +259,40 @@ fn read(
             return Err(problems);
         }
     };
-    if settings.tls_library == Library::Native {
-        return native_material(settings, &pairs[0], alpn).map_err(|problem| vec![problem]);
+    match settings.tls_library {
+        Library::Native => {
+            native_material(settings, &pairs[0], alpn).map_err(|problem| vec![problem])
+        }
+        Library::Rustls => {
+            let certificates = certified(&pairs)?;
+            let parts = parts(settings, alpn, certificates, &clients, cache, ticket_keys);
+            let config = rustls_server::config(settings, parts).map_err(|problem| vec![problem])?;
+            Ok(Material::Rustls {
+                config: Arc::new(config),
+                trust: clients.trust,
+            })
+        }
     }
+}
+
+/// The pairs as rustls takes them, or what is wrong with any of them.
+fn certified(pairs: &[keys::Pair]) -> Result<Vec<CertifiedPair>, Vec<Problem>> {
     let mut certificates = Vec::new();
-    for pair in &pairs {
+    let mut problems = Vec::new();
+    for pair in pairs {
         match pair.certified(&DIRECTIVES) {
             Ok(key) => certificates.push((pair.names.clone(), key)),
             Err(problem) => problems.push(problem),
         }
     }
-    if !problems.is_empty() {
-        return Err(problems);
+    match problems.is_empty() {
+        true => Ok(certificates),
+        false => Err(problems),
     }
-    let parts = parts(settings, alpn, certificates, &clients, cache, ticket_keys);
-    let config = rustls_server::config(settings, parts).map_err(|problem| vec![problem])?;
-    Ok(Material::Rustls {
-        config: Arc::new(config),
-        trust: clients.trust,
-    })
 }
+
+/// A certificate with its key, and the names that it is for.
+type CertifiedPair = (super::names::Names, Arc<::rustls::sign::CertifiedKey>);
 
 fn native_material(
     settings: &ServerSettings,
@@ -294,7 +308,7 @@ fn native_material(
 fn parts(
     settings: &ServerSettings,
     alpn: &str,
-    certificates: Vec<(super::names::Names, Arc<::rustls::sign::CertifiedKey>)>,
+    certificates: Vec<CertifiedPair>,
     clients: &ClientRules,
     cache: &Option<Arc<Cache>>,
     ticket_keys: Arc<TicketKeys>,

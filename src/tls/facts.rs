@@ -75,7 +75,7 @@ pub struct PeerCertificate {
 
 /// Why a client with this certificate, or without one, must not go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub enum CertificateRefusal {
     /// Its certificate is not good.
     Failed {
         /// OpenSSL's verification code.
@@ -87,14 +87,14 @@ pub enum Refusal {
     Missing,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for CertificateRefusal {
     /// As nginx logs it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::Failed { code, text } => {
+            CertificateRefusal::Failed { code, text } => {
                 write!(f, "client SSL certificate verify error: ({code}:{text})")
             }
-            Refusal::Missing => f.write_str("client sent no required SSL certificate"),
+            CertificateRefusal::Missing => f.write_str("client sent no required SSL certificate"),
         }
     }
 }
@@ -103,7 +103,7 @@ impl fmt::Display for Refusal {
 ///
 /// The handshake lets every client in whose signature is right, so that the refusal can be a line
 /// of the mail protocol.
-pub fn refusal(facts: &Facts, mode: VerifyClient) -> Option<Refusal> {
+pub fn certificate_refusal(facts: &Facts, mode: VerifyClient) -> Option<CertificateRefusal> {
     if mode == VerifyClient::Off {
         return None;
     }
@@ -113,11 +113,13 @@ pub fn refusal(facts: &Facts, mode: VerifyClient) -> Option<Refusal> {
         {
             None
         }
-        Verdict::Failed { code, text } => Some(Refusal::Failed {
+        Verdict::Failed { code, text } => Some(CertificateRefusal::Failed {
             code: *code,
             text: text.clone(),
         }),
-        Verdict::NotAsked | Verdict::None if mode == VerifyClient::On => Some(Refusal::Missing),
+        Verdict::NotAsked | Verdict::None if mode == VerifyClient::On => {
+            Some(CertificateRefusal::Missing)
+        }
         Verdict::NotAsked | Verdict::None | Verdict::Success => None,
     }
 }

@@ -28,7 +28,7 @@ mod verify;
 pub use acceptor::Acceptor;
 pub use connector::Connector;
 pub use error::{Problem, TlsError, TlsErrorKind};
-pub use facts::{Facts, PeerCertificate, Refusal, Verdict, refusal};
+pub use facts::{CertificateRefusal, Facts, PeerCertificate, Verdict, certificate_refusal};
 pub use settings::{
     ClientDirectives, ClientSettings, DEFAULT_SESSION_TIMEOUT, DEFAULT_VERIFY_DEPTH, Library,
     ServerSettings, SessionCache, VerifyClient,

@@ -165,7 +165,7 @@ fn flag_key(word: &str) -> Option<Key> {
 
 /// Where a message stands among those that the client knows.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct MessageNumbers {
     /// Its number.
     pub(super) number: u32,
     /// The last number.
@@ -176,13 +176,13 @@ pub(super) struct Place {
 
 impl Key {
     /// Whether a message fits.
-    pub(super) fn fits(&self, message: &Message, place: Place) -> bool {
+    pub(super) fn fits(&self, message: &Message, numbers: MessageNumbers) -> bool {
         match self {
-            Self::All(keys) => keys.iter().all(|key| key.fits(message, place)),
-            Self::Not(key) => !key.fits(message, place),
-            Self::Or(a, b) => a.fits(message, place) || b.fits(message, place),
-            Self::Numbers(set) => set.contains(place.number, place.last),
-            Self::Uids(set) => set.contains(message.uid, place.last_uid),
+            Self::All(keys) => keys.iter().all(|key| key.fits(message, numbers)),
+            Self::Not(key) => !key.fits(message, numbers),
+            Self::Or(a, b) => a.fits(message, numbers) || b.fits(message, numbers),
+            Self::Numbers(set) => set.contains(numbers.number, numbers.last),
+            Self::Uids(set) => set.contains(message.uid, numbers.last_uid),
             Self::Has(flags) => message.flags.contains(*flags),
             Self::Never => false,
             Self::Larger(size) => message.text.len() as u64 > u64::from(*size),
@@ -239,7 +239,7 @@ mod tests {
                 b"Subject: Lunch\r\nDate: Fri, 20 Nov 2026 23:59:00 -0900\r\n\r\nat twelve\r\n"[..]
                     .into(),
         };
-        let place = Place {
+        let numbers = MessageNumbers {
             number: 2,
             last: 3,
             last_uid: 9,
@@ -247,7 +247,7 @@ mod tests {
         let mut cursor = Cursor(keys.as_bytes());
         let key = parse(&mut cursor).expect("keys");
         cursor.end().expect("nothing more");
-        key.fits(&message, place)
+        key.fits(&message, numbers)
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::command::{Bad, Cursor, Set};
 use super::fetch::{self, Item};
 use super::folders::{FULL, NO_FOLDER, folder_named, list};
-use super::search::{self, Place};
+use super::search::{self, MessageNumbers};
 use super::{Answer, Trouble, any_time};
 use crate::demo::peer::Peer;
 use crate::demo::store::{Flags, Message, Store, UserId};
@@ -167,12 +167,12 @@ impl<'a> Session<'a> {
         let open = self.open()?;
         let mut found = String::from("* SEARCH");
         for (number, message) in self.messages(open, open.numbers()) {
-            let place = Place {
+            let numbers = MessageNumbers {
                 number,
                 last: open.last(),
                 last_uid: open.last_uid(),
             };
-            if key.fits(&message, place) {
+            if key.fits(&message, numbers) {
                 let shown = if by_uid { message.uid } else { number };
                 found.push_str(&format!(" {shown}"));
             }

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Imap;
-use crate::auth::{Grant, Target};
+use crate::backend::grant::{Grant, Target};
 use crate::config::{AuthMechanism, Capabilities, ProxySsl};
 use crate::dialect::{
     no_starttls, read_backend_line, read_backend_line_by, refused, send_to_backend,
@@ -50,7 +50,7 @@ fn log_in_plainly(
     grant: &Grant,
 ) -> Result<Line, Cause> {
     let login = grant.login.as_slice();
-    let password = grant.password(session)?;
+    let password = grant.password()?;
     session.step = Step::SendingLogin;
     let size = format!(" LOGIN {{{}}}", login.len());
     send_to_backend(session, backend, &line(&[&imap.tag, size.as_bytes()]))?;
@@ -76,7 +76,7 @@ fn authenticate(
     grant: &Grant,
     mechanism: Mechanism,
 ) -> Result<Line, Cause> {
-    let message = grant.sasl_message(session, mechanism)?;
+    let message = grant.sasl_message(mechanism)?;
     let encoded = Line::new(STANDARD.encode(&*message).into_bytes());
     let name = mechanism.name().as_bytes();
     session.step = Step::SendingLogin;
@@ -175,8 +175,9 @@ impl Answers {
             AuthMechanism::Xoauth2 => Some(Mechanism::Xoauth2),
             AuthMechanism::Oauthbearer => Some(Mechanism::OauthBearer),
             // An authorization identity goes with SASL PLAIN alone (RFC 4616).
-            _ if grant.authzid.is_some() => Some(Mechanism::Plain),
-            _ => None,
+            AuthMechanism::Auto | AuthMechanism::Login | AuthMechanism::Off => {
+                grant.authzid.is_some().then_some(Mechanism::Plain)
+            }
         };
         let chooses = grant.asks_for_token_mechanisms();
         if (fixed.is_some() || chooses) && self.capabilities.is_empty() {

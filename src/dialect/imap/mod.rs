@@ -4,24 +4,15 @@ mod backend;
 mod client;
 mod parse;
 
-use super::{Dialect, Record};
-use crate::auth;
+use super::Dialect;
+use crate::auth::LoginRefusal;
+use crate::backend::grant::Grant;
 use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
+use crate::protocol::Protocol;
 use crate::sasl::Credentials;
 use crate::session::Session;
 use crate::session::error::Cause;
-
-/// What all IMAP sessions share.
-pub(super) static RECORD: Record = Record {
-    name: "imap",
-    alpn: "imap",
-    begin: || Box::new(Imap::default()),
-    busy: b"* BYE [UNAVAILABLE] Too many connections, try again later\r\n",
-    internal_error: b"* BAD internal server error\r\n",
-    certificate_error: b"* BYE SSL certificate error\r\n",
-    certificate_missing: b"* BYE No required SSL certificate\r\n",
-};
 
 /// One client's dialogue.
 #[derive(Debug, Default)]
@@ -53,7 +44,7 @@ impl Dialect for Imap {
         client::read_login(self, session, client)
     }
 
-    fn refuse_login(&self, refusal: &auth::Refusal) -> Line {
+    fn refuse_login(&self, refusal: &LoginRefusal) -> Line {
         // RFC 5530
         let code: &[u8] = if refusal.is_ours {
             b"[AUTHENTICATIONFAILED] "
@@ -79,13 +70,13 @@ impl Dialect for Imap {
         &mut self,
         session: &mut Session,
         backend: &mut Conn,
-        grant: &auth::Grant,
+        grant: &Grant,
     ) -> Result<Line, Cause> {
         backend::log_in(self, session, backend, grant)
     }
 
     fn failure_line(&self, cause: &Cause, own_method: bool) -> Option<Line> {
-        super::failure_line(&RECORD, cause, own_method, || {
+        super::failure_line(Protocol::Imap.record(), cause, own_method, || {
             self.tagged(b"NO [UNAVAILABLE] mail server is not available")
         })
     }

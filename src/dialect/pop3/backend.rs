@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::auth::Grant;
+use crate::backend::grant::Grant;
 use crate::config::{AuthMechanism, ProxySsl};
 use crate::dialect::{no_starttls, read_backend_line, refused, send_to_backend};
 use crate::net::conn::Conn;
@@ -28,14 +28,14 @@ pub(super) fn log_in(
         return authenticate(session, backend, grant, mechanism, &mut total);
     }
 
-    // `Grant::check` has made sure of both before the backend was dialled.
+    // `Grant::is_sayable` has made sure of both before the backend was dialled.
     let broken = || Cause::Internal("login or password would break the line".into());
     let login = Bare::new(&grant.login).ok_or_else(broken)?;
     session.step = Step::SendingUser;
     send_to_backend(session, backend, &line(&[b"USER ", login.bytes()]))?;
     read_ok(session, backend, &mut total, RefusalKind::Login)?;
 
-    let password = Bare::new(grant.password(session)?).ok_or_else(broken)?;
+    let password = Bare::new(grant.password()?).ok_or_else(broken)?;
     session.step = Step::SendingPassword;
     send_to_backend(session, backend, &line(&[b"PASS ", password.bytes()]))?;
     session.credentials_are_out();
@@ -88,14 +88,17 @@ fn mechanism(
     grant: &Grant,
     total: &mut usize,
 ) -> Result<Option<Mechanism>, Cause> {
-    match grant.mechanism {
-        AuthMechanism::Plain => return Ok(Some(Mechanism::Plain)),
-        AuthMechanism::Xoauth2 => return Ok(Some(Mechanism::Xoauth2)),
-        AuthMechanism::Oauthbearer => return Ok(Some(Mechanism::OauthBearer)),
+    let fixed = match grant.mechanism {
+        AuthMechanism::Plain => Some(Mechanism::Plain),
+        AuthMechanism::Xoauth2 => Some(Mechanism::Xoauth2),
+        AuthMechanism::Oauthbearer => Some(Mechanism::OauthBearer),
         // An authorization identity goes with SASL PLAIN alone (RFC 4616).
-        _ if grant.authzid.is_some() => return Ok(Some(Mechanism::Plain)),
-        _ if !grant.asks_for_token_mechanisms() => return Ok(None),
-        _ => {}
+        AuthMechanism::Auto | AuthMechanism::Login | AuthMechanism::Off => {
+            grant.authzid.is_some().then_some(Mechanism::Plain)
+        }
+    };
+    if fixed.is_some() || !grant.asks_for_token_mechanisms() {
+        return Ok(fixed);
     }
     let lines = ask_capabilities(session, backend, total)?;
     let offered = |mechanism: Mechanism| {
@@ -114,7 +117,7 @@ fn authenticate(
     mechanism: Mechanism,
     total: &mut usize,
 ) -> Result<Line, Cause> {
-    let message = grant.sasl_message(session, mechanism)?;
+    let message = grant.sasl_message(mechanism)?;
     session.step = Step::SendingUser;
     let command = line(&[b"AUTH ", mechanism.name().as_bytes()]);
     send_to_backend(session, backend, &command)?;

@@ -4,24 +4,15 @@ mod backend;
 mod client;
 mod parse;
 
-use super::{Dialect, Record};
-use crate::auth;
+use super::Dialect;
+use crate::auth::LoginRefusal;
+use crate::backend::grant::Grant;
 use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
+use crate::protocol::Protocol;
 use crate::sasl::Credentials;
 use crate::session::Session;
 use crate::session::error::Cause;
-
-/// What all POP3 sessions share.
-pub(super) static RECORD: Record = Record {
-    name: "pop3",
-    alpn: "pop3",
-    begin: || Box::new(Pop3::default()),
-    busy: b"-ERR [SYS/TEMP] Too many connections, try again later\r\n",
-    internal_error: b"-ERR internal server error\r\n",
-    certificate_error: b"-ERR SSL certificate error\r\n",
-    certificate_missing: b"-ERR No required SSL certificate\r\n",
-};
 
 /// One client's dialogue.
 #[derive(Debug, Default)]
@@ -48,7 +39,7 @@ impl Dialect for Pop3 {
         client::read_login(self, session, client)
     }
 
-    fn refuse_login(&self, refusal: &auth::Refusal) -> Line {
+    fn refuse_login(&self, refusal: &LoginRefusal) -> Line {
         // RFC 3206
         let code: &[u8] = if refusal.is_ours { b"[AUTH] " } else { b"" };
         line(&[b"-ERR ", code, &refusal.text])
@@ -70,13 +61,13 @@ impl Dialect for Pop3 {
         &mut self,
         session: &mut Session,
         backend: &mut Conn,
-        grant: &auth::Grant,
+        grant: &Grant,
     ) -> Result<Line, Cause> {
         backend::log_in(session, backend, grant)
     }
 
     fn failure_line(&self, cause: &Cause, own_method: bool) -> Option<Line> {
-        super::failure_line(&RECORD, cause, own_method, || {
+        super::failure_line(Protocol::Pop3.record(), cause, own_method, || {
             line(&[b"-ERR [SYS/TEMP] mail server is not available"])
         })
     }

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Smtp, xclient};
-use crate::auth::{Grant, Target};
+use crate::backend::grant::{Grant, Target};
 use crate::config::{AuthMechanism, ProxySsl, Xclient};
 use crate::dialect::{no_starttls, read_backend_line, refused, send_to_backend};
 use crate::net::conn::Conn;
@@ -103,7 +103,7 @@ impl Talk<'_> {
         let more = match (grant.xclient, offered) {
             (Xclient::Off, _) | (Xclient::Auto, None) => return Ok(()),
             (Xclient::Full, Some(offered)) => offered,
-            _ => Vec::new(),
+            (Xclient::Full, None) | (Xclient::On, _) | (Xclient::Auto, Some(_)) => Vec::new(),
         };
         let name = self.session.host_name(self.session.login_deadline())?;
         let login = (!grant.login.is_empty() && !grant.smtp_auth).then_some(&grant.login[..]);
@@ -138,12 +138,17 @@ impl Talk<'_> {
                 }
             }
         };
-        if mechanism == Mechanism::Login {
-            let secret = grant.secret(self.session)?.clone();
-            return self.send_auth_login(&grant.login, secret.expose());
+        match mechanism {
+            Mechanism::Login => self.send_auth_login(&grant.login, grant.password()?),
+            Mechanism::Plain
+            | Mechanism::CramMd5
+            | Mechanism::External
+            | Mechanism::Xoauth2
+            | Mechanism::OauthBearer => {
+                let message = grant.sasl_message(mechanism)?;
+                self.send_sasl(mechanism, &message)
+            }
         }
-        let message = grant.sasl_message(self.session, mechanism)?;
-        self.send_sasl(mechanism, &message)
     }
 
     /// One mechanism with an initial response.

@@ -5,24 +5,15 @@ mod client;
 mod parse;
 mod xclient;
 
-use super::{Dialect, Record};
-use crate::auth;
+use super::Dialect;
+use crate::auth::LoginRefusal;
+use crate::backend::grant::Grant;
 use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
+use crate::protocol::Protocol;
 use crate::sasl::Credentials;
 use crate::session::Session;
 use crate::session::error::Cause;
-
-/// What all SMTP sessions share.
-pub(super) static RECORD: Record = Record {
-    name: "smtp",
-    alpn: "smtp",
-    begin: || Box::new(Smtp::default()),
-    busy: b"421 4.3.2 Too many connections, try again later\r\n",
-    internal_error: b"451 4.3.2 Internal server error\r\n",
-    certificate_error: b"421 4.7.1 SSL certificate error\r\n",
-    certificate_missing: b"421 4.7.1 No required SSL certificate\r\n",
-};
 
 /// One client's dialogue: what it has said so far. STARTTLS makes all of it forgotten.
 #[derive(Debug, Default)]
@@ -51,7 +42,7 @@ impl Dialect for Smtp {
         client::read_login(self, session, client)
     }
 
-    fn refuse_login(&self, refusal: &auth::Refusal) -> Line {
+    fn refuse_login(&self, refusal: &LoginRefusal) -> Line {
         // RFC 4954, section 6; Angie's default lacks the detail.
         let default: &[u8] = if refusal.is_ours {
             b"535 5.7.8"
@@ -78,13 +69,13 @@ impl Dialect for Smtp {
         &mut self,
         session: &mut Session,
         backend: &mut Conn,
-        grant: &auth::Grant,
+        grant: &Grant,
     ) -> Result<Line, Cause> {
         backend::log_in(self, session, backend, grant)
     }
 
     fn failure_line(&self, cause: &Cause, own_method: bool) -> Option<Line> {
-        super::failure_line(&RECORD, cause, own_method, || {
+        super::failure_line(Protocol::Smtp.record(), cause, own_method, || {
             line(&[b"454 4.7.0 mail server is not available"])
         })
     }

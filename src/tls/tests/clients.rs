@@ -65,7 +65,7 @@ fn each_rule_lets_in_what_nginx_lets_in() {
         for mode in MODES {
             let settings = scene.settings(mode);
             let facts = scene.facts(&settings, library, Some(&good));
-            assert_eq!(refusal(&facts, mode), None);
+            assert_eq!(certificate_refusal(&facts, mode), None);
             if mode == VerifyClient::Off {
                 assert_eq!((facts.verdict, facts.peer), (Verdict::NotAsked, None));
                 continue;
@@ -77,7 +77,7 @@ fn each_rule_lets_in_what_nginx_lets_in() {
             let facts = scene.facts(&settings, library, Some(&stranger));
             assert_eq!(facts.verdict.to_string(), "FAILED:self-signed certificate");
             assert!(facts.peer.is_some());
-            let refused = refusal(&facts, mode).map(|refused| refused.to_string());
+            let refused = certificate_refusal(&facts, mode).map(|refused| refused.to_string());
             let expected = (mode != VerifyClient::OptionalNoCa).then(|| {
                 "client SSL certificate verify error: (18:self-signed certificate)".to_owned()
             });
@@ -85,8 +85,8 @@ fn each_rule_lets_in_what_nginx_lets_in() {
 
             let facts = scene.facts(&settings, library, None);
             assert_eq!(facts.verdict.to_string(), "NONE");
-            let missing = (mode == VerifyClient::On).then_some(Refusal::Missing);
-            assert_eq!(refusal(&facts, mode), missing);
+            let missing = (mode == VerifyClient::On).then_some(CertificateRefusal::Missing);
+            assert_eq!(certificate_refusal(&facts, mode), missing);
         }
     }
 }
@@ -138,7 +138,10 @@ fn verdicts_are_openssls() {
             (number, format!("FAILED:{text}"))
         );
         let mode = VerifyClient::OptionalNoCa;
-        assert_eq!(refusal(&facts, mode).is_none(), [18, 21].contains(&number));
+        assert_eq!(
+            certificate_refusal(&facts, mode).is_none(),
+            [18, 21].contains(&number)
+        );
     }
 }
 
@@ -303,7 +306,10 @@ fn verification_without_anyone_to_trust_is_an_error() {
         if good {
             let own = Recipe::named("joe").self_signed();
             let facts = scene.facts(&settings, Library::Native, Some(&own));
-            assert_eq!((code(&facts), refusal(&facts, mode)), (18, None));
+            assert_eq!(
+                (code(&facts), certificate_refusal(&facts, mode)),
+                (18, None)
+            );
         }
     }
 }

@@ -1,0 +1,267 @@
+//! A login that may pass: to whom it goes, as whom, and how that one is spoken to.
+//!
+//! Who grants it is `auth`'s business, how it is said to the backend the dialects'.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Backend;
+use crate::config::{AuthMechanism, ProxyProtocol, ProxySsl, Xclient};
+use crate::net::line::{Bare, Line};
+use crate::protocol::Protocol;
+use crate::sasl::{Credentials, Mechanism, Method, oauth, plain};
+use crate::secret::Secret;
+use crate::tls::Connector;
+
+/// To whom a login goes.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// Where the auth server said.
+    Address {
+        /// Host name or address, without brackets.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// A configured backend.
+    Backend(Arc<Backend>),
+}
+
+/// A login that may pass: to whom it goes, how that one is spoken to, and as whom.
+#[derive(Debug)]
+pub struct Grant {
+    /// To whom it goes.
+    pub target: Target,
+    /// PROXY header sent there.
+    pub proxy_protocol: ProxyProtocol,
+    /// Whether an SMTP backend is told about the client.
+    pub xclient: Xclient,
+    /// TLS towards the backend.
+    pub ssl: ProxySsl,
+    /// How that TLS is spoken, or why it cannot be.
+    pub connector: Result<Connector, String>,
+    /// How to log in.
+    pub mechanism: AuthMechanism,
+    /// Limit of one connect, within the login's time.
+    pub connect_timeout: Option<Duration>,
+    /// Login towards the backend.
+    pub login: Vec<u8>,
+    /// Authorization identity towards the backend.
+    pub authzid: Option<Vec<u8>>,
+    /// Whether an SMTP backend is logged in to with AUTH.
+    pub smtp_auth: bool,
+    /// SMTP without login: MAIL and RCPT are replayed instead.
+    pub without_login: bool,
+    /// The OAuth mechanism that the client used, if the secret is its token.
+    pub token_of: Option<Method>,
+    /// Whether the backend decides: its refusal is the client's, who may try again.
+    pub passthrough: bool,
+    /// How the client logged in.
+    method: Method,
+    secret: Option<Secret>,
+}
+
+/// How servers are spoken to that an auth server names by their address.
+#[derive(Debug, Clone)]
+pub struct AddressSettings {
+    /// PROXY header sent there.
+    pub proxy_protocol: ProxyProtocol,
+    /// Whether an SMTP server is told about the client.
+    pub xclient: Xclient,
+    /// TLS towards it.
+    pub ssl: ProxySsl,
+    /// How that TLS is spoken, or why it cannot be.
+    pub connector: Result<Connector, String>,
+    /// Whether an SMTP server is logged in to with AUTH.
+    pub smtp_auth: bool,
+}
+
+impl Grant {
+    /// A grant of what the client presented, to where the auth server said.
+    pub fn to_address(
+        host: String,
+        port: u16,
+        settings: &AddressSettings,
+        credentials: &Credentials,
+    ) -> Self {
+        Self {
+            proxy_protocol: settings.proxy_protocol,
+            xclient: settings.xclient,
+            ssl: settings.ssl,
+            connector: settings.connector.clone(),
+            // Angie's ways: LOGIN, USER and PASS, AUTH PLAIN.
+            mechanism: AuthMechanism::Auto,
+            connect_timeout: None,
+            smtp_auth: settings.smtp_auth,
+            ..Self::of(Target::Address { host, port }, credentials)
+        }
+    }
+
+    /// The same, to a configured backend, which is spoken to as its section says.
+    pub fn to_backend(backend: &Arc<Backend>, credentials: &Credentials) -> Self {
+        let conf = &backend.conf;
+        Self {
+            proxy_protocol: conf.proxy_protocol,
+            xclient: conf.xclient,
+            ssl: conf.proxy_ssl,
+            connector: backend.connector.clone(),
+            mechanism: conf.auth_mechanism,
+            connect_timeout: Some(conf.connect_timeout),
+            ..Self::of(Target::Backend(Arc::clone(backend)), credentials)
+        }
+    }
+
+    fn of(target: Target, credentials: &Credentials) -> Self {
+        let passable = !credentials.method.has_no_password() && !credentials.secret.is_empty();
+        Self {
+            target,
+            proxy_protocol: ProxyProtocol::Off,
+            xclient: Xclient::Off,
+            ssl: ProxySsl::Off,
+            connector: Err(String::new()),
+            mechanism: AuthMechanism::Auto,
+            connect_timeout: None,
+            login: credentials.login.clone(),
+            authzid: None,
+            smtp_auth: false,
+            without_login: credentials.envelope.is_some(),
+            token_of: Some(credentials.method).filter(|method| method.is_oauth()),
+            passthrough: false,
+            method: credentials.method,
+            secret: passable.then(|| credentials.secret.clone()),
+        }
+    }
+
+    /// Gives the login another password.
+    pub fn set_password(&mut self, password: &[u8]) {
+        self.secret = Some(password.into());
+        self.token_of = None;
+    }
+
+    /// Whether there is anything to log in with.
+    pub fn has_password(&self) -> bool {
+        self.secret.is_some()
+    }
+
+    /// What to log in with.
+    ///
+    /// # Errors
+    /// There is nothing: the client's method shows no password, and the auth server sent none.
+    pub fn secret(&self) -> Result<&Secret, CannotLogIn> {
+        self.secret
+            .as_ref()
+            .ok_or(CannotLogIn::NoPassword(self.method))
+    }
+
+    /// The bytes of `secret`.
+    ///
+    /// # Errors
+    /// As `secret`.
+    pub fn password(&self) -> Result<&[u8], CannotLogIn> {
+        Ok(self.secret()?.expose())
+    }
+
+    /// A mechanism's message for the backend.
+    ///
+    /// # Errors
+    /// There is nothing to log in with, or the mechanism cannot carry it.
+    pub fn sasl_message(&self, mechanism: Mechanism) -> Result<Line, CannotLogIn> {
+        let secret = self.secret()?;
+        match mechanism {
+            Mechanism::Xoauth2 => Ok(oauth::encode_xoauth2(&self.login, secret)),
+            Mechanism::OauthBearer => Ok(oauth::encode_oauthbearer(&self.login, secret)),
+            Mechanism::Plain => plain::encode(self.authzid.as_deref(), &self.login, secret)
+                .ok_or(CannotLogIn::NulInLogin),
+            // Their messages are not made of a login and a secret alone; no dialect chooses them.
+            Mechanism::Login | Mechanism::CramMd5 | Mechanism::External => {
+                Err(CannotLogIn::NotOneMessage(mechanism))
+            }
+        }
+    }
+
+    /// Whether the secret is a token that a configured backend should get as a token.
+    pub fn asks_for_token_mechanisms(&self) -> bool {
+        let configured = matches!(self.target, Target::Backend(_));
+        configured && self.token_of.is_some() && self.mechanism == AuthMechanism::Auto
+    }
+
+    /// The mechanism by which a token can go on: the client's own, or the other one.
+    pub fn token_mechanism(&self, offered: impl Fn(Mechanism) -> bool) -> Option<Mechanism> {
+        let both = match self.token_of? {
+            Method::OauthBearer => [Mechanism::OauthBearer, Mechanism::Xoauth2],
+            Method::Xoauth2 => [Mechanism::Xoauth2, Mechanism::OauthBearer],
+            Method::Plain | Method::Apop | Method::CramMd5 | Method::External | Method::None => {
+                return None;
+            }
+        };
+        both.into_iter().find(|&mechanism| offered(mechanism))
+    }
+
+    /// Whether what the client presented could be said to the backend as this grant says its own.
+    pub fn client_is_sayable(&self, protocol: Protocol, credentials: &Credentials) -> bool {
+        let of_client = Self {
+            smtp_auth: self.smtp_auth,
+            mechanism: self.mechanism,
+            ..Self::of(self.target.clone(), credentials)
+        };
+        of_client.is_sayable(protocol)
+    }
+
+    /// Whether login and password can be said to the backend without breaking a line or a field.
+    pub fn is_sayable(&self, protocol: Protocol) -> bool {
+        let secret = self.secret.as_ref().map(Secret::expose).unwrap_or_default();
+        let fields = [
+            &self.login,
+            secret,
+            self.authzid.as_deref().unwrap_or_default(),
+        ];
+        let by_plain = match self.mechanism {
+            AuthMechanism::Plain => true,
+            AuthMechanism::Auto | AuthMechanism::Login | AuthMechanism::Off => false,
+            AuthMechanism::Xoauth2 | AuthMechanism::Oauthbearer => false,
+        };
+        let in_smtp = match protocol {
+            Protocol::Imap | Protocol::Pop3 => false,
+            Protocol::Smtp => self.smtp_auth,
+        };
+        if by_plain || in_smtp || self.authzid.is_some() {
+            return !fields.iter().any(|field| field.contains(&0));
+        }
+        match protocol {
+            Protocol::Pop3 => fields.iter().all(|field| Bare::new(field).is_some()),
+            // Literals and xtext carry anything.
+            Protocol::Imap | Protocol::Smtp => true,
+        }
+    }
+}
+
+/// Why a grant cannot be said to a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CannotLogIn {
+    /// The client's method shows no password, and the auth server sent none.
+    NoPassword(Method),
+    /// SASL PLAIN separates its fields with NUL.
+    NulInLogin,
+    /// The mechanism takes more than one message, or another kind of proof.
+    NotOneMessage(Mechanism),
+}
+
+impl fmt::Display for CannotLogIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPassword(method) => {
+                let method = method.name();
+                write!(f, "no password for the backend: {method} shows none")
+            }
+            Self::NulInLogin => f.write_str("login or password has a NUL in it"),
+            Self::NotOneMessage(mechanism) => {
+                let mechanism = mechanism.name();
+                write!(
+                    f,
+                    "{mechanism} has no message made of a login and a password"
+                )
+            }
+        }
+    }
+}

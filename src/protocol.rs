@@ -1,0 +1,164 @@
+//! The three protocols, and what each of them fixes: names, ports, the lines that a client can be sent
+//! outside a dialogue. A protocol is a row here and a folder in `dialect`.
+//!
+//! Imports nothing of the crate. How a protocol is spoken stands in `dialect`.
+
+/// The three protocols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// RFC 3501, RFC 9051.
+    Imap,
+    /// RFC 1939.
+    Pop3,
+    /// RFC 5321.
+    Smtp,
+}
+
+/// What does not change from session to session.
+#[derive(Debug)]
+pub struct Record {
+    /// Name in the configuration, in the log and in `Auth-Protocol`.
+    pub name: &'static str,
+    /// ALPN protocol (RFC 7301).
+    pub alpn: &'static str,
+    /// Port of plain text, perhaps with STARTTLS.
+    pub port: u16,
+    /// Port of TLS from the first byte (RFC 8314).
+    pub tls_port: u16,
+    /// Ports that imply the protocol, beyond these two.
+    pub further_ports: &'static [u16],
+    /// The directive with the mechanisms that clients are offered.
+    pub auth_directive: &'static str,
+    /// The directive with what clients are told before their login.
+    pub capabilities_directive: &'static str,
+    /// Sent by the accept thread when there is no room, and to sessions that must make room.
+    pub busy: &'static [u8],
+    /// A failure that is not the client's.
+    pub internal_error: &'static [u8],
+    /// The client's certificate was refused.
+    pub certificate_error: &'static [u8],
+    /// The client has no certificate but needs one.
+    pub certificate_missing: &'static [u8],
+}
+
+static IMAP: Record = Record {
+    name: "imap",
+    alpn: "imap",
+    port: 143,
+    tls_port: 993,
+    further_ports: &[],
+    auth_directive: "imap_auth",
+    capabilities_directive: "imap_capabilities",
+    busy: b"* BYE [UNAVAILABLE] Too many connections, try again later\r\n",
+    internal_error: b"* BAD internal server error\r\n",
+    certificate_error: b"* BYE SSL certificate error\r\n",
+    certificate_missing: b"* BYE No required SSL certificate\r\n",
+};
+
+static POP3: Record = Record {
+    name: "pop3",
+    alpn: "pop3",
+    port: 110,
+    tls_port: 995,
+    further_ports: &[],
+    auth_directive: "pop3_auth",
+    capabilities_directive: "pop3_capabilities",
+    busy: b"-ERR [SYS/TEMP] Too many connections, try again later\r\n",
+    internal_error: b"-ERR internal server error\r\n",
+    certificate_error: b"-ERR SSL certificate error\r\n",
+    certificate_missing: b"-ERR No required SSL certificate\r\n",
+};
+
+static SMTP: Record = Record {
+    name: "smtp",
+    alpn: "smtp",
+    port: 25,
+    tls_port: 465,
+    // Submission (RFC 6409).
+    further_ports: &[587],
+    auth_directive: "smtp_auth",
+    capabilities_directive: "smtp_capabilities",
+    busy: b"421 4.3.2 Too many connections, try again later\r\n",
+    internal_error: b"451 4.3.2 Internal server error\r\n",
+    certificate_error: b"421 4.7.1 SSL certificate error\r\n",
+    certificate_missing: b"421 4.7.1 No required SSL certificate\r\n",
+};
+
+impl Protocol {
+    /// All of them, in the order in which people are told of them.
+    pub const ALL: [Self; 3] = [Self::Imap, Self::Pop3, Self::Smtp];
+
+    /// What the protocol fixes.
+    pub fn record(self) -> &'static Record {
+        match self {
+            Self::Imap => &IMAP,
+            Self::Pop3 => &POP3,
+            Self::Smtp => &SMTP,
+        }
+    }
+
+    /// As the configuration and `Auth-Protocol` call it.
+    pub fn name(self) -> &'static str {
+        self.record().name
+    }
+
+    /// The protocol of this name, as the configuration writes it.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|protocol| protocol.name() == name)
+    }
+
+    /// The protocol that a well-known port implies.
+    pub fn of_port(port: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|protocol| {
+            let record = protocol.record();
+            [record.port, record.tls_port].contains(&port) || record.further_ports.contains(&port)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn well_known_ports_imply_their_protocol() {
+        for (port, name) in [
+            (143, "imap"),
+            (993, "imap"),
+            (110, "pop3"),
+            (995, "pop3"),
+            (25, "smtp"),
+            (465, "smtp"),
+            (587, "smtp"),
+        ] {
+            assert_eq!(Protocol::of_port(port).map(Protocol::name), Some(name));
+        }
+        assert_eq!(Protocol::of_port(1143), None);
+    }
+
+    #[test]
+    fn a_name_is_found_as_it_is_written() {
+        for protocol in Protocol::ALL {
+            assert_eq!(Protocol::by_name(protocol.name()), Some(protocol));
+        }
+        assert_eq!(Protocol::by_name("IMAP"), None);
+    }
+
+    #[test]
+    fn every_fixed_line_is_one_line() {
+        for protocol in Protocol::ALL {
+            let record = protocol.record();
+            for line in [
+                record.busy,
+                record.internal_error,
+                record.certificate_error,
+                record.certificate_missing,
+            ] {
+                let ends = line.iter().filter(|&&byte| byte == b'\n').count();
+                assert!(line.ends_with(b"\r\n") && ends == 1);
+            }
+        }
+    }
+}
