@@ -82,6 +82,7 @@ impl Plan {
 }
 
 pub(crate) const IMAP_LOGIN: &[(&str, &str)] = &[("", "* OK"), ("a LOGIN bob pw\r\n", "a OK")];
+pub(crate) const LOGOUT: &str = "b LOGOUT\r\n";
 pub(crate) const POP3_LOGIN: &[(&str, &str)] =
     &[("", "+OK"), ("USER bob\r\n", "+OK"), ("PASS pw\r\n", "+OK")];
 pub(crate) const SMTP_LOGIN: &[(&str, &str)] = &[
@@ -149,6 +150,12 @@ impl Client {
     /// Whether it repeats its last question.
     pub(crate) fn is_repeating(&self) -> bool {
         self.at >= self.plan.script.len()
+    }
+
+    /// Whether it has asked for the end of its session.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.exchange()
+            .is_some_and(|exchange| exchange.say == LOGOUT)
     }
 
     /// The next whole line of what was received, without its end.

@@ -14,7 +14,7 @@
 //!
 //! | scenario | who comes | what must be true |
 //! |---|---|---|
-//! | `herd` | 1000, 2000, 3000 honest clients at once, rtt 20, 50, 100 ms | all get in, p99 ≤ 1 s |
+//! | `herd` | 1000, 2000, 3000 honest clients at once, rtt 20, 50, 100 ms; 200 of one address | all get in, p99 ≤ 1 s |
 //! | `silent` | 5000 connections that say nothing and come back | honest logins beside: all, p99 ≤ 20 ms |
 //! | `chatty` | 132 and 1000 connections that say NOOP every 100 ms | the same |
 //! | `one-address` | 125 to 1200 logins a second of one address, rtt 250 ms | all, until the machine is full |
@@ -25,10 +25,11 @@
 //! | `cpu` | 4000 short sessions, 8 and 64 at a time; NOOP there and back | figures to compare |
 //!
 //! A login's time is what its client waited for the proxy, without the waits of its own (`rtt`) between
-//! an answer and the next line. All clients are one thread of this process; auth server and backends
-//! are one thread of another one; so a proxy's processes hold nothing but the proxy. Clients come from
-//! 127.1.0.0/16. Both proxies log at level info to a file. Verdicts are words, not an exit status:
-//! a machine that does something else at the same time makes them wrong.
+//! an answer and the next line. The clients of a run are one thread of this process, a crowd beside them
+//! is another; auth server and backends are one thread of a second process; so a proxy's processes hold
+//! nothing but the proxy. Clients come from 127.1.0.0/16. Both proxies log at level info to a file.
+//! Verdicts are words, not an exit status: a machine that does something else at the same time makes
+//! them wrong.
 
 mod backends;
 mod client;
@@ -129,6 +130,10 @@ fn run(options: Options) -> Result<(), String> {
         settle: Duration::from_secs(options.settle),
         percent: options.percent,
     };
+    for program in &stage.programs {
+        report::run(&program.description());
+    }
+    report::run(&memory::machine());
     for scenario in scenarios {
         scenario.play(&stage);
     }

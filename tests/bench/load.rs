@@ -308,6 +308,8 @@ impl Load {
             if client.asked.is_some() {
                 self.answered(id);
             }
+        } else if client.is_leaving() {
+            // A goodbye that was asked for.
         } else if is_refusal(line) && client.plan.back.is_none() {
             self.fail(id, line);
         }

@@ -1,6 +1,8 @@
 //! What the system says of processes: memory, threads, CPU seconds, descriptors.
 
+use std::collections::VecDeque;
 use std::fs;
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -34,6 +36,14 @@ pub(crate) fn descriptor_limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
 }
 
+/// What the figures of a run depend on, and cannot show.
+pub(crate) fn machine() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    format!("machine  {cores} cores, load {load} before the first run")
+}
+
 /// Processes whose parent is `parent`.
 pub(crate) fn children(parent: u32) -> Vec<u32> {
     let file = format!("/proc/{parent}/task/{parent}/children");
@@ -59,8 +69,46 @@ pub(crate) fn proportional_set_size(processes: &[u32]) -> u64 {
     files.sum()
 }
 
-/// KiB that the kernel of this machine holds for everybody: objects, stacks of threads, page tables.
-pub(crate) fn kernel_memory() -> u64 {
+/// KiB that the kernel of this machine holds for everybody.
+#[derive(Clone, Copy)]
+pub(crate) struct KernelMemory {
+    pub(crate) kib: u64,
+    /// By how much it still moved when it was read.
+    pub(crate) noise: u64,
+}
+
+impl KernelMemory {
+    /// Reads it once it has come to rest: what ended processes had is given back by and by. If others
+    /// use the machine, it never does, and is read after half a minute.
+    pub(crate) fn at_rest() -> Self {
+        const READINGS: usize = 6;
+        const REST: u64 = 200;
+        let mut readings = VecDeque::new();
+        for _ in 0..60 {
+            readings.push_back(kernel_memory());
+            if readings.len() > READINGS {
+                readings.pop_front();
+            }
+            if readings.len() == READINGS && spread(&readings) <= REST {
+                break;
+            }
+            thread::sleep(Duration::from_millis(500));
+        }
+        let kib = readings.iter().sum::<u64>() / readings.len() as u64;
+        Self {
+            kib,
+            noise: spread(&readings),
+        }
+    }
+}
+
+fn spread(readings: &VecDeque<u64>) -> u64 {
+    let extremes = readings.iter().max().zip(readings.iter().min());
+    extremes.map_or(0, |(most, least)| most - least)
+}
+
+/// Objects, stacks of threads, page tables.
+fn kernel_memory() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let fields = ["Slab:", "KernelStack:", "PageTables:"];
     fields.iter().map(|name| field(&text, name)).sum()

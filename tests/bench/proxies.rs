@@ -68,6 +68,21 @@ impl Program {
         }
     }
 
+    /// What it is, for the head of the report.
+    pub(crate) fn description(&self) -> String {
+        let name = self.name();
+        match self {
+            Self::Postern(_, binary, chosen) => {
+                let settings = chosen
+                    .iter()
+                    .map(|(section, key, value)| format!(", [{section}] {key} = {value}"));
+                let settings: String = settings.collect();
+                format!("{name:<8} {}{settings}", binary.display())
+            }
+            Self::Nginx => format!("{name:<8} with {MAIL_MODULE}, worker_processes auto"),
+        }
+    }
+
     /// Starts it and waits until it listens.
     pub(crate) fn start(
         &self,

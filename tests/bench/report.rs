@@ -60,7 +60,10 @@ pub(crate) fn verdict(proxy: &str, broken: &[String]) {
     if broken.is_empty() {
         println!("verdict  {proxy}: holds");
     } else {
-        println!("verdict  {proxy}: does not hold: {}", broken.join("; "));
+        println!("verdict  {proxy}: does not hold");
+    }
+    for what in broken {
+        remark(what);
     }
 }
 

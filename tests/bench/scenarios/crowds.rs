@@ -1,6 +1,9 @@
 //! Many at once: herds of honest clients, and honest clients beside crowds that are not.
 
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::client::{IMAP_LOGIN, Plan, Then};
@@ -24,9 +27,14 @@ const HONEST: usize = 40_000;
 pub(crate) fn herd(stage: &Stage) {
     report::title("herd: honest clients that connect at the same moment, and stay");
     let mut verdicts = Verdicts::default();
-    for (size, rtt) in [(1000, 20), (2000, 50), (3000, 100)] {
+    for (size, rtt, addresses, whence) in [
+        (1000, 20, 1000, "as many addresses"),
+        (2000, 50, 2000, "as many addresses"),
+        (3000, 100, 3000, "as many addresses"),
+        (200, 50, 1, "one address"),
+    ] {
         let size = stage.scaled(size);
-        let run = format!("{size} clients, rtt {rtt} ms");
+        let run = format!("{size} clients of {whence}, rtt {rtt} ms");
         report::run(&run);
         stage.each(&Setup::imap(), |proxy| {
             let plan = Plan::new(proxy.address("imap"), IMAP_LOGIN)
@@ -37,7 +45,7 @@ pub(crate) fn herd(stage: &Stage) {
             let group = load.group();
             let now = Instant::now();
             for client in 0..size {
-                load.add(group, &plan, address(client + 1), now);
+                load.add(group, &plan, address(client % addresses + 1), now);
             }
             load.run_until(Duration::from_secs(60), |load| load.is_complete(group));
             let tally = load.tally(group);
@@ -93,6 +101,39 @@ pub(crate) fn chatty(stage: &Stage) {
     verdicts.announce();
 }
 
+/// A crowd on a thread of its own, so that what it does takes no time from the honest clients'.
+struct Crowd {
+    end: Arc<AtomicBool>,
+    thread: JoinHandle<(usize, usize)>,
+}
+
+impl Crowd {
+    fn gather(plan: Plan, size: usize, addresses: usize) -> Self {
+        let end = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&end);
+        let thread = thread::spawn(move || {
+            let mut load = Load::new();
+            let group = load.group();
+            let plan = Rc::new(plan);
+            let now = Instant::now();
+            for member in 0..size {
+                load.add(group, &plan, address(member % addresses + 1), now);
+            }
+            while !ends.load(Ordering::Relaxed) {
+                load.run_for(Duration::from_millis(50));
+            }
+            (load.connected(group), load.tally(group).sent_away)
+        });
+        Self { end, thread }
+    }
+
+    /// How many were connected, and how often one of them was closed.
+    fn disperse(self) -> (usize, usize) {
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.join().expect("no crowd panics")
+    }
+}
+
 /// Honest logins beside a crowd of so many connections from so many addresses.
 fn beside(
     stage: &Stage,
@@ -102,31 +143,26 @@ fn beside(
     verdicts: &mut Verdicts,
     run: &str,
 ) {
+    let crowd = Crowd::gather(crowd, size, addresses);
+    // It stands before anybody else comes.
+    thread::sleep(Duration::from_secs(3));
     let mut load = Load::new();
-    let (crowded, honest) = (load.group(), load.group());
-    let crowd = Rc::new(crowd);
-    let now = Instant::now();
-    for member in 0..size {
-        load.add(crowded, &crowd, address(member % addresses + 1), now);
-    }
-    // The crowd stands before anybody else comes.
-    load.run_for(Duration::from_secs(3));
+    let group = load.group();
     let plan = Plan::new(proxy.address("imap"), IMAP_LOGIN).with_rtt(Duration::from_millis(rtt));
     let plan = Rc::new(plan);
     let now = Instant::now();
     for client in 0..stage.seconds * HONEST_RATE {
         let when = now + Duration::from_millis(client * 1000 / HONEST_RATE);
         let index = usize::try_from(client).expect("small");
-        load.add(honest, &plan, address(HONEST + index), when);
+        load.add(group, &plan, address(HONEST + index), when);
     }
     let limit = Duration::from_secs(stage.seconds + 35);
-    load.run_until(limit, |load| load.is_complete(honest));
-    let tally = load.tally(honest);
+    load.run_until(limit, |load| load.is_complete(group));
+    let (connected, sent_away) = crowd.disperse();
+    let tally = load.tally(group);
     report::logins(proxy.name, tally, Duration::ZERO);
     report::remark(&format!(
-        "the crowd: {} connected at the end, {} times closed by the proxy",
-        load.connected(crowded),
-        load.tally(crowded).sent_away
+        "the crowd: {connected} connected at the end, {sent_away} times closed by the proxy"
     ));
     verdicts.insist_on_logins(proxy, tally, (Duration::ZERO, BESIDE_LIMIT), run);
 }

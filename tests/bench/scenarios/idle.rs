@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{Exchange, IMAP_LOGIN, Plan, Then};
 use crate::load::{Load, address};
-use crate::memory;
+use crate::memory::{self, KernelMemory};
 use crate::proxies::{Proxy, Setup};
 use crate::report;
 use crate::stage::{Stage, Verdicts};
@@ -19,7 +20,9 @@ use crate::wire::tls_client;
 /// Sessions that are logged in at the same time while the crowd grows.
 const AT_A_TIME: usize = 64;
 
-/// Threads of postern beside its workers.
+/// Threads that are enough when nobody has anything to do: workers, unless `--workers` says
+/// otherwise, and others.
+const WORKERS: usize = 128;
 const OTHER_THREADS: usize = 16;
 
 /// KiB a session.
@@ -27,6 +30,8 @@ const OTHER_THREADS: usize = 16;
 struct Cost {
     own: f64,
     kernel: f64,
+    /// By how much the kernel's part may be wrong.
+    noise: f64,
 }
 
 impl Cost {
@@ -49,7 +54,9 @@ pub(crate) fn play(stage: &Stage) {
     };
     let mut verdicts = Verdicts::default();
     for kind in ["plain", "TLS"] {
-        report::run(&format!("{kind}, KiB a session"));
+        report::run(&format!(
+            "{kind}, KiB a session (the kernel's without the clients' and servers' share)"
+        ));
         let mut costs: BTreeMap<&str, Cost> = BTreeMap::new();
         stage.each(&setup, |proxy| {
             let plan = match kind {
@@ -70,41 +77,53 @@ pub(crate) fn play(stage: &Stage) {
     verdicts.announce();
 }
 
-/// KiB that the kernel holds for a client's and a server's socket.
-fn without_proxy(stage: &Stage, size: usize) -> f64 {
-    let before = memory::kernel_memory();
+/// What the kernel holds for a client's and a server's socket.
+fn without_proxy(stage: &Stage, size: usize) -> Cost {
+    let before = KernelMemory::at_rest();
     let plan = Plan::new(stage.backends.imap, IMAP_LOGIN);
     let (mut load, group) = gather(plan, size);
     load.run_for(Duration::from_secs(2));
-    let per_session = kib(before, memory::kernel_memory(), size);
+    let after = KernelMemory::at_rest();
+    let cost = Cost {
+        own: 0.0,
+        kernel: kib(before.kib, after.kib, size),
+        noise: kib(0, before.noise + after.noise, size),
+    };
     report::line(
         "none",
         &format!(
-            "{} sessions, kernel {per_session:.1} KiB each",
-            load.connected(group)
+            "{} sessions: kernel {:.1} ± {:.1}",
+            load.connected(group),
+            cost.kernel,
+            cost.noise
         ),
     );
-    per_session
+    cost
 }
 
 fn with_proxy(
     stage: &Stage,
     proxy: &Proxy,
     (plan, size): (Plan, usize),
-    harness: f64,
+    harness: Cost,
     verdicts: &mut Verdicts,
 ) -> Cost {
+    // What a proxy makes at its start is not a session's.
+    thread::sleep(Duration::from_secs(1));
     let processes = proxy.processes();
-    let own_before = memory::proportional_set_size(&processes);
-    let kernel_before = memory::kernel_memory();
     let threads_before = memory::threads(&processes);
+    let kernel_before = KernelMemory::at_rest();
+    let own_before = memory::proportional_set_size(&processes);
     let (mut load, group) = gather(plan, size);
     let threads_then = memory::threads(&processes);
     load.run_for(stage.settle);
     let threads = memory::threads(&processes);
+    let own = memory::proportional_set_size(&processes);
+    let kernel = KernelMemory::at_rest();
     let cost = Cost {
-        own: kib(own_before, memory::proportional_set_size(&processes), size),
-        kernel: kib(kernel_before, memory::kernel_memory(), size) - harness,
+        own: kib(own_before, own, size),
+        kernel: kib(kernel_before.kib, kernel.kib, size) - harness.kernel,
+        noise: kib(0, kernel_before.noise + kernel.noise, size) + harness.noise,
     };
     let alive = load.connected(group);
     let asked = load.ask_all(
@@ -122,11 +141,12 @@ fn with_proxy(
     report::line(
         proxy.name,
         &format!(
-            "{alive} logged in: PSS {:6.1} + kernel {:6.1} (clients and servers taken off) = {:6.1}; \
+            "{alive} logged in: PSS {:5.1} + kernel {:5.1} ± {:.1} = {:5.1}; \
              threads {threads_before} -> {threads_then} -> {threads}; {answered} of {asked} answer \
              NOOP, {}",
             cost.own,
             cost.kernel,
+            cost.noise,
             cost.sum(),
             report::spread(&tally.rounds)
         ),
@@ -137,7 +157,7 @@ fn with_proxy(
     verdicts.insist(proxy, alive == size, format!("{alive} of {size} sessions"));
     let what = format!("{answered} of {asked} answered");
     verdicts.insist(proxy, answered == asked, what);
-    let most = stage.workers.unwrap_or(0).max(threads_before) + OTHER_THREADS;
+    let most = stage.workers.unwrap_or(WORKERS) + OTHER_THREADS;
     let what = format!("{threads} threads, {most} were enough");
     verdicts.insist(proxy, threads <= most, what);
     cost

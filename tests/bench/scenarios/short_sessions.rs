@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::client::{Exchange, IMAP_LOGIN, POP3_LOGIN, Plan, SMTP_LOGIN, Then};
+use crate::client::{Exchange, IMAP_LOGIN, LOGOUT, POP3_LOGIN, Plan, SMTP_LOGIN, Then};
 use crate::load::{Load, address};
 use crate::memory;
 use crate::proxies::{Proxy, Setup};
@@ -30,7 +30,7 @@ pub(crate) fn play(stage: &Stage) {
         script.push((say, hear));
         script
     };
-    let imap = goodbye(IMAP_LOGIN, "b LOGOUT\r\n", "b OK");
+    let imap = goodbye(IMAP_LOGIN, LOGOUT, "b OK");
     let mut verdicts = Verdicts::default();
     for (name, protocol, tls, script) in [
         ("IMAP", "imap", false, imap.clone()),
