@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench crowds -- SCENARIO...      one or more of those below, or `all`
 //!   --workers N            postern's `workers`; 4 is the hard case
+//!   --backlog N            `backlog` of every listener (both programs: 511)
 //!   --set KEY=VALUE        a setting of postern's [postern], or with mail.KEY=VALUE of [mail]
 //!   --postern FILE         another binary of postern instead of the one just built
 //!   --before FILE          a second binary, called "before", which gets no --set
@@ -67,6 +68,9 @@ struct Options {
     /// postern's `workers`
     #[arg(long)]
     workers: Option<usize>,
+    /// `backlog` of every listener, of both programs
+    #[arg(long)]
+    backlog: Option<usize>,
     /// A setting of postern's [postern], or with mail.KEY=VALUE of [mail]
     #[arg(long, value_name = "KEY=VALUE", value_parser = setting)]
     set: Vec<(String, String, String)>,
@@ -126,6 +130,7 @@ fn run(options: Options) -> Result<(), String> {
         backends: Backends::start(),
         certificate: certificate::make(folder.path()),
         workers: options.workers,
+        backlog: options.backlog,
         seconds: options.seconds,
         settle: Duration::from_secs(options.settle),
         percent: options.percent,

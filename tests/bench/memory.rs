@@ -44,6 +44,18 @@ pub(crate) fn machine() -> String {
     format!("machine  {cores} cores, load {load} before the first run")
 }
 
+/// Connections that the kernel has dropped because the queue of their listener was full. Their clients
+/// may believe that they are connected, and wait.
+pub(crate) fn listen_overflows() -> u64 {
+    let text = fs::read_to_string("/proc/net/netstat").unwrap_or_default();
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+    let (names, values) = (lines.next(), lines.next());
+    let names = names.unwrap_or_default().split(' ');
+    let mut fields = names.zip(values.unwrap_or_default().split(' '));
+    let value = fields.find_map(|(name, value)| (name == "ListenOverflows").then_some(value));
+    value.and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
 /// Processes whose parent is `parent`.
 pub(crate) fn children(parent: u32) -> Vec<u32> {
     let file = format!("/proc/{parent}/task/{parent}/children");

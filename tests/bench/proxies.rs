@@ -32,6 +32,8 @@ pub(crate) struct Setup {
     pub(crate) workers: Option<usize>,
     /// How many sessions postern lets in; its default if `None`.
     pub(crate) max_sessions: Option<usize>,
+    /// How many connections the kernel keeps until they are accepted; each one's default if `None`.
+    pub(crate) backlog: Option<usize>,
     /// Protocols, each with a listener.
     pub(crate) protocols: Vec<&'static str>,
     /// Settings of all servers, which both programs call the same.
@@ -179,6 +181,11 @@ impl Config<'_> {
         (plain, tls)
     }
 
+    fn backlog(&self) -> String {
+        let backlog = self.setup.backlog;
+        backlog.map_or_else(String::new, |backlog| format!(" backlog={backlog}"))
+    }
+
     fn postern(&mut self, chosen: &[(String, String, String)]) -> String {
         let mut text = format!("[postern]\nerror_log = {} info\n", self.log.display());
         if let Some(workers) = self.setup.workers {
@@ -211,12 +218,13 @@ impl Config<'_> {
         }
         for protocol in &self.setup.protocols {
             let (plain, tls) = self.listen(protocol);
+            let backlog = self.backlog();
             line(
                 &mut text,
-                &format!("[server {protocol}]\nprotocol = {protocol}\nlisten = {plain}"),
+                &format!("[server {protocol}]\nprotocol = {protocol}\nlisten = {plain}{backlog}"),
             );
             if let Some(tls) = tls {
-                line(&mut text, &format!("listen = {tls} ssl"));
+                line(&mut text, &format!("listen = {tls} ssl{backlog}"));
             }
         }
         if self.setup.routes {
@@ -257,13 +265,13 @@ impl Config<'_> {
         }
         for protocol in &self.setup.protocols {
             let (plain, tls) = self.listen(protocol);
-            // By default the queue of the kernel is shorter than a herd is large.
+            let backlog = self.backlog();
             line(
                 &mut text,
-                &format!("server {{ protocol {protocol}; listen {plain} backlog=4096;"),
+                &format!("server {{ protocol {protocol}; listen {plain}{backlog};"),
             );
             if let Some(tls) = tls {
-                line(&mut text, &format!("listen {tls} ssl backlog=4096;"));
+                line(&mut text, &format!("listen {tls} ssl{backlog};"));
             }
             line(&mut text, "}");
         }

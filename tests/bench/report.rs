@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::load::Tally;
+use crate::memory;
 
 /// Begins a scenario.
 pub(crate) fn title(text: &str) {
@@ -39,10 +40,9 @@ pub(crate) fn logins(proxy: &str, tally: &Tally, delay: Duration) {
     line(
         proxy,
         &format!(
-            "{successes:>5}/{attempted:<5} logins ({:5.1} %)  {}  {:6.0}/s  in {:.2} s",
+            "{successes:>5}/{attempted:<5} logins ({:5.1} %)  {}  all in {:.2} s",
             percent(successes, attempted),
             spread(&waits),
-            throughput(tally),
             took.as_secs_f64()
         ),
     );
@@ -52,6 +52,16 @@ pub(crate) fn logins(proxy: &str, tally: &Tally, delay: Duration) {
     let missing = attempted - successes - tally.failed();
     if missing > 0 {
         remark(&format!("{missing} had neither when time was up"));
+    }
+}
+
+/// How many connections the listener's queue had no room for since there were `before`.
+pub(crate) fn overflows(before: u64) {
+    let count = memory::listen_overflows() - before;
+    if count > 0 {
+        remark(&format!(
+            "{count} times the kernel's queue of the listener was full (see --backlog)"
+        ));
     }
 }
 

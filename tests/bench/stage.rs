@@ -19,6 +19,8 @@ pub(crate) struct Stage {
     pub(crate) certificate: Certificate,
     /// The operator's choice of postern's `workers`.
     pub(crate) workers: Option<usize>,
+    /// The operator's choice of every listener's `backlog`.
+    pub(crate) backlog: Option<usize>,
     /// How long logins come in, where that is not part of the scenario.
     pub(crate) seconds: u64,
     /// How long idle sessions are left alone before they are measured.
@@ -36,6 +38,7 @@ impl Stage {
     /// Runs the same with each proxy, one after another, each started anew.
     pub(crate) fn each(&self, setup: &Setup, mut run: impl FnMut(&Proxy)) {
         let mut setup = setup.clone();
+        setup.backlog = self.backlog;
         setup.workers = self.workers.or(setup.workers);
         for program in &self.programs {
             let proxy = program.start(&setup, &self.backends, Some(&self.certificate));
@@ -52,8 +55,8 @@ pub(crate) struct Verdicts {
 
 impl Verdicts {
     /// Remembers `what` unless it is true that it `holds`.
-    pub(crate) fn insist(&mut self, proxy: &Proxy, holds: bool, what: impl Into<String>) {
-        let broken = self.broken.entry(proxy.name).or_default();
+    pub(crate) fn insist(&mut self, proxy: &'static str, holds: bool, what: impl Into<String>) {
+        let broken = self.broken.entry(proxy).or_default();
         if !holds {
             broken.push(what.into());
         }
@@ -70,14 +73,14 @@ impl Verdicts {
     ) {
         let (successes, attempted) = (tally.successes.len(), tally.attempted);
         let what = format!("{run}: {successes} of {attempted} logins");
-        self.insist(proxy, successes == attempted, what);
+        self.insist(proxy.name, successes == attempted, what);
         let slow = report::percentile(&tally.successes, 99).saturating_sub(delay);
         let what = format!(
             "{run}: p99 is {} ms, not {}",
             report::millis(slow),
             report::millis(limit)
         );
-        self.insist(proxy, slow <= limit, what);
+        self.insist(proxy.name, slow <= limit, what);
     }
 
     /// Prints them.

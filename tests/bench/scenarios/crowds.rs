@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{IMAP_LOGIN, Plan, Then};
 use crate::load::{Load, address};
+use crate::memory;
 use crate::proxies::{Proxy, Setup};
 use crate::report;
 use crate::stage::{Stage, Verdicts};
@@ -41,6 +42,7 @@ pub(crate) fn herd(stage: &Stage) {
                 .with_rtt(Duration::from_millis(rtt))
                 .then(Then::Stay);
             let plan = Rc::new(plan);
+            let overflows = memory::listen_overflows();
             let mut load = Load::new();
             let group = load.group();
             let now = Instant::now();
@@ -50,6 +52,7 @@ pub(crate) fn herd(stage: &Stage) {
             load.run_until(Duration::from_secs(60), |load| load.is_complete(group));
             let tally = load.tally(group);
             report::logins(proxy.name, tally, Duration::ZERO);
+            report::overflows(overflows);
             verdicts.insist_on_logins(proxy, tally, (Duration::ZERO, HERD_LIMIT), &run);
         });
     }
@@ -143,6 +146,7 @@ fn beside(
     verdicts: &mut Verdicts,
     run: &str,
 ) {
+    let overflows = memory::listen_overflows();
     let crowd = Crowd::gather(crowd, size, addresses);
     // It stands before anybody else comes.
     thread::sleep(Duration::from_secs(3));
@@ -161,6 +165,7 @@ fn beside(
     let (connected, sent_away) = crowd.disperse();
     let tally = load.tally(group);
     report::logins(proxy.name, tally, Duration::ZERO);
+    report::overflows(overflows);
     report::remark(&format!(
         "the crowd: {connected} connected at the end, {sent_away} times closed by the proxy"
     ));

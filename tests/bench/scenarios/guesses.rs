@@ -55,9 +55,9 @@ pub(crate) fn play(stage: &Stage) {
         );
         let shortest = tally.rounds.iter().min().copied().unwrap_or(AUTH_WAIT);
         let what = format!("{rate:.1} guesses a second");
-        verdicts.insist(proxy, rate <= 1.01 * most, what);
+        verdicts.insist(proxy.name, rate <= 1.01 * most, what);
         let what = format!("a NO came after {} ms", report::millis(shortest));
-        verdicts.insist(proxy, shortest + CLOCK >= AUTH_WAIT, what);
+        verdicts.insist(proxy.name, shortest + CLOCK >= AUTH_WAIT, what);
     });
     verdicts.announce();
 }

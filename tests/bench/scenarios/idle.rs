@@ -57,7 +57,7 @@ pub(crate) fn play(stage: &Stage) {
         report::run(&format!(
             "{kind}, KiB a session (the kernel's without the clients' and servers' share)"
         ));
-        let mut costs: BTreeMap<&str, Cost> = BTreeMap::new();
+        let mut costs: BTreeMap<&'static str, Cost> = BTreeMap::new();
         stage.each(&setup, |proxy| {
             let plan = match kind {
                 "plain" => Plan::new(proxy.address("imap"), IMAP_LOGIN),
@@ -65,16 +65,22 @@ pub(crate) fn play(stage: &Stage) {
             };
             let cost = with_proxy(stage, proxy, (plan, size), harness, &mut verdicts);
             costs.insert(proxy.name, cost);
-            // nginx is the last.
-            if let Some(nginx) = costs.get("nginx") {
-                for (name, cost) in costs.iter().filter(|(name, _)| **name != "nginx") {
-                    let ratio = cost.sum() / nginx.sum();
-                    report::remark(&format!("{kind}: {name} takes {ratio:.2} times nginx's"));
-                }
-            }
         });
+        compare_with_nginx(kind, &costs, &mut verdicts);
     }
     verdicts.announce();
+}
+
+fn compare_with_nginx(kind: &str, costs: &BTreeMap<&'static str, Cost>, verdicts: &mut Verdicts) {
+    let Some(nginx) = costs.get("nginx") else {
+        return;
+    };
+    for (name, cost) in costs.iter().filter(|(name, _)| **name != "nginx") {
+        let ratio = cost.sum() / nginx.sum();
+        let text = format!("{kind}: {name} takes {ratio:.2} times nginx's");
+        report::remark(&text);
+        verdicts.insist(name, ratio <= 1.0, text);
+    }
 }
 
 /// What the kernel holds for a client's and a server's socket.
@@ -154,12 +160,16 @@ fn with_proxy(
     for (reason, count) in &tally.failures {
         report::remark(&format!("{count} failed: {reason}"));
     }
-    verdicts.insist(proxy, alive == size, format!("{alive} of {size} sessions"));
+    verdicts.insist(
+        proxy.name,
+        alive == size,
+        format!("{alive} of {size} sessions"),
+    );
     let what = format!("{answered} of {asked} answered");
-    verdicts.insist(proxy, answered == asked, what);
+    verdicts.insist(proxy.name, answered == asked, what);
     let most = stage.workers.unwrap_or(WORKERS) + OTHER_THREADS;
     let what = format!("{threads} threads, {most} were enough");
-    verdicts.insist(proxy, threads <= most, what);
+    verdicts.insist(proxy.name, threads <= most, what);
     cost
 }
 

@@ -36,12 +36,13 @@ pub(crate) fn one_address(stage: &Stage) {
             report::logins(proxy.name, tally, Duration::ZERO);
             let best = best.entry(proxy.name).or_default();
             let throughput = report::throughput(tally);
+            report::remark(&format!("{throughput:.0} a second succeed"));
             let expected = (rate as f64).min(best.max(1.0));
             let what = format!("{run}: only {throughput:.0} a second succeed");
-            verdicts.insist(proxy, throughput >= 0.9 * expected, what);
+            verdicts.insist(proxy.name, throughput >= 0.9 * expected, what);
             let (successes, attempted) = (tally.successes.len(), tally.attempted);
             let what = format!("{run}: {successes} of {attempted} logins");
-            verdicts.insist(proxy, successes == attempted, what);
+            verdicts.insist(proxy.name, successes == attempted, what);
             *best = best.max(throughput);
         });
     }
@@ -74,7 +75,7 @@ pub(crate) fn greeting_delay(stage: &Stage) {
             verdicts.insist_on_logins(proxy, tally, (DELAY, LIMIT), &run);
             let shortest = tally.successes.iter().min().copied();
             let is_kept = shortest.is_none_or(|shortest| shortest + CLOCK >= DELAY);
-            verdicts.insist(proxy, is_kept, format!("{run}: a greeting came early"));
+            verdicts.insist(proxy.name, is_kept, format!("{run}: a greeting came early"));
         });
     }
     verdicts.announce();

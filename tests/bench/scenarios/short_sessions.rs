@@ -61,7 +61,7 @@ pub(crate) fn play(stage: &Stage) {
                 let tally = load.tally(0);
                 let (successes, attempted) = (tally.successes.len(), tally.attempted);
                 let what = format!("{run}: {successes} of {attempted} sessions");
-                verdicts.insist(proxy, successes == attempted, what);
+                verdicts.insist(proxy.name, successes == attempted, what);
             });
         }
     }
