@@ -10,6 +10,7 @@ use crate::backends::Backends;
 use crate::common::ports::free_port;
 use crate::common::process::Process;
 use crate::common::temp::TempDir;
+use crate::common::tools::run;
 use crate::memory;
 use crate::servers::certificate::Certificate;
 use crate::servers::{local, wait_until_listening};
@@ -107,6 +108,7 @@ impl Program {
                 let file = folder.write("postern.ini", config.postern(chosen));
                 let arguments = ["--config".as_ref(), file.as_os_str()];
                 let binary = binary.display().to_string();
+                check(&binary, &file);
                 Process::start_silent(&binary, arguments)
             }
             Self::Nginx => {
@@ -277,6 +279,13 @@ impl Config<'_> {
         }
         text + "}\n"
     }
+}
+
+/// Lets postern say what it does not like: once it runs, nobody reads what it says.
+fn check(binary: &str, file: &Path) {
+    let file = file.display().to_string();
+    let said = run(binary, &["check", "--config", &file], b"");
+    assert!(said.success, "{}", said.everything());
 }
 
 fn add_chosen(text: &mut String, chosen: &[(String, String, String)], section: &str) {
