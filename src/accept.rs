@@ -4,22 +4,27 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
-use crate::admission::{Admission, Turned};
+use crate::admission::Entry;
 use crate::config::{Listen, ListenAddress};
 use crate::log::{Log, Seldom, Severity, escape};
 use crate::net::address::Address;
 use crate::net::listen::Listener;
-use crate::net::socket::Socket;
+use crate::net::socket::{Socket, is_exhaustion};
 use crate::service::Service;
+use crate::session::Runtime;
+use crate::session::turn::{self, Arrival};
 
 /// How long to wait until descriptors may be free again.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// So long after the last failure for want of a descriptor there are enough again.
+const RECOVERED: Duration = Duration::from_secs(1);
 
 /// A server that a listener belongs to, and the line that says so.
 #[derive(Debug, Clone)]
@@ -37,8 +42,8 @@ pub struct AcceptLoop {
     /// Whose it is. The first takes every connection that is not to the very address of another: a
     /// wildcard and specific addresses share its socket, since the system binds only one of them.
     pub entrances: Vec<Entrance>,
-    /// The door.
-    pub admission: Arc<Admission>,
+    /// What all sessions share.
+    pub runtime: Arc<Runtime>,
     /// Becomes readable when accepting is to end.
     pub wake: Arc<EventFd>,
     /// For lines about connections that are no sessions.
@@ -49,25 +54,20 @@ impl AcceptLoop {
     /// Accepts until it is woken.
     pub fn run(&self) {
         let refusals = Seldom::new();
-        let mut out_of_descriptors = false;
-        while self.wait() {
+        let mut shortage = Shortage::default();
+        while self.wait(shortage.patience()) {
+            if shortage.is_over() {
+                self.log(Severity::Notice, "accepting connections again", None);
+            }
             match self.listener.accept() {
-                Ok((socket, peer)) => {
-                    if out_of_descriptors {
-                        out_of_descriptors = false;
-                        self.log(Severity::Notice, "accepting connections again", None);
-                    }
-                    if let Some(turned) = self.let_in(socket, peer) {
-                        self.turn_away(&turned, &refusals);
-                    }
-                }
+                Ok((socket, peer)) => self.let_in(socket, peer, &refusals),
                 Err(error) if is_exhaustion(&error) => {
-                    if !out_of_descriptors {
-                        out_of_descriptors = true;
+                    if shortage.begins() {
                         let text = "accept() failed; pausing until descriptors are free, \
                                     see `max_sessions` and the limit of open files";
                         self.log(Severity::Crit, text, Some(&error));
                     }
+                    self.runtime.make_room_now(&self.runtime.admission.shed());
                     std::thread::sleep(PAUSE);
                 }
                 // Somebody else was faster, or the client is gone already.
@@ -82,32 +82,46 @@ impl AcceptLoop {
         }
     }
 
-    /// Waits for a connection; false when accepting is to end.
-    fn wait(&self) -> bool {
+    /// Waits for a connection, or so long; false when accepting is to end.
+    fn wait(&self, patience: PollTimeout) -> bool {
         let mut fds = [
             PollFd::new(self.listener.socket.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut fds, PollTimeout::NONE) {
+        match poll(&mut fds, patience) {
             Ok(_) | Err(Errno::EINTR) => !fds[1].any().unwrap_or(true),
             Err(_) => false,
         }
     }
 
-    fn let_in(&self, socket: socket2::Socket, peer: Address) -> Option<Turned> {
-        if peer.socket().is_some() {
-            let _ = socket.set_tcp_nodelay(true);
+    fn let_in(&self, socket: socket2::Socket, peer: Address, refusals: &Seldom) {
+        let socket = Socket::accepted(socket);
+        let Some(entrance) = self.entrance(&socket) else {
+            return;
+        };
+        match self.runtime.admission.enter(peer) {
+            Entry::TurnedAway(limit) => self.turn_away(&socket, peer, entrance, limit, refusals),
+            Entry::Admitted {
+                place,
+                make_room,
+                at_once,
+            } => {
+                if entrance.listen.so_keepalive != self.entrances[0].listen.so_keepalive {
+                    socket.keep_alive(entrance.listen.so_keepalive);
+                }
+                self.runtime.make_room(&make_room);
+                self.runtime.make_room_now(&at_once);
+                let arrival = Arrival {
+                    service: Arc::clone(&entrance.service),
+                    implicit_tls: entrance.listen.ssl,
+                    proxy_protocol: entrance.listen.proxy_protocol,
+                    socket: Arc::new(socket),
+                    peer,
+                    place,
+                };
+                turn::begin(&self.runtime, arrival);
+            }
         }
-        let socket = Socket::new(socket).ok()?;
-        let entrance = self.entrance(&socket)?;
-        socket.keep_alive(entrance.listen.so_keepalive);
-        self.admission.enter(
-            Arc::clone(&entrance.service),
-            entrance.listen.ssl,
-            entrance.listen.proxy_protocol,
-            Arc::new(socket),
-            peer,
-        )
     }
 
     fn entrance(&self, socket: &Socket) -> Option<&Entrance> {
@@ -124,18 +138,23 @@ impl AcceptLoop {
     }
 
     /// Says that there is no room, without waiting for the client to hear it.
-    fn turn_away(&self, turned: &Turned, refusals: &Seldom) {
-        if !turned.implicit_tls {
-            let _ = turned.socket.write_now(turned.service.record.busy);
+    fn turn_away(
+        &self,
+        socket: &Socket,
+        peer: Address,
+        entrance: &Entrance,
+        limit: &str,
+        refusals: &Seldom,
+    ) {
+        if !entrance.listen.ssl {
+            let _ = socket.write_now(entrance.service.record.busy);
         }
-        turned.socket.shutdown(std::net::Shutdown::Write);
+        socket.shutdown(std::net::Shutdown::Write);
         if let Some(before) = refusals.allow() {
             let text = format!(
-                "no room for {} at server \"{}\": `{}` is reached ({before} more refused since the \
-                 last such line)",
-                turned.peer,
-                escape(turned.service.conf.name.as_bytes()),
-                turned.limit
+                "no room for {peer} at server \"{}\": `{limit}` is reached ({before} more refused \
+                 since the last such line)",
+                escape(entrance.service.conf.name.as_bytes()),
             );
             self.log(Severity::Warn, &text, None);
         }
@@ -146,14 +165,36 @@ impl AcceptLoop {
     }
 }
 
+/// A time without descriptors, which is told once: while sleepers make room for newcomers it comes and goes.
+#[derive(Debug, Default)]
+struct Shortage {
+    /// The last time that there was none.
+    last: Option<Instant>,
+}
+
+impl Shortage {
+    /// Notes that there is no descriptor; whether there was one before.
+    fn begins(&mut self) -> bool {
+        self.last.replace(Instant::now()).is_none()
+    }
+
+    /// Whether it has ended just now.
+    fn is_over(&mut self) -> bool {
+        self.last
+            .take_if(|last| last.elapsed() >= RECOVERED)
+            .is_some()
+    }
+
+    /// How long to wait for a connection until that is to be asked.
+    fn patience(&self) -> PollTimeout {
+        match self.last {
+            None => PollTimeout::NONE,
+            Some(_) => PollTimeout::try_from(RECOVERED).unwrap_or(PollTimeout::MAX),
+        }
+    }
+}
+
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
     matches!(error.kind(), ConnectionAborted | Interrupted | WouldBlock)
-}
-
-fn is_exhaustion(error: &io::Error) -> bool {
-    let codes = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
-    codes
-        .iter()
-        .any(|&code| error.raw_os_error() == Some(code as i32))
 }

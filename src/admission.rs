@@ -1,250 +1,277 @@
-//! Who may come in, who waits for a worker, and who has to go so that others can be served.
+//! Who is let in, who has to make room, and whose turn it is to work.
 //!
-//! One lock holds the whole door: the queue of accepted connections and the sessions before their
-//! login. There is no I/O here but the shutdown of an evicted socket.
+//! One lock holds it all: the counts of sessions, who of them sleeps before login, and the queue of those
+//! that have something to do. There is no I/O here and no session: a turn is a job that somebody hands
+//! over, and who has to go is told by its number. How sessions sleep is `session::hibernate`.
 //!
-//! The queue is served newest first, and not as a plain channel would. A crowd of silent connections
-//! fills any queue; behind them, in order of arrival, an honest client would wait for each of them to
-//! be evicted. And a client whose address has all the sessions that it may have must not hold up the
-//! clients of other addresses.
+//! Nobody is turned away while there is room. When `max_sessions` is reached, the oldest sleeper before
+//! login, of the address that has most of them, makes room for a newcomer; who is at work or logged in
+//! never does. An address with more than `max_prelogin_per_ip` sessions loses those that are silent.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod sleepers;
+mod slots;
+mod turns;
+mod workers;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::net::address::{Address, LimitKey};
-use crate::net::socket::Socket;
-use crate::presence::Presence;
-use crate::service::Service;
+use crate::net::client_conn::ClientWait;
+use sleepers::Sleepers;
+use slots::Slots;
+use turns::Turns;
+use workers::Workers;
 
-/// A client may keep its session waiting that long, whoever else is at the door.
-const GRACE: Duration = Duration::from_millis(200);
+/// A session beyond `max_prelogin_per_ip` that has been silent for that long is sent away. One that is
+/// not lets the limit be exceeded: the next to be cut would be the one nearest to its login.
+const SILENT: Duration = Duration::from_secs(1);
 
-/// The newest are served first, so a connection displaces only those that came before it; others not
-/// before they have waited as long as this, and not for a wait that was our own wish.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is looked who is silent, while an address has too many.
+const LOOK: Duration = Duration::from_millis(100);
 
-/// How often the door is looked at while somebody waits there.
-const LOOK: Duration = Duration::from_millis(10);
+/// So many workers at most wait in place for their clients.
+const IN_PLACE: usize = 128;
 
-/// The limits of the door.
+/// The limits of the process.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Accepted connections that may wait for a worker.
-    pub accept_queue: usize,
+    /// `workers`
+    pub workers: usize,
     /// `max_sessions`
     pub max_sessions: usize,
-    /// `max_prelogin_per_ip`
-    pub max_prelogin_per_ip: usize,
+    /// `max_prelogin_per_ip`; `None` is off.
+    pub max_prelogin_per_ip: Option<usize>,
+    /// `client_wait`
+    pub client_wait: Duration,
+    /// `send_timeout`
+    pub send_timeout: Duration,
 }
 
-/// A connection that was accepted.
-#[derive(Debug)]
-pub struct Arrival {
-    /// The server it came to.
-    pub service: Arc<Service>,
-    /// TLS from the first byte on.
-    pub implicit_tls: bool,
-    /// A PROXY header comes first.
-    pub proxy_protocol: bool,
-    /// The connection.
-    pub socket: Arc<Socket>,
-    /// Its other end.
-    pub peer: Address,
-    /// Its place among all sessions.
-    pub place: Place,
-    /// When it was accepted.
-    pub accepted: Instant,
-}
+/// What is done in one turn of a session.
+pub type Job = Box<dyn FnOnce() + Send>;
 
-/// There is no room for this connection; it is to be told so and closed.
-#[derive(Debug)]
-pub struct Turned {
-    /// The server it came to.
-    pub service: Arc<Service>,
-    /// TLS from the first byte on: nothing can be said to it.
-    pub implicit_tls: bool,
-    /// The connection.
-    pub socket: Arc<Socket>,
-    /// Its other end.
-    pub peer: Address,
-    /// Which limit is reached.
-    pub limit: &'static str,
-}
-
-/// The door.
+/// The door and the workers behind it.
 #[derive(Debug)]
 pub struct Admission {
-    limits: RwLock<Limits>,
-    door: Mutex<Door>,
-    /// Something changed that a worker may be waiting for.
-    change: Condvar,
-    /// Somebody waits for a worker.
-    crowd: Condvar,
-    /// A session ended while the program stops.
+    state: Mutex<State>,
+    /// A session ended.
     end: Condvar,
     numbers: AtomicU64,
+    waits: Arc<ClientWait>,
 }
 
-#[derive(Debug, Default)]
-struct Door {
-    queue: VecDeque<Arrival>,
-    /// Sessions that have a worker, before their login.
-    inside: HashMap<u64, Inside>,
-    /// Sessions inside, by address.
-    counts: HashMap<LimitKey, usize>,
+struct State {
+    limits: Limits,
     /// From accept to close, relays included.
     sessions: usize,
-    idle_workers: usize,
+    /// Those of them that are to make room, with the address that they were counted for.
+    leaving: BTreeMap<u64, LimitKey>,
+    /// Sessions before login, by address.
+    before_login: HashMap<LimitKey, OfAddress>,
+    sleepers: Sleepers,
+    /// Addresses with more sessions before login than they may have.
+    exceeded: HashSet<LimitKey>,
+    turns: Turns<Job>,
+    workers: Workers,
+    slots: Slots,
     stopping: bool,
 }
 
+/// Sessions before login of one address.
+#[derive(Debug, Default)]
+struct OfAddress {
+    all: usize,
+    /// Those of them that are to make room.
+    leaving: usize,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "State {{ sessions: {} }}", self.sessions)
+    }
+}
+
+/// What became of a connection.
 #[derive(Debug)]
-struct Inside {
-    key: LimitKey,
-    presence: Arc<Presence>,
-    evicted: bool,
+pub enum Entry {
+    /// It is in.
+    Admitted {
+        /// Its place.
+        place: Place,
+        /// The sessions that are to make room in a moment, by their numbers.
+        make_room: Vec<u64>,
+        /// Those that have had that moment and are to go now.
+        at_once: Vec<u64>,
+    },
+    /// There is no room, because this limit is reached.
+    TurnedAway(&'static str),
 }
 
 impl Admission {
-    /// A door with nobody at it.
+    /// Nobody is inside, and a few workers wait.
     pub fn new(limits: Limits) -> Arc<Self> {
+        let waits = ClientWait::new(limits.client_wait, limits.send_timeout);
         Arc::new(Self {
-            limits: RwLock::new(limits),
-            door: Mutex::default(),
-            change: Condvar::new(),
-            crowd: Condvar::new(),
+            state: Mutex::new(State {
+                limits,
+                sessions: 0,
+                leaving: BTreeMap::new(),
+                before_login: HashMap::new(),
+                sleepers: Sleepers::default(),
+                exceeded: HashSet::new(),
+                turns: Turns::new(),
+                workers: Workers::new(limits.workers),
+                slots: Slots::default(),
+                stopping: false,
+            }),
             end: Condvar::new(),
             numbers: AtomicU64::new(1),
+            waits: Arc::new(waits),
         })
     }
 
     /// Other limits from now on; who is inside stays.
     pub fn set_limits(&self, limits: Limits) {
-        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+        self.waits.set(limits.client_wait, limits.send_timeout);
+        let mut state = self.lock();
+        state.workers.set_most(limits.workers);
+        state.limits = limits;
     }
 
-    fn limits(&self) -> Limits {
-        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    /// How long workers may wait in place for clients.
+    pub fn waits(&self) -> &Arc<ClientWait> {
+        &self.waits
     }
 
-    /// Queues a connection. When the queue is full, room is made at the expense of the longest-waiting
-    /// of the address that has most in it, which may be the newcomer: what is returned is turned away.
-    pub fn enter(
-        self: &Arc<Self>,
-        service: Arc<Service>,
-        implicit_tls: bool,
-        proxy_protocol: bool,
-        socket: Arc<Socket>,
-        peer: Address,
-    ) -> Option<Turned> {
-        let mut door = self.lock();
-        if door.sessions >= self.limits().max_sessions || door.stopping {
-            return Some(Turned {
-                service,
-                implicit_tls,
-                socket,
-                peer,
-                limit: "max_sessions",
-            });
+    /// Lets a connection in, if there is room for it or somebody has to make some.
+    pub fn enter(self: &Arc<Self>, peer: Address) -> Entry {
+        let address = peer.limit_key();
+        let mut state = self.lock();
+        if state.stopping {
+            return Entry::TurnedAway("stopping");
         }
-        door.sessions += 1;
-        let accepted = Instant::now();
-        let place = Place {
-            admission: Arc::clone(self),
-            id: self.numbers.fetch_add(1, Ordering::Relaxed),
-            presence: Arc::new(Presence::new(Arc::clone(&socket), accepted)),
-            before_login: false,
-        };
-        door.queue.push_back(Arrival {
-            service,
-            implicit_tls,
-            proxy_protocol,
-            socket,
-            peer,
-            place,
-            accepted,
-        });
-        let turned = match door.queue.len() > self.limits().accept_queue + door.idle_workers {
-            true => door.longest_queued(),
-            false => None,
-        };
-        self.change.notify_one();
-        self.crowd.notify_one();
-        drop(door);
-        // Outside the lock: giving a place back takes it.
-        turned.map(|arrival| Turned {
-            service: Arc::clone(&arrival.service),
-            implicit_tls: arrival.implicit_tls,
-            socket: Arc::clone(&arrival.socket),
-            peer: arrival.peer,
-            limit: "accept_queue",
-        })
-    }
-
-    /// The next connection for a worker, waited for; `None` when the program stops.
-    pub fn next(&self) -> Option<Arrival> {
-        let mut door = self.lock();
-        door.idle_workers += 1;
-        loop {
-            if door.stopping {
-                door.idle_workers -= 1;
-                return None;
+        let most = state.limits.max_sessions;
+        let mut make_room = Vec::new();
+        while state.sessions - state.leaving.len() >= most {
+            let is_full = state.leaving.is_empty() || state.sessions >= most + most / 4;
+            match state.oldest_sleeper() {
+                Some(oldest) => make_room.push(oldest),
+                None if is_full && make_room.is_empty() => {
+                    return Entry::TurnedAway("max_sessions");
+                }
+                None => break,
             }
-            if let Some(mut arrival) = door.take_next(self.limits().max_prelogin_per_ip) {
-                door.idle_workers -= 1;
-                arrival.place.before_login = true;
-                return Some(arrival);
-            }
-            door = self
-                .change
-                .wait(door)
-                .unwrap_or_else(PoisonError::into_inner);
+        }
+        // While they say goodbye there are more than there may be, but not without end.
+        let mut at_once = Vec::new();
+        if state.leaving.len() > most / 4 {
+            at_once.extend(state.leaving.keys().next());
+        }
+        state.sessions += 1;
+        state.before_login.entry(address).or_default().all += 1;
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        make_room.extend(state.silent_beyond_limit(address));
+        drop(state);
+        Entry::Admitted {
+            place: Place {
+                admission: Arc::clone(self),
+                number,
+                address,
+                turns: 0,
+                before_login: true,
+                sleeps: false,
+            },
+            make_room,
+            at_once,
         }
     }
 
-    /// Makes room for whoever waits at the door, until the program stops. Runs on a thread of its own.
-    pub fn watch(&self) {
-        let mut door = self.lock();
-        while !door.stopping {
-            let per_address = self.limits().max_prelogin_per_ip;
-            if door.queue.is_empty() && !door.is_exceeded(per_address) {
-                door = self
-                    .crowd
-                    .wait(door)
-                    .unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            door.make_room(per_address);
-            let late = door.take_late();
-            if !late.is_empty() {
-                // Outside the lock: giving a place back takes it.
-                drop(door);
-                drop(late);
-                door = self.lock();
-                continue;
-            }
-            let (woken, _) = self
-                .crowd
-                .wait_timeout(door, LOOK)
-                .unwrap_or_else(PoisonError::into_inner);
-            door = woken;
-        }
+    /// Out of descriptors: names some of the oldest sleepers, who are to make room.
+    pub fn shed(&self) -> Vec<u64> {
+        const AT_A_TIME: usize = 16;
+        let mut state = self.lock();
+        let oldest = std::iter::from_fn(|| state.oldest_sleeper());
+        oldest.take(AT_A_TIME).collect()
     }
 
-    /// Lets nobody in any more, and everybody before their login go.
+    /// A session that was to make room was no longer asleep: it stays.
+    pub fn stays(&self, number: u64) {
+        self.lock().forget_leaving(number);
+    }
+
+    /// What is due now and then: names the sessions that are to make room, lets workers go that are not
+    /// needed, and says when it is to be asked again, if at all.
+    pub fn look_round(&self) -> (Vec<u64>, Option<Duration>) {
+        let mut state = self.lock();
+        let addresses: Vec<_> = state.exceeded.iter().copied().collect();
+        let mut make_room = Vec::new();
+        for address in addresses {
+            make_room.extend(std::iter::from_fn(|| state.silent_beyond_limit(address)));
+        }
+        let crowd = (!state.exceeded.is_empty()).then_some(LOOK);
+        let workers = state.workers.shrink();
+        let again = [crowd, workers].into_iter().flatten().min();
+        (make_room, again)
+    }
+
+    /// Queues a turn of the session in this place. Whether there are workers to let go later
+    /// (`look_round`).
+    pub fn queue(self: &Arc<Self>, turn: Turn, job: Job) -> bool {
+        let admission = Arc::clone(self);
+        let mut state = self.lock();
+        state.turns.push(turn.number_of_turns, turn.address, job);
+        let queued = state.turns.len();
+        state.workers.run(queued, move || admission.work());
+        self.note_crowd(&state);
+        state.workers.are_many()
+    }
+
+    /// One turn, on a worker: of whoever is next, which need not be the one that was queued last.
+    fn work(&self) {
+        let mut state = self.lock();
+        state.workers.begin();
+        let job = state.turns.pop();
+        self.note_crowd(&state);
+        drop(state);
+        if let Some(job) = job {
+            job();
+        }
+        let mut state = self.lock();
+        state.workers.end();
+        self.note_crowd(&state);
+    }
+
+    fn note_crowd(&self, state: &State) {
+        let busy = state.workers.busy();
+        let few_left = 2 * busy > state.workers.most() + 1 || busy > IN_PLACE;
+        self.waits.set_crowded(state.turns.len() > 0 || few_left);
+    }
+
+    /// Takes a place among the logins in progress towards a backend or auth server: three quarters of
+    /// `workers` at most. If there is none, the session stands in line, and is to be woken when
+    /// `release` or `leave_line` name it.
+    pub fn take_slot(&self, target: &str, session: u64) -> bool {
+        let mut state = self.lock();
+        let most = (state.workers.most() * 3 / 4).max(1);
+        state.slots.take(target, session, most)
+    }
+
+    /// Gives such a place back; returns who is to be woken.
+    pub fn release_slot(&self, target: &str) -> Option<u64> {
+        self.lock().slots.give_back(target)
+    }
+
+    /// Leaves the line; returns who is to be woken.
+    pub fn leave_line(&self, target: &str, session: u64) -> Option<u64> {
+        self.lock().slots.leave_line(target, session)
+    }
+
+    /// Lets nobody in any more.
     pub fn stop(&self) {
-        let mut door = self.lock();
-        door.stopping = true;
-        let queue = std::mem::take(&mut door.queue);
-        for inside in door.inside.values() {
-            inside.presence.dismiss();
-        }
-        self.change.notify_all();
-        self.crowd.notify_all();
-        drop(door);
-        drop(queue);
+        self.lock().stopping = true;
     }
 
     /// Sessions from accept to close.
@@ -254,217 +281,152 @@ impl Admission {
 
     /// Waits until no session is left, or until `deadline`; whether none is.
     pub fn wait_empty(&self, deadline: Instant) -> bool {
-        let mut door = self.lock();
-        while door.sessions > 0 {
+        let mut state = self.lock();
+        while state.sessions > 0 {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 return false;
             };
-            let waited = self.end.wait_timeout(door, left);
-            door = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.end.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         true
     }
 
-    /// One session less may let one connection in.
-    fn wake_worker(&self, door: &Door) {
-        if !door.queue.is_empty() {
-            self.change.notify_one();
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Door> {
-        self.door.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Door {
-    /// The newest connection whose address may have another session.
-    fn take_next(&mut self, per_address: usize) -> Option<Arrival> {
-        let may_enter = |arrival: &Arrival| self.count(arrival.peer.limit_key()) < per_address;
-        let at = self.queue.iter().rposition(may_enter)?;
-        let arrival = self.queue.remove(at)?;
-        let key = arrival.peer.limit_key();
-        *self.counts.entry(key).or_default() += 1;
-        let inside = Inside {
-            key,
-            presence: Arc::clone(arrival.place.presence()),
-            evicted: false,
-        };
-        arrival.place.presence().begin_wait();
-        self.inside.insert(arrival.place.id, inside);
-        Some(arrival)
+impl State {
+    /// The oldest sleeper of the address with most of them; it is to make room from now on.
+    fn oldest_sleeper(&mut self) -> Option<u64> {
+        let (address, number) = self.sleepers.oldest_of_most()?;
+        self.note_leaving(address, number);
+        Some(number)
     }
 
-    /// Whether an address has more sessions than it may have, as happens when a PROXY header tells
-    /// whose a session is.
-    fn is_exceeded(&self, per_address: usize) -> bool {
-        self.counts.values().any(|&count| count > per_address)
-    }
-
-    /// Connections whose `timeout` is over while they wait.
-    fn take_late(&mut self) -> Vec<Arrival> {
-        let is_late =
-            |arrival: &Arrival| arrival.accepted.elapsed() >= arrival.service.conf.timeout;
-        let mut late = Vec::new();
-        while let Some(at) = self.queue.iter().position(is_late) {
-            late.extend(self.queue.remove(at));
+    /// The same for a session of an address that has too many, if it has been silent for a while.
+    fn silent_beyond_limit(&mut self, address: LimitKey) -> Option<u64> {
+        let most = self.limits.max_prelogin_per_ip.unwrap_or(usize::MAX);
+        let here = self.before_login.get(&address);
+        if here.is_none_or(|here| here.all - here.leaving <= most) {
+            self.exceeded.remove(&address);
+            return None;
         }
-        late
+        self.exceeded.insert(address);
+        let silent = Instant::now().checked_sub(SILENT)?;
+        let number = self.sleepers.longest_of(address, silent)?;
+        self.note_leaving(address, number);
+        Some(number)
     }
 
-    fn count(&self, key: LimitKey) -> usize {
-        self.counts.get(&key).copied().unwrap_or_default()
+    fn note_leaving(&mut self, address: LimitKey, number: u64) {
+        self.sleepers.remove(address, number);
+        self.leaving.insert(number, address);
+        self.before_login.entry(address).or_default().leaving += 1;
     }
 
-    /// The longest-waiting connection of the address with most of them in the queue.
-    fn longest_queued(&mut self) -> Option<Arrival> {
-        let mut counts = HashMap::<LimitKey, usize>::new();
-        for arrival in &self.queue {
-            *counts.entry(arrival.peer.limit_key()).or_default() += 1;
-        }
-        let most = counts.values().copied().max()?;
-        let at = self
-            .queue
-            .iter()
-            .position(|arrival| counts.get(&arrival.peer.limit_key()) == Some(&most))?;
-        self.queue.remove(at)
-    }
-
-    /// Evicts as many sessions as there are connections that wait in vain.
-    fn make_room(&mut self, per_address: usize) {
-        let exceeded = self
-            .counts
-            .iter()
-            .filter(|(_, count)| **count > per_address);
-        for key in exceeded.map(|(key, _)| *key).collect::<Vec<_>>() {
-            self.evict(Instant::now(), Some(key));
-        }
-        let mut wants = Vec::new();
-        for arrival in self.queue.iter().rev() {
-            let key = arrival.peer.limit_key();
-            // Addresses that have all their sessions make room among themselves.
-            let own = (self.count(key) >= per_address).then_some(key);
-            if own.is_some() || self.idle_workers == 0 {
-                wants.push((arrival.accepted, own));
-            }
-        }
-        let mut leaving: Vec<_> = self
-            .inside
-            .values()
-            .filter(|i| i.evicted)
-            .map(|i| i.key)
-            .collect();
-        // The newest first. Where it finds nobody to displace, an older one does not either.
-        let mut in_vain = HashSet::new();
-        for (accepted, own) in wants {
-            let serves = |key: &LimitKey| own.is_none_or(|own| own == *key);
-            if let Some(at) = leaving.iter().position(serves) {
-                leaving.swap_remove(at);
-            } else if !in_vain.contains(&own) && !self.evict(accepted, own) {
-                in_vain.insert(own);
-            }
+    fn forget_leaving(&mut self, number: u64) {
+        if let Some(address) = self.leaving.remove(&number) {
+            self.count(address, |here| {
+                here.leaving = here.leaving.saturating_sub(1)
+            });
         }
     }
 
-    /// Evicts the session that has waited longest for its client, of one address or of the one with
-    /// the most sessions that has any to give, for the sake of a connection accepted at `accepted`.
-    fn evict(&mut self, accepted: Instant, address: Option<LimitKey>) -> bool {
-        let counts = &self.counts;
-        let chosen = self
-            .inside
-            .values_mut()
-            .filter(|inside| !inside.evicted && address.is_none_or(|key| key == inside.key))
-            .filter_map(|inside| Some((inside.presence.waited()?, inside)))
-            .filter(
-                |(waited, inside)| match inside.presence.accepted() <= accepted {
-                    true => waited.total > GRACE,
-                    false => waited.total.saturating_sub(waited.excused) > PATIENCE,
-                },
-            )
-            .max_by_key(|(waited, inside)| (counts.get(&inside.key).copied(), waited.total));
-        let Some((_, inside)) = chosen else {
-            return false;
-        };
-        // If it has stopped waiting at this very moment, the next look finds another.
-        inside.evicted = inside.presence.evict();
-        true
-    }
-
-    fn remove_inside(&mut self, id: u64) {
-        let Some(inside) = self.inside.remove(&id) else {
-            return;
-        };
-        if let Some(count) = self.counts.get_mut(&inside.key) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&inside.key);
-            }
+    fn count(&mut self, address: LimitKey, change: impl FnOnce(&mut OfAddress)) {
+        let here = self.before_login.entry(address).or_default();
+        change(here);
+        if here.all == 0 && here.leaving == 0 {
+            self.before_login.remove(&address);
         }
     }
+}
+
+/// Where a session stands in the queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn {
+    address: LimitKey,
+    number_of_turns: u32,
 }
 
 /// A session's place, given back when it is dropped.
 #[derive(Debug)]
 pub struct Place {
     admission: Arc<Admission>,
-    id: u64,
-    presence: Arc<Presence>,
+    number: u64,
+    address: LimitKey,
+    turns: u32,
     before_login: bool,
+    sleeps: bool,
 }
 
 impl Place {
-    /// The session's number.
-    pub fn id(&self) -> u64 {
-        self.id
+    /// The session's number: one for each connection of the process, in the order of accept.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
-    /// By what the session can be evicted before its login.
-    pub fn presence(&self) -> &Arc<Presence> {
-        &self.presence
-    }
-
-    /// The session turned out to be another address's (`set_real_ip_from`). It has its worker
-    /// already: if that address has too many, one of them goes that waits for its client.
-    pub fn moved_to(&self, address: Address) {
-        let mut door = self.admission.lock();
-        let key = address.limit_key();
-        let Some(mut inside) = door.inside.remove(&self.id) else {
-            return;
+    /// Asks for a turn.
+    pub fn next_turn(&mut self) -> Turn {
+        let turn = Turn {
+            address: self.address,
+            number_of_turns: self.turns,
         };
-        let before = std::mem::replace(&mut inside.key, key);
-        door.inside.insert(self.id, inside);
-        *door.counts.entry(key).or_default() += 1;
-        if let Some(count) = door.counts.get_mut(&before) {
-            *count -= 1;
-            if *count == 0 {
-                door.counts.remove(&before);
-            }
-        }
-        if door.count(key) > self.admission.limits().max_prelogin_per_ip {
-            self.admission.crowd.notify_one();
-        }
-        self.admission.wake_worker(&door);
+        self.turns = self.turns.saturating_add(1);
+        turn
     }
 
-    /// The session is logged in: it needs no worker and counts for its address no more.
+    /// The session is about to sleep: it may have to make room for others.
+    pub fn falls_asleep(&mut self) {
+        self.sleeps = true;
+        let mut state = self.admission.lock();
+        if !state.leaving.contains_key(&self.number) {
+            state
+                .sleepers
+                .add(self.address, self.number, Instant::now());
+        }
+    }
+
+    /// It has something to do.
+    pub fn wakes(&mut self) {
+        if std::mem::take(&mut self.sleeps) {
+            let mut state = self.admission.lock();
+            state.sleepers.remove(self.address, self.number);
+        }
+    }
+
+    /// The session turned out to be another address's (`set_real_ip_from`).
+    pub fn moved_to(&mut self, address: Address) {
+        let before = std::mem::replace(&mut self.address, address.limit_key());
+        let mut state = self.admission.lock();
+        state.count(before, |here| here.all = here.all.saturating_sub(1));
+        state.count(self.address, |here| here.all += 1);
+        let most = state.limits.max_prelogin_per_ip.unwrap_or(usize::MAX);
+        let here = state.before_login.get(&self.address);
+        if here.is_some_and(|here| here.all > most) {
+            state.exceeded.insert(self.address);
+        }
+    }
+
+    /// The session is logged in: it counts for its address no more.
     pub fn logged_in(&mut self) {
+        self.wakes();
         self.before_login = false;
-        let mut door = self.admission.lock();
-        door.remove_inside(self.id);
-        self.admission.wake_worker(&door);
+        let mut state = self.admission.lock();
+        state.count(self.address, |here| here.all = here.all.saturating_sub(1));
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut door = self.admission.lock();
+        self.wakes();
+        let mut state = self.admission.lock();
         if self.before_login {
-            door.remove_inside(self.id);
+            state.count(self.address, |here| here.all = here.all.saturating_sub(1));
         }
-        door.sessions = door.sessions.saturating_sub(1);
-        self.admission.wake_worker(&door);
-        if door.stopping {
-            self.admission.end.notify_all();
-        }
+        state.forget_leaving(self.number);
+        state.sessions -= 1;
+        self.admission.end.notify_all();
     }
 }

@@ -4,22 +4,21 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, User, fchown};
 
-use crate::admission::{Admission, Limits};
+use crate::admission::Limits;
 use crate::backend::Visits;
 use crate::config::{self, Config, Mistake};
 use crate::front::{self, Front, Listening};
 use crate::log::{Log, Severity};
 use crate::service::{self, Service};
-use crate::session;
-use crate::session::relay::Relays;
+use crate::session::Runtime;
+use crate::session::live::Ending;
 use crate::system::privileges;
 use crate::system::signals::{self, Wish};
-use crate::system::threads::{Threads, rename, spawn};
+use crate::system::threads::spawn;
 
 /// How long threads get to end when the process is told to stop.
 const STOP: Duration = Duration::from_millis(1500);
@@ -76,9 +75,7 @@ fn start(config: &Config) -> Result<Process, String> {
     let wishes = signals::listen()?;
     let _ = privileges::forbid_core_files();
     check_descriptors(config)?;
-    let threads = Threads::default();
-    let relays = Arc::new(Relays::default());
-    let services = service::build(config, &threads, &relays)?;
+    let services = service::build(config)?;
     let bound = front::bind(&services, &[], &log)?;
     let pid_file = write_pid(process.pid.as_deref())?;
     if let Some((user, group)) = privileges::target(&process.user, &process.group)? {
@@ -93,27 +90,21 @@ fn start(config: &Config) -> Result<Process, String> {
         let text = "running as root: name a `user` in [postern] to become once the ports are bound";
         log.write(Severity::Warn, file!(), text, None, None);
     }
-    let admission = Admission::new(limits(process));
-    let pool = start_workers(process.workers, &admission, &log);
-    let watch = Arc::clone(&admission);
-    let door = spawn("door", move || watch.watch()).map_err(no_thread)?;
+    let runtime = Runtime::start(limits(process))
+        .map_err(|error| format!("cannot start the threads for sessions: {error}"))?;
     let visits = visit_backends(&services)?;
     let fronts = bound
         .into_iter()
-        .map(|bound| Front::open(bound, &admission, &log));
+        .map(|bound| Front::open(bound, &runtime, &log));
     let fronts = fronts.collect::<Result<_, _>>()?;
     log.write(Severity::Notice, file!(), "ready", None, None);
     Ok(Process {
         file: None,
         log,
-        admission,
-        threads,
-        relays,
+        runtime,
         wishes,
-        door,
         fronts,
         _visits: visits,
-        pool,
         conf: process.clone(),
         _pid_file: pid_file,
     })
@@ -127,14 +118,13 @@ fn no_thread(error: std::io::Error) -> String {
     format!("cannot start a thread: {error}")
 }
 
-/// Accepted connections that may wait for a worker.
-const ACCEPT_QUEUE: usize = 512;
-
 fn limits(process: &config::Process) -> Limits {
     Limits {
-        accept_queue: ACCEPT_QUEUE,
+        workers: process.workers,
         max_sessions: process.max_sessions,
-        max_prelogin_per_ip: process.max_prelogin_per_ip.unwrap_or(usize::MAX),
+        max_prelogin_per_ip: process.max_prelogin_per_ip,
+        client_wait: process.client_wait,
+        send_timeout: process.send_timeout,
     }
 }
 
@@ -143,15 +133,11 @@ struct Process {
     /// What HUP reads again.
     file: Option<PathBuf>,
     log: Log,
-    admission: Arc<Admission>,
-    threads: Threads,
-    relays: Arc<Relays>,
+    runtime: Arc<Runtime>,
     wishes: crossbeam_channel::Receiver<Wish>,
-    door: JoinHandle<()>,
     fronts: Vec<Front>,
     /// Those of the configuration in use; to be held, not read.
     _visits: Arc<Visits>,
-    pool: threadpool::ThreadPool,
     conf: config::Process,
     _pid_file: PidFile,
 }
@@ -208,23 +194,23 @@ impl Process {
         let process = &config.process;
         let log = Log::open_process(&process.error_log, &process.error_log_user_tag)?;
         check_descriptors(config)?;
-        let services = service::build(config, &self.threads, &self.relays)?;
+        let services = service::build(config)?;
         let bound = front::bind(&services, &self.fronts, &log)?;
         for warning in &config.warnings {
             log.write(Severity::Warn, file!(), warning, None, None);
         }
-        if process.workers != self.conf.workers || process.user != self.conf.user {
-            let text = "a change of `workers`, `user` or `group` takes effect at the next start";
+        if process.user != self.conf.user || process.group != self.conf.group {
+            let text = "a change of `user` or `group` takes effect at the next start";
             log.write(Severity::Warn, file!(), text, None, None);
         }
         for front in self.fronts.drain(..) {
             front.close();
         }
         for bound in bound {
-            self.fronts.push(Front::open(bound, &self.admission, &log)?);
+            self.fronts.push(Front::open(bound, &self.runtime, &log)?);
         }
         self._visits = visit_backends(&services)?;
-        self.admission.set_limits(limits(process));
+        self.runtime.admission.set_limits(limits(process));
         self.log = log;
         self.conf = process.clone();
         self.end_older_sessions();
@@ -237,10 +223,13 @@ impl Process {
             return;
         };
         let now = Instant::now();
-        let relays = Arc::clone(&self.relays);
+        let runtime = Arc::clone(&self.runtime);
         let end = move || {
             std::thread::sleep(limit);
-            relays.stop_accepted_before(now, "reload timeout");
+            let older = runtime.live.all().into_iter();
+            for entry in older.filter(|entry| entry.accepted < now) {
+                runtime.cut(&entry, Ending::ReloadTimeout);
+            }
         };
         if let Err(error) = spawn("reload", end) {
             self.log
@@ -254,7 +243,7 @@ impl Process {
         self.close_door();
         let end = Instant::now() + self.conf.shutdown_timeout;
         let step = Duration::from_millis(100);
-        while Instant::now() < end && !self.admission.wait_empty(Instant::now() + step) {
+        while Instant::now() < end && !self.runtime.admission.wait_empty(Instant::now() + step) {
             match self.wishes.try_recv() {
                 // A second signal does not want to wait that long.
                 Ok(Wish::Stop) => break,
@@ -262,35 +251,43 @@ impl Process {
                 _ => {}
             }
         }
-        self.finish("shutdown timeout");
+        self.finish(Ending::ShutdownTimeout);
     }
 
     /// INT and TERM: everything ends now, in good order.
     fn stop(mut self) {
         self.say("stopping");
         self.close_door();
-        self.finish("stopped");
+        self.finish(Ending::Stop);
     }
 
+    /// Nobody comes in any more; who is not logged in is sent away.
     fn close_door(&mut self) {
-        self.admission.stop();
+        self.runtime.admission.stop();
         for front in self.fronts.drain(..) {
             front.close();
         }
+        for entry in self.runtime.live.all() {
+            if !entry.is_relayed() {
+                self.runtime.end(&entry, Ending::Stop);
+            }
+        }
     }
 
-    fn finish(self, reason: &'static str) {
+    fn finish(self, ending: Ending) {
         let end = Instant::now() + STOP;
+        let runtime = &self.runtime;
         // In good order first: what was read is delivered, and both sides hear that it is the end.
-        self.relays.end_all(reason);
-        self.admission.wait_empty(Instant::now() + IN_ORDER);
-        self.relays.stop_all(reason);
-        let ended = self.admission.wait_empty(end);
-        let _ = self.door.join();
-        if ended {
-            self.pool.join();
+        for entry in runtime.live.all() {
+            runtime.end(&entry, ending);
         }
-        let left = self.admission.sessions();
+        runtime.admission.wait_empty(Instant::now() + IN_ORDER);
+        for entry in runtime.live.all() {
+            runtime.cut(&entry, ending);
+        }
+        runtime.admission.wait_empty(end);
+        let left = runtime.admission.sessions();
+        runtime.hibernation.stop();
         let text = format!("stopped; sessions cut off: {left}");
         self.log.write(Severity::Notice, file!(), &text, None, None);
     }
@@ -317,32 +314,6 @@ fn check_descriptors(config: &Config) -> Result<(), String> {
         "`max_sessions = {wanted}` needs {needed} open files, but the limit is {limit}: raise it \
          (systemd: LimitNOFILE={needed}; shell: ulimit -n {needed}){or_less}"
     ))
-}
-
-/// `workers` endless jobs. A session that panics costs itself alone.
-fn start_workers(workers: usize, admission: &Arc<Admission>, log: &Log) -> threadpool::ThreadPool {
-    let pool = threadpool::Builder::new()
-        .num_threads(workers)
-        .thread_name("worker".into())
-        .thread_stack_size(512 * 1024)
-        .build();
-    for _ in 0..workers {
-        let admission = Arc::clone(admission);
-        let log = log.clone();
-        pool.execute(move || {
-            while let Some(arrival) = admission.next() {
-                let id = arrival.place.id();
-                rename(&format!("{} {id:x}", arrival.service.record.name));
-                let serve = std::panic::AssertUnwindSafe(|| session::run::serve(arrival));
-                if std::panic::catch_unwind(serve).is_err() {
-                    let text = format!("*{id} session ended by a fault in the program");
-                    log.write(Severity::Alert, file!(), &text, None, None);
-                }
-                rename("worker");
-            }
-        });
-    }
-    pool
 }
 
 /// The file of `pid`. At the end it is removed, or emptied where its folder does not allow that.

@@ -8,11 +8,11 @@ use std::thread::JoinHandle;
 use nix::sys::eventfd::EventFd;
 
 use crate::accept::{AcceptLoop, Entrance};
-use crate::admission::Admission;
 use crate::config::{Listen, ListenAddress};
 use crate::log::{Log, Severity};
 use crate::net::listen::Listener;
 use crate::service::Service;
+use crate::session::Runtime;
 use crate::system::threads::spawn;
 
 /// A listener at work.
@@ -141,15 +141,18 @@ impl Front {
     ///
     /// # Errors
     /// The system has no thread or descriptor left.
-    pub fn open(bound: Bound, admission: &Arc<Admission>, log: &Log) -> Result<Self, String> {
+    pub fn open(bound: Bound, runtime: &Arc<Runtime>, log: &Log) -> Result<Self, String> {
         let wake = EventFd::new().map_err(|error| format!("cannot make an eventfd: {error}"))?;
         let wake = Arc::new(wake);
         let listening = bound.listening();
         let listener = Arc::clone(&bound.listener);
+        if let Some(first) = bound.entrances.first() {
+            listener.keep_alive(first.listen.so_keepalive);
+        }
         let accept_loop = AcceptLoop {
             listener: bound.listener,
             entrances: bound.entrances,
-            admission: Arc::clone(admission),
+            runtime: Arc::clone(runtime),
             wake: Arc::clone(&wake),
             log: log.clone(),
         };

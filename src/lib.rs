@@ -1,7 +1,6 @@
 //! Postern, a mail proxy for IMAP, POP3 and SMTP. A map of the code:
 //!
 //! - `session::run` is the script of a session, from its first byte to its relay; read it first.
-//! - `accept`, `admission`, `presence`: how a connection gets a worker, and who has to make room.
 //! - `protocol`: what each of the three fixes: names, ports, fixed lines.
 //! - `dialect`: the three protocols, a client-facing and a backend-facing half each; `sasl`: logins.
 //! - `auth` asks whether a login may pass; `backend` reaches the server that it belongs to.
@@ -26,7 +25,6 @@ pub mod front;
 pub mod import;
 pub mod log;
 pub mod net;
-pub mod presence;
 pub mod protocol;
 pub mod sasl;
 pub mod secret;

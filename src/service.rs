@@ -16,8 +16,6 @@ use crate::net::address::Address;
 use crate::net::http::HttpClient;
 use crate::net::resolve::{Dns, PendingName};
 use crate::protocol::{Protocol, Record};
-use crate::session::relay::Relays;
-use crate::system::threads::Threads;
 use crate::tls::{Acceptor, ClientSettings, Connector, Problem, SessionCaches};
 
 /// A server that sessions can run on.
@@ -29,6 +27,11 @@ pub struct Service {
     pub record: &'static Record,
     /// Where its lines go.
     pub log: Log,
+    /// By what logins in progress towards the auth servers are counted, if they are.
+    pub auth_target: Option<String>,
+    /// Whether logins in progress towards one backend are limited: where there is only one, there is nobody
+    /// to keep workers for.
+    pub limits_targets: bool,
     /// Who decides about logins.
     pub auth: Box<dyn Authenticator>,
     /// The backends, and which login belongs to which.
@@ -46,21 +49,13 @@ pub struct Service {
     auth_connector: Option<Connector>,
     /// When certificates were last looked at.
     refreshed: Seldom,
-    /// Relay threads, shared by the process.
-    pub threads: Threads,
-    /// Sessions in their relay, shared by the process.
-    pub relays: Arc<Relays>,
 }
 
 /// Builds the servers of a configuration.
 ///
 /// # Errors
 /// What is wrong, for people: a log that cannot be opened, a resolver that cannot be set up.
-pub fn build(
-    config: &Config,
-    threads: &Threads,
-    relays: &Arc<Relays>,
-) -> Result<Vec<Arc<Service>>, String> {
+pub fn build(config: &Config) -> Result<Vec<Arc<Service>>, String> {
     let log = Log::open_process(
         &config.process.error_log,
         &config.process.error_log_user_tag,
@@ -69,8 +64,6 @@ pub fn build(
     let backends = backends.map(|conf| Arc::new(Backend::new(conf.clone(), log.clone())));
     let shared = Shared {
         router: Arc::new(Router::new(backends.collect(), &config.routes, log)?),
-        threads: threads.clone(),
-        relays: Arc::clone(relays),
         caches: SessionCaches::default(),
         connectors: RefCell::default(),
     };
@@ -107,8 +100,6 @@ pub fn visit_backends(services: &[Arc<Service>]) -> std::io::Result<Arc<Visits>>
 /// What the servers of a configuration have in common.
 struct Shared {
     router: Arc<Router>,
-    threads: Threads,
-    relays: Arc<Relays>,
     caches: SessionCaches,
     /// One for equal settings: each holds the system's certificate store, which takes a while to read.
     connectors: RefCell<Vec<(ClientSettings, Result<Connector, String>)>>,
@@ -156,10 +147,22 @@ impl Service {
             }
         };
         let connector = shared.connector(conf, &conf.proxy_tls);
+        // Where an auth server decides, it may name any number of backends.
+        let limits_targets = match conf.auth {
+            AuthKind::Http => true,
+            AuthKind::Passthrough => config.has_several_targets(),
+        };
+        let names: Vec<_> = conf
+            .auth_http
+            .iter()
+            .map(|url| format!("{url:?}"))
+            .collect();
         let router = Arc::clone(&shared.router);
         Ok(Arc::new(Self {
             record,
             acceptor,
+            auth_target: (!names.is_empty()).then(|| format!("auth {}", names.join(" "))),
+            limits_targets,
             refreshed: Seldom::new(),
             log: Log::open(targets, &conf.error_log_user_tag)?,
             auth: match conf.auth {
@@ -174,8 +177,6 @@ impl Service {
             learned: Arc::default(),
             auth_connector,
             dns,
-            threads: shared.threads.clone(),
-            relays: Arc::clone(&shared.relays),
             conf: conf.clone(),
         }))
     }
@@ -240,12 +241,17 @@ impl Service {
     }
 
     /// Starts looking up the name of an SMTP client, if there is a `resolver` to ask.
-    pub fn begin_host_name(&self, client: Address) -> Option<PendingName> {
+    /// `done` is called when it is known.
+    pub fn begin_host_name(
+        &self,
+        client: Address,
+        done: impl FnOnce() + Send + 'static,
+    ) -> Option<PendingName> {
         if self.conf.protocol != Protocol::Smtp || self.conf.resolver.is_none() {
             return None;
         }
         let limit = self.conf.resolver_timeout;
-        Some(self.dns.begin_client_name(client.ip()?, limit))
+        Some(self.dns.begin_client_name(client.ip()?, limit, done))
     }
 }
 

@@ -138,9 +138,7 @@ impl AuthHttp {
     /// The headers of one request, in their fixed order and spelling.
     fn head(&self, request: &Request<'_>) -> Line {
         let credentials = request.credentials;
-        // Large enough not to grow: a vector that grows leaves copies of a password behind.
-        let secrets = 3 * (credentials.login.len() + credentials.secret.expose().len());
-        let mut head = Head(Line::new(Vec::with_capacity(64 * 1024 + secrets)));
+        let mut head = Head(Line::new(Vec::with_capacity(1024)));
         head.add("Auth-Method", credentials.method.name());
         head.add_encoded("Auth-User", &credentials.login);
         head.add_encoded("Auth-Pass", credentials.secret.expose());
@@ -204,10 +202,21 @@ impl Head {
     }
 
     fn add_bytes(&mut self, name: &str, value: &[u8]) {
+        self.make_room(name.len() + value.len() + 4);
         self.0.extend_from_slice(name.as_bytes());
         self.0.extend_from_slice(b": ");
         self.0.extend_from_slice(value);
         self.0.extend_from_slice(b"\r\n");
+    }
+
+    /// A vector that grew by itself would leave copies of a password behind.
+    fn make_room(&mut self, more: usize) {
+        let needed = self.0.len() + more;
+        if needed > self.0.capacity() {
+            let mut larger = Line::new(Vec::with_capacity(needed.max(2 * self.0.capacity())));
+            larger.extend_from_slice(&self.0);
+            self.0 = larger;
+        }
     }
 
     /// Percent-encoding of exactly the controls, space and `%`.

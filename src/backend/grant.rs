@@ -28,6 +28,16 @@ pub enum Target {
     Backend(Arc<Backend>),
 }
 
+impl Target {
+    /// By what logins in progress towards it are counted.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Address { host, port } => format!("{host} {port}"),
+            Self::Backend(backend) => format!("backend {}", backend.conf.name),
+        }
+    }
+}
+
 /// A login that may pass: to whom it goes, how that one is spoken to, and as whom.
 #[derive(Debug)]
 pub struct Grant {

@@ -10,7 +10,8 @@ use socket2::SockAddr;
 
 use super::{BACKEND_LINE, BACKEND_TOTAL, Backend, Candidate};
 use crate::config::ProxySsl;
-use crate::net::conn::{Conn, NetError, Side};
+use crate::net::conn::Conn;
+use crate::net::error::NetError;
 use crate::net::line::without_end;
 use crate::net::proxy_protocol;
 use crate::net::socket::{Deadline, Socket};
@@ -37,7 +38,7 @@ impl Probe {
         let socket = Socket::connect(&SockAddr::from(host.address), conf.connect_timeout)
             .map_err(|error| format!("connect() failed: {error}"))?;
         let mut probe = Self {
-            conn: Conn::new(Arc::new(socket), Side::Backend, BACKEND_LINE),
+            conn: Conn::new(Arc::new(socket), BACKEND_LINE),
             protocol,
             deadline: Deadline::after(conf.connect_timeout, "connect_timeout"),
             total: 0,
@@ -199,5 +200,5 @@ impl Probe {
 }
 
 fn in_words(error: NetError) -> String {
-    error.kind.to_string()
+    error.to_string()
 }

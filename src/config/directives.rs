@@ -305,7 +305,8 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         Text("20ms"),
         Is(|d, v| put(&mut d.process.client_wait, time(v, UP_TO_A_DAY))),
         "How long a worker waits in place for its client before the session sleeps and the \
-         worker turns to another one.",
+         worker turns to another one. With 1h, and hibernate_timeout = off, everything blocks in \
+         place, which is how one steps through a session in a debugger.",
     ),
     row(
         "send_timeout",
@@ -332,8 +333,10 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "number, 1 to 1000000",
         Text("4096"),
         Is(|d, v| put(&mut d.process.max_sessions, count(v, 1..=1_000_000))),
-        "Sessions from accept to close, logged in or not. Newcomers above it are told that the \
-         server is busy.",
+        "Sessions from accept to close, logged in or not. Above it the longest here of those that \
+         wait before their login, from the address that has most of them, makes room for a \
+         newcomer; where everybody is logged in or at work, the newcomer is told that the server \
+         is busy.",
     ),
     row(
         "max_prelogin_per_ip",
@@ -347,7 +350,8 @@ pub(super) static DIRECTIVES: &[Directive] = &[
             )
         }),
         "Sessions of one client address (IPv6: of one /64) that may be before their login at the \
-         same time. Further ones wait for a place. off is no limit.",
+         same time. When there are more, those that have been silent for a second are told that \
+         the server is busy. off is no limit.",
     ),
     row(
         "shutdown_timeout",

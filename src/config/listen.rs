@@ -17,8 +17,9 @@ use super::{Keepalive, Listen, ListenAddress};
 /// Turns a host name into addresses.
 pub(super) type Lookup = fn(&str) -> Vec<IpAddr>;
 
-/// Connections the kernel keeps unless `backlog=` says otherwise; nginx's number.
-const BACKLOG: i32 = 511;
+/// Connections the kernel keeps unless `backlog=` says otherwise, as far as `net.core.somaxconn` lets it.
+/// With nginx's 511 a herd that comes back after an outage overflows it.
+const BACKLOG: i32 = 4096;
 
 /// Longest range of ports: each is a socket and a thread.
 const MAX_PORTS: usize = 1024;

@@ -342,6 +342,18 @@ pub struct Resolver {
     pub ipv6: bool,
 }
 
+impl Config {
+    /// Whether there is more than one backend or auth server that a login can be in progress towards.
+    pub fn has_several_targets(&self) -> bool {
+        let auth_servers: std::collections::HashSet<_> = self
+            .servers
+            .iter()
+            .flat_map(|server| server.auth_http.iter().map(|url| format!("{url:?}")))
+            .collect();
+        self.backends.len() + auth_servers.len() > 1
+    }
+}
+
 /// Where an auth server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpUrl {

@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::net::conn::{Conn, NetErrorKind, Side};
+use crate::net::conn::Conn;
+use crate::net::error::NetError;
 use crate::net::line::without_end;
 use crate::net::socket::{Deadline, Socket};
 use crate::system::threads::spawn;
@@ -72,7 +73,7 @@ fn accept(
         // Without a thread the connection closes, which says it all.
         let _ = spawn(&format!("demo {name} peer"), move || {
             let mut peer = Peer {
-                conn: Conn::new(Arc::new(socket), Side::Client, MAX_LINE),
+                conn: Conn::new(Arc::new(socket), MAX_LINE),
             };
             // Whoever is gone has nothing more to hear.
             let _ = serve(&mut peer);
@@ -101,7 +102,7 @@ impl Peer {
     fn read_within(&mut self, limit: Duration) -> Result<Option<Vec<u8>>, Gone> {
         match self.conn.fill_line(Deadline::after(limit, "demo")) {
             Ok(length) => Ok(Some(self.take(length))),
-            Err(error) if matches!(error.kind, NetErrorKind::Timeout(_)) => Ok(None),
+            Err(NetError::Timeout(_)) => Ok(None),
             Err(_) => Err(Gone),
         }
     }

@@ -15,15 +15,17 @@ use crate::backend::BACKEND_TOTAL;
 use crate::backend::grant::Grant;
 use crate::config::{Mechanisms, Starttls};
 use crate::log::escape;
-use crate::net::conn::{Conn, NetError, NetErrorKind};
-use crate::net::line::{Line, line, without_end};
+use crate::net::client_conn::{ClientConn, Stall};
+use crate::net::conn::Conn;
+use crate::net::error::NetError;
+use crate::net::line::{Line, without_end};
 use crate::net::socket::Deadline;
 use crate::protocol::{Protocol, Record};
 use crate::sasl::oauth::{OAUTHBEARER_DUMMY, XOAUTH2_DUMMY};
-use crate::sasl::{Credentials, Exchange, Mechanism, Method, Next};
+use crate::sasl::{Credentials, Exchange, Malformed, Mechanism, Method, Next};
 use crate::session::budget::Allowance;
-use crate::session::error::{BackendReply, Cause, RefusalKind};
-use crate::session::{Session, Step};
+use crate::session::error::{BackendReply, Cause, Halt, RefusalKind};
+use crate::session::{Session, Step, TlsDue};
 use crate::tls::{TlsError, TlsErrorKind};
 
 /// The dialogue of a new session.
@@ -41,15 +43,19 @@ pub trait Dialect: Send {
     /// The first line.
     fn greeting(&self, session: &mut Session) -> Result<Line, Cause>;
 
-    /// Answers commands until the client has presented credentials.
+    /// Answers commands until the client has presented credentials. When it has to wait for the client in
+    /// between, it can be called again, and goes on where it was.
     fn read_login(
         &mut self,
         session: &mut Session,
-        client: &mut Conn,
-    ) -> Result<Credentials, Cause>;
+        client: &mut ClientConn,
+    ) -> Result<Credentials, Halt>;
 
-    /// The line for a login that was refused.
-    fn refuse_login(&self, refusal: &LoginRefusal) -> Line;
+    /// The SASL exchange that awaits the client's next line.
+    fn exchange(&mut self) -> &mut Option<Exchange>;
+
+    /// The line for a login that was refused; what belonged to it is forgotten.
+    fn refuse_login(&mut self, refusal: &LoginRefusal) -> Line;
 
     /// The line for a command that is none, or has wrong arguments.
     fn bad_command(&self) -> Line;
@@ -57,8 +63,8 @@ pub trait Dialect: Send {
     /// The line for a SASL exchange that the client cancelled.
     fn cancelled(&self) -> Line;
 
-    /// What stands before a SASL challenge.
-    fn challenge_prefix(&self) -> &'static [u8];
+    /// The line with a SASL challenge (base64 already).
+    fn challenge(&self, challenge: &[u8]) -> Line;
 
     /// Repeats the login towards the backend and returns what the client is to be told.
     fn log_in_to_backend(
@@ -74,61 +80,50 @@ pub trait Dialect: Send {
     fn failure_line(&self, cause: &Cause, own_method: bool) -> Option<Line>;
 }
 
-/// Sends a line to the client within its time.
-fn reply(session: &Session, client: &mut Conn, line: &[u8]) -> Result<(), Cause> {
-    Ok(client.send(line, session.budget.deadline())?)
-}
-
 /// Counts a parsed command; one too many is answered and ends the session.
 fn count_command(
     dialect: &dyn Dialect,
     session: &mut Session,
-    client: &mut Conn,
-) -> Result<(), Cause> {
-    client.command_is_complete();
+    client: &mut ClientConn,
+) -> Result<(), Halt> {
+    session.end_if_told()?;
     if session.budget.count_command() == Allowance::Left {
         return Ok(());
     }
-    reply(session, client, &dialect.bad_command())?;
-    Err(Cause::ClientProtocol(
-        "client sent too many commands".into(),
-    ))
+    client.send(&dialect.bad_command())?;
+    let text = "client sent too many commands";
+    Err(Cause::ClientProtocol(text.into()).into())
 }
 
 /// Counts and answers a line that could not be parsed; the last one ends the session.
 fn refuse_line(
     dialect: &dyn Dialect,
     session: &mut Session,
-    client: &mut Conn,
-) -> Result<(), Cause> {
-    client.command_is_complete();
-    reply(session, client, &dialect.bad_command())?;
+    client: &mut ClientConn,
+) -> Result<(), Halt> {
+    session.end_if_told()?;
+    client.send(&dialect.bad_command())?;
     if session.budget.count_error() == Allowance::Left {
         return Ok(());
     }
-    Err(Cause::ClientProtocol(
-        "client sent too many invalid commands".into(),
-    ))
+    let text = "client sent too many invalid commands";
+    Err(Cause::ClientProtocol(text.into()).into())
 }
 
 /// Reads more of a command; one that does not fit is answered and ends the session. `known` are the
 /// words that may be shown in the log: anything else could be a password.
 fn fill_command(
     dialect: &dyn Dialect,
-    session: &mut Session,
-    client: &mut Conn,
+    session: &Session,
+    client: &mut ClientConn,
     known: &[&str],
-) -> Result<(), Cause> {
+) -> Result<(), Halt> {
     match client.fill(session.budget.deadline()) {
-        Err(NetError {
-            kind: NetErrorKind::TooLong,
-            ..
-        }) => {
+        Err(Stall::Failed(NetError::TooLong)) => {
             let shown = shown_word(client.buffered(), known);
-            reply(session, client, &dialect.bad_command())?;
-            Err(Cause::ClientProtocol(format!(
-                "client sent too long command \"{shown}\""
-            )))
+            client.send(&dialect.bad_command())?;
+            let text = format!("client sent too long command \"{shown}\"");
+            Err(Cause::ClientProtocol(text).into())
         }
         other => Ok(other?),
     }
@@ -148,13 +143,15 @@ fn shown_word<'a>(line: &[u8], known: &[&'a str]) -> &'a str {
         .unwrap_or_default()
 }
 
-/// Reads one line of the client, its end cut off, without counting it.
+/// Reads one line of the client, its end cut off, without counting it. Nothing is read before the client
+/// has taken what it was told.
 fn read_client_line(
     dialect: &dyn Dialect,
-    session: &mut Session,
-    client: &mut Conn,
+    session: &Session,
+    client: &mut ClientConn,
     known: &[&str],
-) -> Result<Line, Cause> {
+) -> Result<Line, Halt> {
+    client.flush()?;
     loop {
         let input = client.buffered();
         if let Some(at) = input.iter().position(|&byte| byte == b'\n') {
@@ -181,56 +178,80 @@ fn mechanism(
     is_enabled(mechanism, configured).then_some((mechanism, initial))
 }
 
-/// Carries a SASL exchange; `None` when it failed and the client has been told so.
-fn authenticate(
-    dialect: &dyn Dialect,
+/// Begins a SASL exchange; credentials if the initial response has them already. If it failed, the client
+/// has been told so.
+fn begin_sasl(
+    dialect: &mut dyn Dialect,
     session: &mut Session,
-    client: &mut Conn,
+    client: &mut ClientConn,
     mechanism: Mechanism,
     initial: Option<&[u8]>,
-) -> Result<Option<Credentials>, Cause> {
+) -> Result<Option<Credentials>, Halt> {
     let salt = match mechanism {
         Mechanism::CramMd5 => session.salt()?,
         Mechanism::Plain | Mechanism::Login | Mechanism::External => String::new(),
         Mechanism::Xoauth2 | Mechanism::OauthBearer => String::new(),
     };
     let mut exchange = Exchange::new(mechanism, salt);
-    let mut next = exchange.begin(initial);
-    loop {
-        match next {
-            Ok(Next::Done(credentials)) => return Ok(Some(credentials)),
-            Ok(Next::Challenge(text)) => {
-                let challenge = line(&[dialect.challenge_prefix(), text.as_bytes()]);
-                reply(session, client, &challenge)?;
-            }
-            Err(_) => {
-                reply(session, client, &dialect.bad_command())?;
-                return Ok(None);
-            }
-        }
-        let answer = read_client_line(dialect, session, client, &[])?;
-        count_command(dialect, session, client)?;
-        if *answer == b"*" {
-            reply(session, client, &dialect.cancelled())?;
-            return Ok(None);
-        }
-        next = exchange.answer(&answer);
-    }
+    let next = exchange.begin(initial);
+    step_sasl(dialect, client, exchange, next)
 }
 
-/// Sends an auth server's error challenge for an OAuth login and waits for the dummy answer that the
-/// mechanism prescribes. Whether the login's refusal is still to be said; if not, the client has been
-/// told that its answer is none.
+/// Goes on with the exchange that awaits an answer, if there is one, until there are credentials, or it
+/// has failed and the client been told so.
+fn go_on_with_sasl(
+    dialect: &mut dyn Dialect,
+    session: &mut Session,
+    client: &mut ClientConn,
+) -> Result<Option<Credentials>, Halt> {
+    while dialect.exchange().is_some() {
+        let answer = read_client_line(dialect, session, client, &[])?;
+        let Some(mut exchange) = dialect.exchange().take() else {
+            break;
+        };
+        count_command(dialect, session, client)?;
+        if *answer == b"*" {
+            client.send(&dialect.cancelled())?;
+            break;
+        }
+        let next = exchange.answer(&answer);
+        if let Some(credentials) = step_sasl(dialect, client, exchange, next)? {
+            return Ok(Some(credentials));
+        }
+    }
+    Ok(None)
+}
+
+/// What follows from one step: credentials, a challenge that is kept for the client's answer, or a line
+/// that refuses.
+fn step_sasl(
+    dialect: &mut dyn Dialect,
+    client: &mut ClientConn,
+    exchange: Exchange,
+    next: Result<Next, Malformed>,
+) -> Result<Option<Credentials>, Halt> {
+    match next {
+        Ok(Next::Done(credentials)) => return Ok(Some(credentials)),
+        Ok(Next::Challenge(text)) => {
+            client.send(&dialect.challenge(text.as_bytes()))?;
+            *dialect.exchange() = Some(exchange);
+        }
+        Err(_) => client.send(&dialect.bad_command())?,
+    }
+    Ok(None)
+}
+
+/// Waits for the answer that an OAuth mechanism prescribes to an auth server's error challenge. Whether it
+/// came; if not, the client has been told.
 ///
 /// # Errors
 /// The connection failed, or the answer was one command too many.
-pub fn exchange_sasl_error(
-    dialect: &dyn Dialect,
+pub fn read_error_answer(
+    dialect: &mut dyn Dialect,
     session: &mut Session,
-    client: &mut Conn,
+    client: &mut ClientConn,
     method: Method,
-    challenge: &[u8],
-) -> Result<bool, Cause> {
+) -> Result<bool, Halt> {
     let dummy = match method {
         Method::OauthBearer => OAUTHBEARER_DUMMY,
         Method::Xoauth2 => XOAUTH2_DUMMY,
@@ -239,12 +260,10 @@ pub fn exchange_sasl_error(
             return Ok(true);
         }
     };
-    let challenge = line(&[dialect.challenge_prefix(), challenge]);
-    reply(session, client, &challenge)?;
     let answer = read_client_line(dialect, session, client, &[])?;
     count_command(dialect, session, client)?;
     if *answer != dummy {
-        reply(session, client, &dialect.bad_command())?;
+        client.send(&dialect.bad_command())?;
         return Ok(false);
     }
     Ok(true)
@@ -277,22 +296,26 @@ fn announced(configured: Mechanisms) -> impl Iterator<Item = &'static str> {
 }
 
 /// Whether STARTTLS is to be announced and accepted now.
-fn offers_starttls(session: &Session, client: &Conn) -> bool {
+fn offers_starttls(session: &Session, client: &ClientConn) -> bool {
     session.service.conf.starttls != Starttls::Off && !client.is_tls()
 }
 
 /// Whether logins are refused until TLS runs.
-fn requires_tls(session: &Session, client: &Conn) -> bool {
+fn requires_tls(session: &Session, client: &ClientConn) -> bool {
     session.service.conf.starttls == Starttls::Only && !client.is_tls()
 }
 
-/// Runs the handshake behind an accepted STARTTLS; the caller has answered it and forgets what it
-/// knows of the client. What the client sent before the handshake is thrown away.
-fn start_tls(session: &mut Session, client: &mut Conn) -> Result<(), Cause> {
+/// Answers STARTTLS; the handshake comes next, and the caller forgets what it knows of the client. What
+/// the client sent before the handshake is thrown away.
+fn accept_starttls(
+    session: &mut Session,
+    client: &mut ClientConn,
+    answer: &[u8],
+) -> Result<(), Halt> {
+    session.set_step(Step::InStarttls);
+    client.send(answer)?;
     client.clear();
-    session.start_tls(client)?;
-    session.starttls = true;
-    session.step = Step::InAuth;
+    session.tls_due = TlsDue::Starttls;
     Ok(())
 }
 
@@ -374,7 +397,7 @@ fn failure_line(
         Cause::ClientTls(_) | Cause::BrokenProxyHeader(_) => None,
         Cause::ClientCertificate { missing: true, .. } => fixed(record.certificate_missing),
         Cause::ClientCertificate { missing: false, .. } => fixed(record.certificate_error),
-        Cause::Evicted | Cause::Stopped => fixed(record.busy),
+        Cause::MadeRoom | Cause::Stopped(_) => fixed(record.busy),
         Cause::BackendRefused(refusal) if refusal.kind == RefusalKind::RawGreeting => {
             Some(unavailable())
         }

@@ -56,7 +56,7 @@ impl Address {
 }
 
 /// Addresses that share a limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LimitKey {
     /// An IPv4 address or the first address of an IPv6 /64.
     Ip(IpAddr),

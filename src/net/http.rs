@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use socket2::SockAddr;
 use zeroize::Zeroizing;
 
-use super::conn::{Conn, NetError, NetErrorKind, Side};
+use super::conn::Conn;
+use super::error::NetError;
 use super::line::Line;
 use super::resolve::Dns;
 use super::socket::{Deadline, Socket};
@@ -58,7 +59,7 @@ pub enum HttpError {
     /// Nothing came in time.
     Timeout,
     /// The connection failed, or ended before the head of the answer did.
-    Broken(NetErrorKind),
+    Broken(NetError),
     /// The answer is no HTTP, or too long.
     Malformed(String),
 }
@@ -67,7 +68,7 @@ impl HttpError {
     /// The failed system call.
     pub fn into_io(self) -> Option<io::Error> {
         match self {
-            Self::Connect(error) | Self::Broken(NetErrorKind::Io(error)) => Some(error),
+            Self::Connect(error) | Self::Broken(NetError::Io(error)) => Some(error),
             _ => None,
         }
     }
@@ -79,7 +80,7 @@ impl fmt::Display for HttpError {
             Self::Resolve(reason) => write!(f, "no address: {reason}"),
             Self::Connect(_) => f.write_str("connect() failed"),
             Self::Timeout => f.write_str("timed out"),
-            Self::Broken(NetErrorKind::Io(_)) => f.write_str("recv() failed"),
+            Self::Broken(NetError::Io(_)) => f.write_str("recv() failed"),
             Self::Broken(kind) => kind.fmt(f),
             Self::Malformed(reason) => f.write_str(reason),
         }
@@ -117,7 +118,7 @@ impl HttpClient {
                     return Ok(response);
                 }
                 // The server closed it meanwhile; it has not seen the request.
-                Err(HttpError::Broken(NetErrorKind::Closed | NetErrorKind::Io(_)))
+                Err(HttpError::Broken(NetError::Closed | NetError::Io(_)))
                     if conn.buffered().is_empty() => {}
                 Err(error) => return Err(error),
             }
@@ -175,11 +176,11 @@ impl HttpClient {
     }
 
     fn start(&self, socket: Socket, deadline: Deadline) -> Result<Conn, HttpError> {
-        let mut conn = Conn::new(Arc::new(socket), Side::Backend, HEAD);
+        let mut conn = Conn::new(Arc::new(socket), HEAD);
         if let (Some(tls), HttpHost::Tcp(host, _)) = (&self.tls, &self.url.host) {
             let engine = tls
                 .engine(host)
-                .map_err(|error| HttpError::Broken(NetErrorKind::Tls(error)))?;
+                .map_err(|error| HttpError::Broken(NetError::Tls(error)))?;
             conn.start_tls(engine, deadline).map_err(broken)?;
         }
         Ok(conn)
@@ -233,11 +234,9 @@ impl fmt::Debug for HttpClient {
 }
 
 fn broken(error: NetError) -> HttpError {
-    match error.kind {
-        NetErrorKind::Timeout(_) => HttpError::Timeout,
-        NetErrorKind::TooLong => {
-            HttpError::Malformed(format!("answer is longer than {HEAD} bytes"))
-        }
+    match error {
+        NetError::Timeout(_) => HttpError::Timeout,
+        NetError::TooLong => HttpError::Malformed(format!("answer is longer than {HEAD} bytes")),
         kind => HttpError::Broken(kind),
     }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::conn::NetErrorKind;
+use super::error::NetError;
 use super::socket::{Socket, Waited};
 use crate::tls::{Engine, Facts, Plain, TlsError, TlsErrorKind};
 
@@ -70,15 +70,23 @@ impl Leg {
     }
 
     /// Reads plain text, waiting for `limit` at most on the socket.
-    pub fn read(&self, buf: &mut [u8], limit: Duration) -> Result<Got, NetErrorKind> {
+    pub fn read(&self, buf: &mut [u8], limit: Duration) -> Result<Got, NetError> {
         match &self.tls {
             None => plain(self.socket.read(buf, limit)),
             Some(tls) => self.read_tls(tls, buf, Some(limit)),
         }
     }
 
+    /// Reads plain text, waiting for `limit` at most; zero is not at all.
+    pub fn read_for(&self, buf: &mut [u8], limit: Duration) -> Result<Got, NetError> {
+        match limit.is_zero() {
+            true => self.read_now(buf),
+            false => self.read(buf, limit),
+        }
+    }
+
     /// Reads plain text that is there already, without waiting.
-    pub fn read_now(&self, buf: &mut [u8]) -> Result<Got, NetErrorKind> {
+    pub fn read_now(&self, buf: &mut [u8]) -> Result<Got, NetError> {
         match &self.tls {
             None => plain(self.socket.read_now(buf)),
             Some(tls) => self.read_tls(tls, buf, None),
@@ -90,7 +98,7 @@ impl Leg {
         tls: &Mutex<Tls>,
         buf: &mut [u8],
         limit: Option<Duration>,
-    ) -> Result<Got, NetErrorKind> {
+    ) -> Result<Got, NetError> {
         /// Ciphertext that gives no plain text is taken so many times in a row: a peer that sends
         /// nothing else must not keep the caller from looking at its clock.
         const ROUNDS: usize = 64;
@@ -111,7 +119,7 @@ impl Leg {
                     Some(left) => self.socket.read(&mut small, left),
                 },
             };
-            match read.map_err(NetErrorKind::Io)? {
+            match read.map_err(NetError::Io)? {
                 Waited::TimedOut => return Ok(Got::TimedOut),
                 Waited::Done(0) => lock(tls).engine.take_eof(),
                 Waited::Done(n) if n < small.len() => lock(tls).feed(&small[..n]),
@@ -133,39 +141,26 @@ impl Leg {
     }
 
     /// Writes a part of `data`, waiting for `limit` at most; `None` when nothing went out in time.
-    /// With TLS the whole of the returned part is encrypted, and some of it may still be in `pending`,
-    /// which must be handed back unchanged with the next call.
+    /// `pending` holds bytes for the socket that go first. With TLS the whole of the returned part is
+    /// encrypted, and some of it may be in `pending` then, which must be handed back unchanged with the
+    /// next call.
     pub fn write(
         &self,
         data: &[u8],
         pending: &mut Vec<u8>,
         limit: Duration,
-    ) -> Result<Option<usize>, NetErrorKind> {
-        let Some(tls) = &self.tls else {
-            return match self.socket.write(data, limit).map_err(NetErrorKind::Io)? {
-                Waited::Done(n) => Ok(Some(n)),
-                Waited::TimedOut => Ok(None),
-            };
-        };
+    ) -> Result<Option<usize>, NetError> {
         let mut taken = 0;
         if pending.is_empty() {
-            let mut tls = lock(tls);
-            taken = tls.engine.write(data).map_err(NetErrorKind::Tls)?;
-            tls.engine.give(pending, 4 * RECORD);
-            drop(tls);
-            if pending.is_empty() && taken == 0 && !data.is_empty() {
-                // The engine waits for its peer, which is no progress and must not be waited for.
-                return Err(NetErrorKind::Tls(TlsError::new(
-                    TlsErrorKind::Protocol,
-                    "the peer began a new handshake and does not finish it",
-                )));
+            if self.tls.is_none() {
+                return match self.socket.write(data, limit).map_err(NetError::Io)? {
+                    Waited::Done(n) => Ok(Some(n)),
+                    Waited::TimedOut => Ok(None),
+                };
             }
+            taken = self.encrypt(data, pending)?;
         }
-        match self
-            .socket
-            .write(pending, limit)
-            .map_err(NetErrorKind::Io)?
-        {
+        match self.socket.write(pending, limit).map_err(NetError::Io)? {
             // Nothing pending holds no memory.
             Waited::Done(n) if n == pending.len() => *pending = Vec::new(),
             Waited::Done(n) => drop(pending.drain(..n)),
@@ -175,13 +170,48 @@ impl Leg {
         Ok(Some(taken))
     }
 
-    /// Ends our direction: close_notify where there is TLS, then FIN.
-    pub fn finish(&self, pending: &mut Vec<u8>, limit: Duration) {
+    /// Turns a part of `data` into bytes for the socket, which are appended to `out`, and returns how
+    /// much of it. In plain text that is all.
+    pub(super) fn encrypt(&self, data: &[u8], out: &mut Vec<u8>) -> Result<usize, NetError> {
+        let Some(tls) = &self.tls else {
+            out.extend_from_slice(data);
+            return Ok(data.len());
+        };
+        let held = out.len();
+        let mut tls = lock(tls);
+        let taken = tls.engine.write(data).map_err(NetError::Tls)?;
+        tls.engine.give(out, 4 * RECORD);
+        drop(tls);
+        if out.len() == held && taken == 0 && !data.is_empty() {
+            // The engine waits for its peer, which is no progress and must not be waited for.
+            return Err(NetError::Tls(TlsError::new(
+                TlsErrorKind::Protocol,
+                "the peer began a new handshake and does not finish it",
+            )));
+        }
+        Ok(taken)
+    }
+
+    /// Whether the engine has something for the peer that no write has taken along yet.
+    pub fn has_output(&self) -> bool {
+        let has_output = |tls| lock(tls).engine.has_output();
+        self.tls.as_ref().is_some_and(has_output)
+    }
+
+    /// Says that nothing more will come (close_notify), where there is TLS; the bytes for the socket are
+    /// appended to `out`.
+    pub(super) fn close(&self, out: &mut Vec<u8>) {
         if let Some(tls) = &self.tls {
             let mut tls = lock(tls);
             tls.engine.close();
-            tls.engine.give(pending, usize::MAX);
-            drop(tls);
+            tls.engine.give(out, usize::MAX);
+        }
+    }
+
+    /// Ends our direction: close_notify where there is TLS, then FIN.
+    pub fn finish(&self, pending: &mut Vec<u8>, limit: Duration) {
+        self.close(pending);
+        if !pending.is_empty() {
             while let Ok(Waited::Done(n)) = self.socket.write(pending, limit) {
                 pending.drain(..n);
                 if pending.is_empty() {
@@ -199,12 +229,12 @@ impl Tls {
     }
 
     /// Decrypts; what the engine had no room for goes in as soon as it has.
-    fn read(&mut self, buf: &mut [u8]) -> Result<Plain, NetErrorKind> {
+    fn read(&mut self, buf: &mut [u8]) -> Result<Plain, NetError> {
         loop {
-            match self.engine.read(buf).map_err(NetErrorKind::Tls)? {
+            match self.engine.read(buf).map_err(NetError::Tls)? {
                 Plain::NeedMore if self.failed.is_some() => {
                     return match self.failed.take() {
-                        Some(error) => Err(NetErrorKind::Tls(error)),
+                        Some(error) => Err(NetError::Tls(error)),
                         None => Ok(Plain::NeedMore),
                     };
                 }
@@ -227,8 +257,8 @@ impl Tls {
     }
 }
 
-fn plain(read: io::Result<Waited>) -> Result<Got, NetErrorKind> {
-    match read.map_err(NetErrorKind::Io)? {
+fn plain(read: io::Result<Waited>) -> Result<Got, NetError> {
+    match read.map_err(NetError::Io)? {
         Waited::Done(0) => Ok(Got::End),
         Waited::Done(n) => Ok(Got::Bytes(n)),
         Waited::TimedOut => Ok(Got::TimedOut),

@@ -7,7 +7,8 @@ use std::path::Path;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::address::Address;
-use crate::config::{Listen, ListenAddress};
+use super::socket::keep_alive;
+use crate::config::{Keepalive, Listen, ListenAddress};
 
 /// A bound listener. A Unix socket's file goes with it.
 #[derive(Debug)]
@@ -40,12 +41,15 @@ impl Listener {
         if domain == Domain::IPV6 {
             socket.set_only_v6(listen.ipv6only)?;
         }
-        // Before listen: what is accepted inherits them, the window scale included.
+        // What is accepted inherits them; the window scale must be known before listen.
         if let Some(size) = listen.rcvbuf {
             socket.set_recv_buffer_size(size)?;
         }
         if let Some(size) = listen.sndbuf {
             socket.set_send_buffer_size(size)?;
+        }
+        if domain != Domain::UNIX {
+            socket.set_tcp_nodelay(true)?;
         }
         socket.bind(&address)?;
         if let ListenAddress::Unix(path) = &listen.address {
@@ -58,6 +62,11 @@ impl Listener {
             socket,
             listen: listen.clone(),
         })
+    }
+
+    /// How the peers of what is accepted from now on are found out that are gone without a word.
+    pub fn keep_alive(&self, keepalive: Keepalive) {
+        keep_alive(&self.socket, keepalive);
     }
 
     /// Where it really listens: port 0 has become a port.

@@ -66,13 +66,20 @@ impl Dns {
     /// `timeout` (`resolver_timeout`) holds for each of the two look-ups. The servers alone are
     /// asked, also for loopback: no hosts file, no search list. With `resolver` off the name is
     /// `[UNAVAILABLE]`.
-    pub fn begin_client_name(&self, address: IpAddr, timeout: Duration) -> PendingName {
+    /// `done` is called when the answer is there, or never will be.
+    pub fn begin_client_name(
+        &self,
+        address: IpAddr,
+        timeout: Duration,
+        done: impl FnOnce() + Send + 'static,
+    ) -> PendingName {
         if !self.configured {
             return PendingName::known(HostName::Unavailable);
         }
         let resolver = Arc::clone(&self.resolver);
         let address = address.to_canonical();
-        match thread::start(async move { resolver.client_name(address, timeout).await }) {
+        let look_up = async move { resolver.client_name(address, timeout).await };
+        match thread::start_and_tell(look_up, done) {
             Ok(running) => PendingName {
                 running: Some(running),
                 answer: None,
@@ -202,15 +209,22 @@ impl PendingName {
         self.answer.as_ref().map(|answer| answer.name.clone())
     }
 
-    /// Waits for the name; `[TEMPUNAVAIL]` if it is not there at `deadline`.
-    pub fn wait(&mut self, deadline: Instant) -> HostName {
+    /// Waits until `moment` for the name; whether it is there.
+    pub fn is_known_by(&mut self, moment: Instant) -> bool {
         if let Some(running) = &self.running {
-            match running.answer.recv_deadline(deadline) {
+            match running.answer.recv_deadline(moment) {
                 Ok(answer) => self.finish(answer),
-                Err(RecvTimeoutError::Timeout) => return HostName::TempUnavail,
+                Err(RecvTimeoutError::Timeout) => return false,
                 Err(RecvTimeoutError::Disconnected) => self.finish(ClientName::abandoned()),
             }
         }
+        true
+    }
+
+    /// Waits for the name; `[TEMPUNAVAIL]` if it is not there at `deadline`.
+    #[cfg(test)]
+    pub fn wait(&mut self, deadline: Instant) -> HostName {
+        self.is_known_by(deadline);
         self.try_get().unwrap_or(HostName::TempUnavail)
     }
 

@@ -51,6 +51,8 @@ pub struct Socket {
     write_timeout: AtomicU64,
     /// We have ended reading ourselves: an end of stream means nothing any more.
     ends_reading: AtomicBool,
+    /// Whether it is known to the epoll instance of those who wait without a thread.
+    in_epoll: AtomicBool,
 }
 
 /// What a blocking call on a socket came to.
@@ -66,12 +68,18 @@ impl Socket {
     /// Takes over a connected socket and makes its calls block.
     pub fn new(inner: socket2::Socket) -> io::Result<Self> {
         inner.set_nonblocking(false)?;
-        Ok(Self {
+        Ok(Self::accepted(inner))
+    }
+
+    /// The same for one that was accepted, whose calls block anyway.
+    pub fn accepted(inner: socket2::Socket) -> Self {
+        Self {
             inner,
             read_timeout: AtomicU64::new(0),
             write_timeout: AtomicU64::new(0),
             ends_reading: AtomicBool::new(false),
-        })
+            in_epoll: AtomicBool::new(false),
+        }
     }
 
     /// Connects within `limit`.
@@ -101,46 +109,9 @@ impl Socket {
         SockRef::from(&self.inner)
     }
 
-    /// Keepalive and TCP_USER_TIMEOUT, which find peers that are gone without a word. Not on Unix
-    /// sockets, where the kernel knows at once.
+    /// As the function of this name.
     pub fn keep_alive(&self, keepalive: Keepalive) {
-        /// 120 seconds of silence, then a probe every 30, four of them.
-        const OURS: Keepalive = Keepalive::On {
-            idle: Some(Duration::from_secs(120)),
-            interval: Some(Duration::from_secs(30)),
-            count: Some(4),
-        };
-        /// Sent and unacknowledged for that long: the peer is gone.
-        const USER_TIMEOUT: Duration = Duration::from_secs(300);
-        let is_tcp = self
-            .inner
-            .local_addr()
-            .is_ok_and(|address| !address.is_unix());
-        let keepalive = match keepalive {
-            Keepalive::Unset => OURS,
-            other => other,
-        };
-        let Keepalive::On {
-            idle,
-            interval,
-            count,
-        } = keepalive
-        else {
-            return;
-        };
-        if !is_tcp {
-            return;
-        }
-        let mut probes = TcpKeepalive::new();
-        probes = idle.into_iter().fold(probes, TcpKeepalive::with_time);
-        probes = interval
-            .into_iter()
-            .fold(probes, TcpKeepalive::with_interval);
-        probes = count.into_iter().fold(probes, TcpKeepalive::with_retries);
-        // A connection that is gone already cannot be set; it is found out at once elsewhere.
-        let _ = self.inner.set_keepalive(true);
-        let _ = self.inner.set_tcp_keepalive(&probes);
-        let _ = self.inner.set_tcp_user_timeout(Some(USER_TIMEOUT));
+        keep_alive(&self.inner, keepalive);
     }
 
     /// Our own end.
@@ -156,6 +127,14 @@ impl Socket {
                 .set_read_timeout(Some(Duration::from_millis(millis)))?;
         }
         retry(|| (&self.inner).read(buf))
+    }
+
+    /// Reads what is there, waiting for `limit` at most; zero is not at all.
+    pub fn read_for(&self, buf: &mut [u8], limit: Duration) -> io::Result<Waited> {
+        match limit.is_zero() {
+            true => self.read_now(buf),
+            false => self.read(buf, limit),
+        }
     }
 
     /// Reads what is there without waiting; `TimedOut` when there is nothing.
@@ -185,26 +164,24 @@ impl Socket {
 
     /// Waits until the socket can be read (the end of the stream included), or its peer has hung up.
     pub fn wait(&self, what: WaitFor, limit: Duration) -> io::Result<Seen> {
-        // nix has no name for the end of the peer's stream.
-        let end = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
-        let wanted = match what {
-            WaitFor::Data => PollFlags::POLLIN | end,
-            WaitFor::HangUp => end,
-            WaitFor::Reset => PollFlags::empty(),
-        };
         let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(self.inner.as_fd(), wanted)];
+        let mut fds = [PollFd::new(self.inner.as_fd(), what.flags())];
         match poll(&mut fds, timeout) {
             Err(nix::errno::Errno::EINTR) => return Ok(Seen::Nothing),
             Err(error) => return Err(error.into()),
             Ok(0) => return Ok(Seen::Nothing),
             Ok(_) => {}
         }
-        // Anything that nix cannot name, or that is no data, is a hang-up.
+        // Anything that nix cannot name, or that was not waited for, is a hang-up.
         match fds[0].revents() {
-            Some(PollFlags::POLLIN) => Ok(Seen::Data),
+            Some(PollFlags::POLLIN | PollFlags::POLLOUT) => Ok(Seen::Ready),
             _ => Ok(Seen::HangUp),
         }
+    }
+
+    /// Whether it was in epoll's set before; from now on it counts as being there.
+    pub fn enter_epoll(&self) -> bool {
+        self.in_epoll.swap(true, Ordering::AcqRel)
     }
 
     /// Bytes that could be read at once.
@@ -223,6 +200,11 @@ impl Socket {
         }
         // Fails only when the peer was faster.
         let _ = self.inner.shutdown(how);
+    }
+
+    /// Whether we have ended reading ourselves.
+    pub fn ends_reading(&self) -> bool {
+        self.ends_reading.load(Ordering::Relaxed)
     }
 
     /// Ends our direction and lets the peer finish reading: a socket closed with unread input sends a
@@ -258,15 +240,68 @@ impl AsFd for Socket {
     }
 }
 
-/// What `Socket::wait` waits for.
+/// Keepalive, which finds peers that are gone without a word. Not on Unix sockets, where the kernel
+/// knows at once. No TCP_USER_TIMEOUT: it would also end a peer that is there and does not read.
+/// What is accepted from a listener inherits its setting.
+pub fn keep_alive(socket: &socket2::Socket, keepalive: Keepalive) {
+    /// 120 seconds of silence, then a probe every 30, four of them.
+    const OURS: TcpKeepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(120))
+        .with_interval(Duration::from_secs(30))
+        .with_retries(4);
+    let is_tcp = socket.local_addr().is_ok_and(|address| !address.is_unix());
+    if !is_tcp {
+        return;
+    }
+    let probes = match keepalive {
+        Keepalive::Unset => OURS,
+        Keepalive::Off => {
+            let _ = socket.set_keepalive(false);
+            return;
+        }
+        Keepalive::On {
+            idle,
+            interval,
+            count,
+        } => {
+            let mut probes = TcpKeepalive::new();
+            probes = idle.into_iter().fold(probes, TcpKeepalive::with_time);
+            probes = interval
+                .into_iter()
+                .fold(probes, TcpKeepalive::with_interval);
+            count.into_iter().fold(probes, TcpKeepalive::with_retries)
+        }
+    };
+    // A connection that is gone already cannot be set; it is found out at once elsewhere.
+    let _ = socket.set_keepalive(true);
+    let _ = socket.set_tcp_keepalive(&probes);
+}
+
+/// What is waited for on a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitFor {
     /// Something to read, or a hang-up.
     Data,
+    /// Room for something to write, or a reset.
+    Room,
     /// The end of the peer's stream, or a reset; data alone does not count.
     HangUp,
     /// A reset alone.
     Reset,
+}
+
+impl WaitFor {
+    /// poll's flags for it.
+    fn flags(self) -> PollFlags {
+        // nix has no name for the end of the peer's stream.
+        let end = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
+        match self {
+            Self::Data => PollFlags::POLLIN | end,
+            Self::Room => PollFlags::POLLOUT,
+            Self::HangUp => end,
+            Self::Reset => PollFlags::empty(),
+        }
+    }
 }
 
 /// What `Socket::wait` saw.
@@ -274,8 +309,8 @@ pub enum WaitFor {
 pub enum Seen {
     /// Time is over, or a signal came.
     Nothing,
-    /// There is something to read.
-    Data,
+    /// There is something to read, or room to write.
+    Ready,
     /// The peer ended its stream or is gone.
     HangUp,
 }
@@ -294,4 +329,14 @@ fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Waited> {
 /// SO_RCVTIMEO of zero would mean for ever.
 fn whole_millis(limit: Duration) -> u64 {
     u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+/// Whether a failed call says that this process or system has no descriptors or memory left, which is
+/// nobody's fault at the other end.
+pub fn is_exhaustion(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    let codes = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+    codes
+        .iter()
+        .any(|&code| error.raw_os_error() == Some(code as i32))
 }

@@ -1,28 +1,17 @@
 //! One direction of a relay: what one leg says goes to the other, in order, at once, unread.
 //!
-//! What both directions have in common, and how a relay begins and ends, is in `relay`.
+//! What both directions have in common, and how a relay begins, sleeps and ends, is in `relay`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::relay::Shared;
-use crate::net::conn::NetErrorKind;
-use crate::net::leg::{Got, Leg};
+use super::relay::Relay;
+use crate::net::error::NetError;
+use crate::net::leg::Got;
 
 /// What is read while a direction is silent: a command or an answer usually fits.
 const SMALL: usize = 512;
-
-/// One direction of a session.
-pub(super) struct Direction {
-    pub(super) from: Arc<Leg>,
-    pub(super) to: Arc<Leg>,
-    /// What was read before the relay began.
-    pub(super) first: Zeroizing<Vec<u8>>,
-    pub(super) shared: Arc<Shared>,
-    pub(super) which: Which,
-}
 
 /// The two directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,80 +22,121 @@ pub(super) enum Which {
     Down = 1,
 }
 
-/// How a direction ended.
+/// What a direction has to write before anything else.
+#[derive(Default)]
+pub(super) struct Begin {
+    /// What was read before the relay began.
+    pub(super) first: Zeroizing<Vec<u8>>,
+    /// Bytes for the destination's socket.
+    pub(super) pending: Vec<u8>,
+}
+
+/// What became of a direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(super) enum Outcome {
     /// Its source ended the stream, or broke; that was passed on.
     Finished,
     /// Its destination takes nothing more.
     WriteFailed,
     /// Both directions were silent for too long, or the session was told to end.
-    Stopped,
+    Silent,
+    /// Both directions are silent: another thread goes on with it when it is needed.
+    Left,
 }
 
-impl Direction {
-    /// Copies until its end, and then stays until the other direction's.
-    pub(super) fn run(mut self, half_closed: Duration) {
-        let shared = Arc::clone(&self.shared);
-        // A panic costs this session alone, and its other thread must learn of it.
-        let copy = || self.copy(half_closed);
-        let copied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(copy));
-        match copied {
-            Ok(End::Finished) => {}
-            Ok(End::WriteFailed) => shared.give_reason(self.which.other().closed()),
-            Ok(End::Stopped) => shared.stop("silent"),
-            Err(_) => shared.stop("internal error"),
+impl Relay {
+    /// Copies until the direction ends, or leaves.
+    pub(super) fn copy(self: &Arc<Self>, which: Which, begin: Begin) -> Outcome {
+        let Begin { first, mut pending } = begin;
+        if !first.is_empty() {
+            self.touch(which, first.len());
         }
-        if matches!(copied, Ok(End::WriteFailed)) {
-            shared.limit_silence(half_closed);
-            self.discard();
-        }
-        shared.wait_for_other(half_closed);
-    }
-
-    fn copy(&mut self, half_closed: Duration) -> End {
-        let mut pending = Vec::new();
-        let first = std::mem::take(&mut self.first);
-        self.shared.touch(self.which, first.len());
-        if let Err(end) = self.write_all(&first, &mut pending) {
-            return end;
+        if let Err(outcome) = self.write_all(which, &first, &mut pending) {
+            return outcome;
         }
         drop(first);
         let mut small = Zeroizing::new([0; SMALL]);
         let reason = loop {
-            let Some(patience) = self.shared.patience() else {
-                return End::Stopped;
-            };
-            let n = match self.from.read(&mut small[..], patience) {
+            let n = match self.read(which, &mut small[..]) {
                 Ok(Got::Bytes(n)) => n,
-                Ok(Got::TimedOut) => continue,
-                Ok(Got::End) => break self.which.closed(),
-                Err(_) => break self.which.broke(),
+                Ok(Got::End) => break which.closed(),
+                // Nothing came: either there is time to wait on, or the session ends.
+                Ok(Got::TimedOut) if self.patience().is_none() => return Outcome::Silent,
+                Ok(Got::TimedOut) => match self.pause(which, &mut small[..], &mut pending) {
+                    Ok(0) => continue,
+                    Ok(n) => n,
+                    Err(outcome) => return outcome,
+                },
+                Err(_) => break which.broke(),
             };
-            self.shared.touch(self.which, n);
-            let end = match n {
-                SMALL => self.copy_flow(&small[..], &mut pending),
-                n => self.write_all(&small[..n], &mut pending),
+            self.touch(which, n);
+            let wrote = match n {
+                SMALL => self.copy_flow(which, &small[..], &mut pending),
+                n => self.write_all(which, &small[..n], &mut pending),
             };
-            if let Err(end) = end {
-                return end;
+            if let Err(outcome) = wrote {
+                return outcome;
             }
         };
-        let Some(patience) = self.shared.patience() else {
-            return End::Stopped;
+        let Some(patience) = self.patience() else {
+            return Outcome::Silent;
         };
         // Before the other direction can find that its source has ended because of this.
-        self.shared.give_reason(reason);
-        self.to.finish(&mut pending, patience.min(half_closed));
-        End::Finished
+        self.give_reason(reason);
+        let limit = patience.min(self.half_closed());
+        self.destination(which).finish(&mut pending, limit);
+        Outcome::Finished
+    }
+
+    /// Waits for more, as long as the session may be silent and awake.
+    fn read(&self, which: Which, buf: &mut [u8]) -> Result<Got, NetError> {
+        let Some(patience) = self.patience_awake() else {
+            return Ok(Got::TimedOut);
+        };
+        self.set_idle(which, true);
+        let got = self.source(which).read(buf, patience);
+        self.set_idle(which, matches!(got, Ok(Got::TimedOut)));
+        got
+    }
+
+    /// Nothing came for a while. Leaves, if the session is silent for long enough and nothing is pending
+    /// here: neither in the destination's engine nor, decrypted already, in the source's. Returns
+    /// how much of that was read instead.
+    fn pause(
+        self: &Arc<Self>,
+        which: Which,
+        buf: &mut [u8],
+        pending: &mut Vec<u8>,
+    ) -> Result<usize, Outcome> {
+        if !self.may_sleep() {
+            return Ok(0);
+        }
+        if self.destination(which).has_output() {
+            self.set_idle(which, false);
+            self.write_all(which, &[], pending)?;
+            self.set_idle(which, true);
+        }
+        match self.source(which).read_now(buf) {
+            Ok(Got::TimedOut) => {}
+            Ok(Got::Bytes(n)) => {
+                self.set_idle(which, false);
+                return Ok(n);
+            }
+            // Found again by the next blocking read.
+            Ok(Got::End) | Err(_) => return Ok(0),
+        }
+        match self.leave(which) {
+            true => Err(Outcome::Left),
+            false => Ok(0),
+        }
     }
 
     /// Reads on after the destination is gone, without passing anything on: a peer that is not read
     /// any more would be cut off by a reset before it has read what came the other way.
-    fn discard(&self) {
+    pub(super) fn discard(&self, which: Which) {
         let mut sink = Zeroizing::new([0; 4096]);
-        while let Some(patience) = self.shared.patience() {
-            match self.from.read(&mut sink[..], patience) {
+        while let Some(patience) = self.patience() {
+            match self.source(which).read(&mut sink[..], patience) {
                 Ok(Got::Bytes(_) | Got::TimedOut) => {}
                 Ok(Got::End) | Err(_) => return,
             }
@@ -114,20 +144,25 @@ impl Direction {
     }
 
     /// Copies with a large buffer for as long as there is something to read at once.
-    fn copy_flow(&self, begun: &[u8], pending: &mut Vec<u8>) -> Result<(), End> {
-        let mut buffer = vec![0; self.shared.buffer.max(SMALL)];
+    fn copy_flow(
+        self: &Arc<Self>,
+        which: Which,
+        begun: &[u8],
+        pending: &mut Vec<u8>,
+    ) -> Result<(), Outcome> {
+        let mut buffer = vec![0; self.buffer.max(SMALL)];
         buffer[..begun.len()].copy_from_slice(begun);
         let mut held = begun.len();
         loop {
             while held < buffer.len() {
-                match self.from.read_now(&mut buffer[held..]) {
+                match self.source(which).read_now(&mut buffer[held..]) {
                     Ok(Got::Bytes(n)) => {
-                        self.shared.touch(self.which, n);
+                        self.touch(which, n);
                         held += n;
                     }
                     // An end or an error is found again by the next blocking read.
                     Ok(Got::TimedOut | Got::End) | Err(_) => {
-                        return self.write_all(&buffer[..held], pending);
+                        return self.write_all(which, &buffer[..held], pending);
                     }
                 }
                 // What is there goes out before more is waited for.
@@ -135,25 +170,34 @@ impl Direction {
                     break;
                 }
             }
-            self.write_all(&buffer[..held], pending)?;
+            self.write_all(which, &buffer[..held], pending)?;
             held = 0;
         }
     }
 
-    fn write_all(&self, data: &[u8], pending: &mut Vec<u8>) -> Result<(), End> {
+    fn write_all(
+        self: &Arc<Self>,
+        which: Which,
+        data: &[u8],
+        pending: &mut Vec<u8>,
+    ) -> Result<(), Outcome> {
+        let destination = self.destination(which);
         let mut sent = 0;
-        while sent < data.len() || !pending.is_empty() {
-            let Some(patience) = self.shared.patience() else {
-                return Err(End::Stopped);
+        while sent < data.len()
+            || !pending.is_empty()
+            || data.is_empty() && destination.has_output()
+        {
+            let Some(patience) = self.patience() else {
+                return Err(Outcome::Silent);
             };
-            match self.to.write(&data[sent..], pending, patience) {
+            match destination.write(&data[sent..], pending, patience) {
                 Ok(Some(n)) => {
                     sent += n;
-                    self.shared.touch(self.which, 0);
+                    self.touch(which, 0);
                 }
                 Ok(None) => {}
-                Err(NetErrorKind::Io(_) | NetErrorKind::Tls(_)) => return Err(End::WriteFailed),
-                Err(_) => return Err(End::Stopped),
+                Err(NetError::Io(_) | NetError::Tls(_)) => return Err(Outcome::WriteFailed),
+                Err(_) => return Err(Outcome::Silent),
             }
         }
         Ok(())
@@ -161,14 +205,14 @@ impl Direction {
 }
 
 impl Which {
-    fn other(self) -> Self {
+    pub(super) fn other(self) -> Self {
         match self {
             Self::Up => Self::Down,
             Self::Down => Self::Up,
         }
     }
 
-    fn closed(self) -> &'static str {
+    pub(super) fn closed(self) -> &'static str {
         match self {
             Self::Up => "client closed",
             Self::Down => "backend closed",

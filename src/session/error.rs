@@ -9,18 +9,10 @@ use std::io;
 use crate::auth::AuthError;
 use crate::backend::grant::CannotLogIn;
 use crate::log::{Severity, escape};
-use crate::net::conn::{NetError, NetErrorKind, Side};
-use crate::session::Step;
+use crate::net::client_conn::{Stall, Wake};
+use crate::net::error::NetError;
+use crate::session::live::Ending;
 use crate::tls::TlsError;
-
-/// The end of a session before its relay.
-#[derive(Debug)]
-pub struct SessionError {
-    /// What the session was doing.
-    pub step: Step,
-    /// What went wrong.
-    pub cause: Cause,
-}
 
 /// The classes of failures.
 #[derive(Debug)]
@@ -47,9 +39,9 @@ pub enum Cause {
     /// The listener wants a PROXY header and got something else.
     BrokenProxyHeader(Vec<u8>),
     /// Room was needed for another session.
-    Evicted,
-    /// The program stops.
-    Stopped,
+    MadeRoom,
+    /// The program stops, or the session was told to end for another reason.
+    Stopped(Ending),
     /// The login was refused, and the session ends with the line that says so.
     Refused,
     /// The auth server failed; the text and, where there is one, the system's error.
@@ -105,7 +97,7 @@ impl Cause {
             Self::ClientGone => Severity::Info,
             Self::ClientTimeout | Self::ClientProtocol(_) | Self::ClientIo(_) => Severity::Info,
             Self::ClientTls(_) | Self::ClientCertificate { .. } => Severity::Info,
-            Self::Evicted | Self::Stopped => Severity::Info,
+            Self::MadeRoom | Self::Stopped(_) => Severity::Info,
             Self::BackendRefused(refusal) if refusal.pass_on => Severity::Info,
             Self::BrokenProxyHeader(_) => Severity::Error,
             Self::AuthService(..) | Self::BackendConnect(..) | Self::BackendTimeout => {
@@ -153,8 +145,8 @@ impl Cause {
             Self::ClientTls(_) => "client TLS",
             Self::ClientCertificate { .. } => "client certificate",
             Self::BrokenProxyHeader(_) => "broken header",
-            Self::Evicted => "made room",
-            Self::Stopped => "stopped",
+            Self::MadeRoom => "made room",
+            Self::Stopped(ending) => ending.reason(),
             Self::Refused => "login refused",
             Self::AuthService(..) => "auth service",
             Self::BackendConnect(..) => "backend connect",
@@ -178,8 +170,11 @@ impl fmt::Display for Cause {
             Self::ClientTls(error) => write!(f, "TLS with client failed: {error}"),
             Self::ClientCertificate { text, .. } => f.write_str(text),
             Self::BrokenProxyHeader(bytes) => write!(f, "broken header: \"{}\"", escape(bytes)),
-            Self::Evicted => f.write_str("session made room for others"),
-            Self::Stopped => f.write_str("session ended because the program stops"),
+            Self::MadeRoom => f.write_str("session made room for others"),
+            Self::Stopped(Ending::ReloadTimeout) => {
+                f.write_str("session ended because the configuration was read anew")
+            }
+            Self::Stopped(_) => f.write_str("session ended because the program stops"),
             Self::Refused => f.write_str("session closed after a refused login"),
             Self::AuthService(text, _) | Self::BackendConnect(text, _) => f.write_str(text),
             Self::BackendTimeout => f.write_str("upstream timed out"),
@@ -217,24 +212,59 @@ impl From<CannotLogIn> for Cause {
     }
 }
 
+/// A backend's connection; a client's becomes a `Halt`.
 impl From<NetError> for Cause {
     fn from(error: NetError) -> Self {
-        match (error.side, error.kind) {
-            (_, NetErrorKind::Evicted) => Self::Evicted,
-            (Side::Client, NetErrorKind::Timeout(_)) => Self::ClientTimeout,
-            (Side::Client, NetErrorKind::Closed) => Self::ClientGone,
-            (Side::Client, NetErrorKind::TooLong) => {
-                Self::ClientProtocol("client sent too much".into())
-            }
-            (Side::Client, NetErrorKind::Io(error)) => Self::ClientIo(error),
-            (Side::Client, NetErrorKind::Tls(error)) => Self::ClientTls(error),
-            (Side::Backend, NetErrorKind::Timeout(_)) => Self::BackendTimeout,
-            (Side::Backend, NetErrorKind::Closed) => Self::BackendGone(None),
-            (Side::Backend, NetErrorKind::TooLong) => {
-                Self::Internal("upstream sent too long an answer".into())
-            }
-            (Side::Backend, NetErrorKind::Io(error)) => Self::BackendGone(Some(error)),
-            (Side::Backend, NetErrorKind::Tls(error)) => Self::BackendTls(error),
+        match error {
+            NetError::Timeout(_) => Self::BackendTimeout,
+            NetError::Closed => Self::BackendGone(None),
+            NetError::TooLong => Self::Internal("upstream sent too long an answer".into()),
+            NetError::Io(error) => Self::BackendGone(Some(error)),
+            NetError::Tls(error) => Self::BackendTls(error),
         }
+    }
+}
+
+/// Why the script does not go on now.
+#[derive(Debug)]
+pub enum Halt {
+    /// It waits for its client, or for a time: run again from the top when that has come.
+    Asleep(Wake),
+    /// The session is over.
+    Ended(Cause),
+}
+
+impl From<Cause> for Halt {
+    fn from(cause: Cause) -> Self {
+        Self::Ended(cause)
+    }
+}
+
+/// A client's connection.
+impl From<NetError> for Halt {
+    fn from(error: NetError) -> Self {
+        Self::Ended(match error {
+            NetError::Timeout(_) => Cause::ClientTimeout,
+            NetError::Closed => Cause::ClientGone,
+            NetError::TooLong => Cause::ClientProtocol("client sent too much".into()),
+            NetError::Io(error) => Cause::ClientIo(error),
+            NetError::Tls(error) => Cause::ClientTls(error),
+        })
+    }
+}
+
+impl From<Stall> for Halt {
+    fn from(stall: Stall) -> Self {
+        match stall {
+            Stall::Asleep(wake) => Self::Asleep(wake),
+            Stall::Failed(error) => error.into(),
+        }
+    }
+}
+
+/// What the session was told by those who end it from outside.
+impl From<Ending> for Cause {
+    fn from(ending: Ending) -> Self {
+        Self::Stopped(ending)
     }
 }

@@ -1,32 +1,42 @@
 //! One client connection, from accept to close: who, where, and at which step.
 //!
-//! The course of events is in `run`; this is what it carries along.
+//! The course of events is in `run`, how it gets its turns in `turn`; this is what it carries along.
 
 pub mod budget;
 mod copy;
 pub mod dial;
 pub mod error;
-pub mod relay;
-pub mod run;
+mod goodbye;
+pub mod hibernate;
+pub mod live;
+mod relay;
+mod run;
+mod slot;
+pub mod turn;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::admission::{Arrival, Place};
+use crate::admission::{Admission, Limits, Place};
+use crate::backend::grant::Grant;
 use crate::log::{Closing, Context, Severity};
 use crate::net::address::Address;
+use crate::net::client_conn::ClientConn;
 use crate::net::conn::Conn;
 use crate::net::resolve::{HostName, PendingName};
-use crate::net::socket::Deadline;
-use crate::presence::{Doing, Presence};
+use crate::net::socket::{Deadline, Socket};
 use crate::sasl::Method;
 use crate::service::Service;
-use crate::tls::{CertificateRefusal, Facts};
+use crate::system::threads::{Threads, spawn};
+use crate::tls::{CertificateRefusal, Facts, TlsError, TlsErrorKind};
 
 use self::budget::Budget;
-use self::error::Cause;
+use self::error::{Cause, Halt};
+use self::hibernate::Hibernation;
+use self::live::{Entry, Live};
 
 /// What a session is doing; names the moment in the log, and steers nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,27 +96,64 @@ impl Step {
     }
 }
 
-/// One client connection.
+/// What all sessions of the process share.
+#[derive(Debug)]
+pub struct Runtime {
+    /// Who is let in, and whose turn it is.
+    pub admission: Arc<Admission>,
+    /// Who waits without a thread.
+    pub hibernation: Hibernation,
+    /// All sessions.
+    pub live: Live,
+    /// Threads for relays.
+    pub threads: Threads,
+}
+
+impl Runtime {
+    /// Nobody is there yet; the thread that holds the sleepers runs from now on, until
+    /// `hibernation.stop`.
+    ///
+    /// # Errors
+    /// The system has no descriptors or threads left.
+    pub fn start(limits: Limits) -> std::io::Result<Arc<Self>> {
+        let runtime = Arc::new(Self {
+            admission: Admission::new(limits),
+            hibernation: Hibernation::new()?,
+            live: Live::default(),
+            threads: Threads::default(),
+        });
+        let of_thread = Arc::clone(&runtime);
+        spawn("sleepers", move || Hibernation::run(&of_thread))?;
+        Ok(runtime)
+    }
+}
+
+/// Why the client's next bytes belong to a TLS handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsDue {
+    /// They do not.
+    No,
+    /// The listener wants TLS from the first byte.
+    Implicit,
+    /// STARTTLS was answered.
+    Starttls,
+}
+
+/// One client connection. What others may see of it is in its `entry`.
 #[derive(Debug)]
 pub struct Session {
-    /// Its number, unique in the process.
-    pub id: u64,
+    /// What it shares with all others.
+    pub runtime: Arc<Runtime>,
     /// The server that it came to.
     pub service: Arc<Service>,
+    /// Itself as others see it.
+    pub entry: Arc<Entry>,
     /// Its place among all sessions; given back when it is dropped.
     pub place: Place,
-    /// The other end of the client's socket.
-    pub peer: Address,
-    /// Our end of it.
-    pub local: Address,
-    /// Who the client is: the peer, or whom a trusted PROXY header names.
-    pub client: Address,
     /// Source and destination of the PROXY header the client came with.
     pub proxied: Option<(SocketAddr, SocketAddr)>,
-    /// What it is doing.
-    pub step: Step,
     /// Whether the client's next bytes belong to a handshake: nothing can be said to it in plain text.
-    pub tls_is_due: bool,
+    pub tls_due: TlsDue,
     /// Whether TLS began with STARTTLS.
     pub starttls: bool,
     /// What is known of the client's TLS.
@@ -115,76 +162,109 @@ pub struct Session {
     pub budget: Budget,
     /// Login commands so far.
     pub attempts: u32,
-    /// The last login that was tried; the backend's name for it once accepted.
-    pub login: Option<Vec<u8>>,
-    /// How it was tried.
+    /// How the last login was tried.
     pub method: Option<Method>,
-    /// The backend, once it is known.
-    pub upstream: Option<String>,
-    /// Its host name, for TLS.
+    /// The backend's host name, for TLS.
     pub upstream_host: String,
-    /// When it was accepted.
-    pub accepted: Instant,
     /// When it was logged in, counted from accept.
     pub login_time: Option<Duration>,
     login_deadline: Option<Deadline>,
     host_deadline: Option<Deadline>,
+    /// What holds for the host once it has greeted.
+    greeted_deadline: Option<Deadline>,
     salt: Option<String>,
     host_name: Option<PendingName>,
-}
-
-impl From<Arrival> for Session {
-    fn from(arrival: Arrival) -> Self {
-        let Arrival {
-            service,
-            place,
-            peer,
-            socket,
-            accepted,
-            implicit_tls,
-            ..
-        } = arrival;
-        let local = socket.local().unwrap_or(Address::Unix);
-        let conf = &service.conf;
-        Self {
-            id: place.id(),
-            budget: Budget::new(accepted, conf.timeout, conf.max_errors, conf.max_commands),
-            service,
-            place,
-            peer,
-            local,
-            client: peer,
-            proxied: None,
-            step: Step::Initializing,
-            tls_is_due: implicit_tls,
-            starttls: false,
-            tls: None,
-            attempts: 0,
-            login: None,
-            method: None,
-            upstream: None,
-            upstream_host: String::new(),
-            accepted,
-            login_time: None,
-            login_deadline: None,
-            host_deadline: None,
-            salt: None,
-            host_name: None,
-        }
-    }
+    host_name_deadline: Option<Deadline>,
 }
 
 impl Session {
-    /// The client's connection, its buffer as the protocol's directive says.
-    pub fn client_conn(&self) -> Conn {
-        let presence: Arc<Presence> = Arc::clone(self.place.presence());
-        Conn::client(presence, self.service.client_buffer())
+    /// A session in this place, whose client is at the other end of `socket`.
+    pub fn new(
+        runtime: &Arc<Runtime>,
+        service: Arc<Service>,
+        place: Place,
+        peer: Address,
+        socket: &Arc<Socket>,
+    ) -> Self {
+        let entry = runtime.live.add(place.number(), &service, peer, socket);
+        let conf = &service.conf;
+        Self {
+            runtime: Arc::clone(runtime),
+            budget: Budget::new(
+                entry.accepted,
+                conf.timeout,
+                conf.max_errors,
+                conf.max_commands,
+            ),
+            service,
+            entry,
+            place,
+            proxied: None,
+            tls_due: TlsDue::No,
+            starttls: false,
+            tls: None,
+            attempts: 0,
+            method: None,
+            upstream_host: String::new(),
+            login_time: None,
+            login_deadline: None,
+            host_deadline: None,
+            greeted_deadline: None,
+            salt: None,
+            host_name: None,
+            host_name_deadline: None,
+        }
+    }
+
+    /// Ends the session, if it was told to from outside.
+    pub fn end_if_told(&self) -> Result<(), Cause> {
+        match self.entry.ending() {
+            Some(ending) => Err(ending.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Who the client is: the peer, or whom a trusted PROXY header names.
+    pub fn client(&self) -> Address {
+        self.entry.facts().client
+    }
+
+    /// Our end of the client's connection.
+    pub fn local(&self) -> Address {
+        self.entry.local
+    }
+
+    /// When it was accepted.
+    pub fn accepted(&self) -> Instant {
+        self.entry.accepted
+    }
+
+    /// What it is doing.
+    pub fn step(&self) -> Step {
+        self.entry.facts().step
+    }
+
+    /// Says what it is about to do; returns what it did before.
+    pub fn set_step(&self, step: Step) -> Step {
+        std::mem::replace(&mut self.entry.facts().step, step)
+    }
+
+    /// The login that is tried, or the backend's name for it; none if it is empty.
+    pub fn set_login(&self, login: &[u8]) {
+        let login = Some(login.to_vec()).filter(|login| !login.is_empty());
+        self.entry.facts().login = login;
+    }
+
+    /// The backend that is talked to.
+    pub fn set_upstream(&self, upstream: Option<String>) {
+        self.entry.facts().upstream = upstream;
     }
 
     /// The time for the whole backend login runs from here.
     pub fn begin_login(&mut self) {
         self.login_deadline = Some(Deadline::after(self.service.conf.timeout, "timeout"));
         self.host_deadline = None;
+        self.greeted_deadline = None;
     }
 
     /// What is left of that time is shared by this many hosts; the share of the first runs from here.
@@ -193,12 +273,30 @@ impl Session {
         let hosts = u32::try_from(hosts).unwrap_or(u32::MAX).max(1);
         let share = login.remaining().unwrap_or_default() / hosts;
         self.host_deadline = Some(Deadline::after(share, login.directive));
+        self.greeted_deadline = None;
+    }
+
+    /// Until it has greeted, the host has this long at most.
+    pub fn limit_connect(&mut self, limit: Duration) {
+        let share = self.login_deadline();
+        let own = Deadline::after(limit, "connect_timeout");
+        if own.at < share.at {
+            self.greeted_deadline = self.host_deadline.replace(own);
+        }
+    }
+
+    /// The host has greeted: what is left of its share of the time holds.
+    pub fn host_has_greeted(&mut self) {
+        if self.greeted_deadline.is_some() {
+            self.host_deadline = self.greeted_deadline.take();
+        }
     }
 
     /// The backend has the credentials, and all of the login's time to judge them: servers answer a
     /// wrong password late on purpose, which must not look like a host that is down.
     pub fn credentials_are_out(&mut self) {
         self.host_deadline = None;
+        self.greeted_deadline = None;
     }
 
     /// Until when the backend's next answer must have come.
@@ -207,28 +305,52 @@ impl Session {
         deadline.unwrap_or(self.budget.deadline())
     }
 
-    /// Runs the client's TLS handshake and judges its certificate.
-    pub fn start_tls(&mut self, client: &mut Conn) -> Result<(), Cause> {
-        self.step = Step::SslHandshaking;
-        self.tls_is_due = true;
+    /// Runs the client's TLS handshake, if one is due, and judges its certificate.
+    pub fn start_tls(&mut self, client: &mut ClientConn) -> Result<(), Halt> {
+        if self.tls_due == TlsDue::No {
+            return Ok(());
+        }
+        self.set_step(Step::SslHandshaking);
         let service = Arc::clone(&self.service);
-        service.refresh_tls();
         let Some(acceptor) = &service.acceptor else {
-            return Err(Cause::Internal("TLS is not configured".into()));
+            return Err(Cause::Internal("TLS is not configured".into()).into());
         };
-        let engine = acceptor.engine().map_err(Cause::ClientTls)?;
-        client.start_tls(engine, self.budget.deadline())?;
-        self.tls_is_due = false;
+        if !client.is_tls() && !client.is_handshaking() {
+            service.refresh_tls();
+            client.begin_tls(acceptor.engine().map_err(Cause::ClientTls)?);
+        }
+        client.handshake(self.budget.deadline())?;
+        self.starttls = self.tls_due == TlsDue::Starttls;
+        self.tls_due = TlsDue::No;
         let facts = client.tls_facts().unwrap_or_default();
         let refusal = crate::tls::certificate_refusal(&facts, acceptor.verify_client());
+        self.entry.facts().tls = Some(facts.protocol.clone());
         self.tls = Some(facts);
         match refusal {
             None => Ok(()),
-            Some(refusal) => Err(Cause::ClientCertificate {
+            Some(refusal) => Err(Halt::Ended(Cause::ClientCertificate {
                 missing: refusal == CertificateRefusal::Missing,
                 text: refusal.to_string(),
-            }),
+            })),
         }
+    }
+
+    /// Runs the TLS handshake with a backend, behind STARTTLS or at once. A byte that came before it is an
+    /// attempt to have something believed that was never encrypted.
+    pub fn start_backend_tls(&self, backend: &mut Conn, grant: &Grant) -> Result<(), Cause> {
+        self.set_step(Step::SslHandshaking);
+        if !backend.buffered().is_empty() {
+            return Err(Cause::BackendTls(TlsError::new(
+                TlsErrorKind::Protocol,
+                "the backend sent something before the handshake, as an attacker in between would",
+            )));
+        }
+        self.service.refresh_tls();
+        let connector = grant.connector.as_ref();
+        let connector = connector.map_err(|reason| Cause::Internal(reason.clone()))?;
+        let engine = connector.engine(&self.upstream_host);
+        let engine = engine.map_err(Cause::BackendTls)?;
+        Ok(backend.start_tls(engine, self.login_deadline())?)
     }
 
     /// The challenge of APOP and CRAM-MD5, one for the whole session.
@@ -242,39 +364,44 @@ impl Session {
         Ok(salt)
     }
 
-    /// Starts looking the client's host name up, where the server wants it.
+    /// Starts looking the client's host name up, where the server wants it. The session is woken when it
+    /// is known.
     pub fn begin_host_name(&mut self) {
-        self.host_name = self.service.begin_host_name(self.client);
+        let (runtime, number) = (Arc::downgrade(&self.runtime), self.entry.number);
+        let wake = move || {
+            if let Some(runtime) = runtime.upgrade() {
+                runtime.hibernation.wake(number);
+            }
+        };
+        self.host_name = self.service.begin_host_name(self.client(), wake);
     }
 
-    /// The client's host name, waited for if it is still being looked up. The session can be evicted
-    /// meanwhile: whoever connects may have a name server that never answers.
-    pub fn host_name(&mut self, deadline: Deadline) -> Result<HostName, Cause> {
-        /// How long an eviction may go unnoticed.
-        const SLICE: Duration = Duration::from_millis(20);
-        let Some(pending) = &mut self.host_name else {
-            return Ok(match self.client {
-                Address::Ip(_) => HostName::Unavailable,
-                Address::Unix => HostName::TempUnavail,
-            });
-        };
-        let step = std::mem::replace(&mut self.step, Step::ResolvingClientAddress);
-        let presence = self.place.presence();
-        let name = loop {
-            if let Some(name) = pending.try_get() {
-                break name;
+    /// Sleeps until the client's host name has been looked up, or could not be in time.
+    pub fn await_host_name(&mut self, client: &mut ClientConn) -> Result<(), Halt> {
+        let limit = 2 * self.service.conf.resolver_timeout;
+        let step = self.set_step(Step::ResolvingClientAddress);
+        if let Some(pending) = &mut self.host_name {
+            let deadline = *self
+                .host_name_deadline
+                .get_or_insert_with(|| Deadline::after(limit, "resolver_timeout"));
+            let left = deadline.remaining().unwrap_or_default();
+            let is_known = pending.is_known_by(Instant::now() + client.in_place().min(left));
+            if !is_known && deadline.remaining().is_some() {
+                return Err(client.sleep_unless_gone(deadline).into());
             }
-            let Some(left) = deadline.remaining() else {
-                break pending.wait(Instant::now());
-            };
-            presence
-                .enter(Doing::WaitingForClient)
-                .map_err(|_| Cause::Evicted)?;
-            std::thread::sleep(left.min(SLICE));
-            presence.leave().map_err(|_| Cause::Evicted)?;
-        };
-        self.step = step;
-        Ok(name)
+        }
+        self.set_step(step);
+        Ok(())
+    }
+
+    /// The client's host name, as far as it is known.
+    pub fn host_name(&mut self) -> HostName {
+        let client = self.client();
+        match (&mut self.host_name, client) {
+            (Some(pending), _) => pending.try_get().unwrap_or(HostName::TempUnavail),
+            (None, Address::Ip(_)) => HostName::Unavailable,
+            (None, Address::Unix) => HostName::TempUnavail,
+        }
     }
 
     /// Writes a line with everything that is known of the session.
@@ -303,18 +430,22 @@ impl Session {
     }
 
     /// The closing line.
-    pub fn log_closing(&self, reason: &str, bytes_in: u64, bytes_out: u64) {
+    pub fn log_closing(&self, reason: &str) {
         if !self.service.log.enabled(Severity::Info) {
             return;
         }
+        let facts = self.entry.facts();
+        let (tls, upstream) = (facts.tls.clone(), facts.upstream.clone());
+        drop(facts);
+        let bytes = |which: usize| self.entry.bytes[which].load(Ordering::Relaxed);
         let closing = Closing {
             protocol: self.service.record.name,
             method: self.method.map(Method::name),
-            tls: self.tls.as_ref().map(|tls| tls.protocol.as_str()),
-            backend: self.upstream.as_deref(),
-            bytes_in,
-            bytes_out,
-            duration: self.accepted.elapsed(),
+            tls: tls.as_deref(),
+            backend: upstream.as_deref(),
+            bytes_in: bytes(0),
+            bytes_out: bytes(1),
+            duration: self.accepted().elapsed(),
             login_time: self.login_time,
             reason,
         };
@@ -339,14 +470,17 @@ impl Session {
             Shown::Closing(closing) => Some(closing),
             Shown::Action | Shown::Event => None,
         };
+        let facts = self.entry.facts();
+        let (step, login, upstream) = (facts.step, facts.login.clone(), facts.upstream.clone());
+        drop(facts);
         let context = Context {
-            connection: self.id,
-            action: matches!(shown, Shown::Action).then(|| self.step.action()),
-            client: &self.peer.to_string(),
-            server: &self.local.to_string(),
+            connection: self.entry.number,
+            action: matches!(shown, Shown::Action).then(|| step.action()),
+            client: &self.entry.peer.to_string(),
+            server: &self.local().to_string(),
             starttls: self.starttls,
-            login: self.login.as_deref(),
-            upstream: self.upstream.as_deref(),
+            login: login.as_deref(),
+            upstream: upstream.as_deref(),
             closing,
         };
         self.service
@@ -366,6 +500,13 @@ enum Shown<'a> {
 /// The name of a session's threads, `imap 1f3a`.
 impl fmt::Display for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:x}", self.service.record.name, self.id)
+        write!(f, "{} {:x}", self.service.record.name, self.entry.number)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.runtime.live.remove(self.entry.number);
+        self.runtime.hibernation.forget(self.entry.number);
     }
 }

@@ -1,255 +1,415 @@
-//! After the login: bytes in both directions, in order, at once, unread. Two threads a session.
+//! After the login: bytes in both directions, in order, at once, unread. Two threads a session, and none
+//! while it is silent.
 //!
 //! The directions are independent: a slow reader holds up one of them, and when one has ended, what
-//! is under way in the other still arrives. Silence is counted for both together.
+//! is under way in the other still arrives. Silence is counted for both together. How one direction
+//! copies is in `copy`; here is what both know of each other, and how a relay ends: closed, when both
+//! directions have ended, and the last one writes the closing line; or silent, when the last one to
+//! leave puts it to sleep.
 
-use std::collections::HashMap;
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::copy::{Direction, Which};
+use super::copy::{Begin, Outcome, Which};
+use super::hibernate::{Sleeper, Watched};
 use crate::log::Severity;
+use crate::net::client_conn::ClientConn;
 use crate::net::conn::Conn;
 use crate::net::leg::Leg;
-use crate::session::{Session, Step};
-use crate::system::threads::{Threads, rename};
+use crate::net::socket::WaitFor;
+use crate::session::live::{Ending, Entry};
+use crate::session::{Runtime, Session, Step};
+use crate::system::threads::rename;
 
 /// Default of `proxy_buffer`, while data flows.
 const LARGE: usize = 32 * 1024;
 
-/// A session whose login is done, ready to be handed to its two threads.
-pub struct Relay {
-    session: Session,
-    up: Direction,
-    down: Direction,
-    shared: Arc<Shared>,
+/// A session in its relay.
+pub(super) struct Relay {
+    client: Leg,
+    backend: Leg,
+    entry: Arc<Entry>,
+    runtime: Arc<Runtime>,
+    /// Of each direction: whether nothing is under way in it, so that it only waits for more.
+    idle: [AtomicBool; 2],
+    /// Of each direction: whether its thread has left because of the silence.
+    away: [AtomicBool; 2],
+    clock: Clock,
+    /// `timeout`: longest silence once one direction has ended.
+    half_closed: Duration,
+    pub(super) buffer: usize,
+    state: Mutex<State>,
+    changed: Condvar,
 }
 
-/// What both directions of a session know of each other.
-#[derive(Debug)]
-pub struct Shared {
-    client: Arc<Leg>,
-    backend: Arc<Leg>,
-    accepted: Instant,
+/// The silence of both directions together.
+struct Clock {
     began: Instant,
     /// Milliseconds after `began` at which a byte last moved.
     active: AtomicU64,
     /// Longest silence, in milliseconds.
-    timeout: AtomicU64,
-    bytes: [AtomicU64; 2],
-    pub(super) buffer: usize,
+    limit: AtomicU64,
+    /// `hibernate_timeout`, in milliseconds.
+    hibernate: Option<u64>,
+    /// Nobody is to wait any more.
     stopped: AtomicBool,
-    reason: Mutex<Option<&'static str>>,
-    ended: Mutex<usize>,
-    end: Condvar,
 }
 
-impl Shared {
-    /// Lets the session end in good order: both threads find that their source has ended.
-    fn end(&self, reason: &'static str) {
-        self.give_reason(reason);
-        self.client.socket.shutdown(Shutdown::Read);
-        self.backend.socket.shutdown(Shutdown::Read);
+struct State {
+    /// Taken by the last direction to end.
+    session: Option<Box<Session>>,
+    directions: [Direction; 2],
+    reason: Option<&'static str>,
+}
+
+/// Where the thread of a direction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Running,
+    /// It has left; whoever needs the direction starts another.
+    Away,
+    Ended,
+}
+
+impl Relay {
+    /// Takes a session over: what was read ahead on either side goes first, and what the client has not
+    /// taken yet of the login's answer.
+    pub(super) fn begin(mut session: Box<Session>, client: ClientConn, backend: Conn) {
+        session.set_step(Step::Proxying);
+        session.login_time = Some(session.accepted().elapsed());
+        session.place.logged_in();
+        let (client, from_client, pending) = client.into_parts();
+        let (backend, from_backend) = backend.into_leg();
+        session.entry.set_backend(&backend.socket);
+        let conf = &session.service.conf;
+        let relay = Arc::new(Self {
+            client,
+            backend,
+            entry: Arc::clone(&session.entry),
+            runtime: Arc::clone(&session.runtime),
+            idle: [AtomicBool::new(false), AtomicBool::new(false)],
+            away: [AtomicBool::new(false), AtomicBool::new(false)],
+            clock: Clock {
+                began: Instant::now(),
+                active: AtomicU64::new(0),
+                limit: AtomicU64::new(millis(conf.proxy_timeout)),
+                hibernate: conf.hibernate_timeout.map(millis),
+                stopped: AtomicBool::new(false),
+            },
+            half_closed: conf.timeout,
+            buffer: conf.proxy_buffer.unwrap_or(LARGE),
+            state: Mutex::new(State {
+                session: Some(session),
+                directions: [Direction::Running; 2],
+                reason: None,
+            }),
+            changed: Condvar::new(),
+        });
+        let first = |first, pending| Begin { first, pending };
+        relay.start(Which::Down, first(from_backend, pending));
+        relay.start(Which::Up, first(from_client, Vec::new()));
     }
 
-    /// Ends the session from outside; both threads notice at once.
-    pub fn stop(&self, reason: &'static str) {
+    /// Runs a direction on a thread. If the system has none left, the session ends.
+    fn start(self: &Arc<Self>, which: Which, begin: Begin) {
+        let relay = Arc::clone(self);
+        let run = move || relay.run(which, begin);
+        if let Err(error) = self.runtime.threads.run(run) {
+            self.no_thread(&error);
+            self.end_of(which);
+        }
+    }
+
+    fn no_thread(&self, error: &std::io::Error) {
+        if let Some(session) = &self.lock().session {
+            let text = "cannot start a thread for the session";
+            session.log_failure(Severity::Error, file!(), text, Some(error));
+        }
+        self.stop("no thread");
+    }
+
+    /// One direction, until it has ended, or has left because of the silence.
+    fn run(self: Arc<Self>, which: Which, begin: Begin) {
+        rename(&self.thread_name(which));
+        // A panic costs this session alone, and its other thread must learn of it.
+        let copy = || self.copy(which, begin);
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(copy));
+        match outcome {
+            Ok(Outcome::Left) => return,
+            Ok(Outcome::Finished) => {}
+            Ok(Outcome::WriteFailed) => {
+                self.give_reason(which.other().closed());
+                self.limit_silence();
+                self.discard(which);
+            }
+            Ok(Outcome::Silent) => self.stop("silent"),
+            Err(_) => self.stop("internal error"),
+        }
+        self.end_of(which);
+    }
+
+    fn thread_name(&self, which: Which) -> String {
+        let protocol = self.entry.service.record.name;
+        let direction = match which {
+            Which::Up => "up",
+            Which::Down => "dn",
+        };
+        format!("{protocol} {:x} {direction}", self.entry.number)
+    }
+
+    /// Where a direction reads.
+    pub(super) fn source(&self, which: Which) -> &Leg {
+        match which {
+            Which::Up => &self.client,
+            Which::Down => &self.backend,
+        }
+    }
+
+    /// Where it writes.
+    pub(super) fn destination(&self, which: Which) -> &Leg {
+        self.source(which.other())
+    }
+
+    /// Counts bytes, and calls the other direction back if its thread has left.
+    pub(super) fn touch(self: &Arc<Self>, which: Which, bytes: usize) {
+        self.entry.bytes[which as usize].fetch_add(bytes as u64, Ordering::Relaxed);
+        self.clock.touch();
+        let other = which.other();
+        if self.away[other as usize].load(Ordering::SeqCst) {
+            self.call_back(other);
+        }
+    }
+
+    fn call_back(self: &Arc<Self>, which: Which) {
+        let mut state = self.lock();
+        if state.directions[which as usize] != Direction::Away {
+            return;
+        }
+        state.directions[which as usize] = Direction::Running;
+        self.away[which as usize].store(false, Ordering::SeqCst);
+        drop(state);
+        self.start(which, Begin::default());
+    }
+
+    /// Says whether a direction only waits for more.
+    pub(super) fn set_idle(&self, which: Which, idle: bool) {
+        self.idle[which as usize].store(idle, Ordering::SeqCst);
+    }
+
+    /// How long a direction may wait for more now; `None` when the session has been silent for too long.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        self.clock.patience()
+    }
+
+    /// The same, but at most until it can leave because of the silence.
+    pub(super) fn patience_awake(&self) -> Option<Duration> {
+        let patience = self.clock.patience()?;
+        let until_sleep = self.clock.until_sleep();
+        Some(until_sleep.map_or(patience, |until| patience.min(until)))
+    }
+
+    /// Whether the session has been silent for long enough to sleep.
+    pub(super) fn may_sleep(&self) -> bool {
+        self.clock.is_silent()
+    }
+
+    /// A direction that only waits for more leaves, if the session has been silent for long enough and
+    /// nothing is under way in the other one either; whether it has. The last to leave puts the
+    /// relay to sleep.
+    pub(super) fn leave(self: &Arc<Self>, which: Which) -> bool {
+        if !self.clock.is_silent() {
+            return false;
+        }
+        let mut state = self.lock();
+        let other = which.other();
+        let of_other = state.directions[other as usize];
+        if of_other == Direction::Running && !self.idle[other as usize].load(Ordering::SeqCst) {
+            return false;
+        }
+        // First this, then the clock: the other direction looks at them the other way round.
+        self.away[which as usize].store(true, Ordering::SeqCst);
+        if !self.clock.is_silent() {
+            self.away[which as usize].store(false, Ordering::SeqCst);
+            return false;
+        }
+        state.directions[which as usize] = Direction::Away;
+        if of_other != Direction::Running {
+            self.sleep(state);
+        }
+        true
+    }
+
+    /// Nobody runs any more.
+    fn sleep(self: &Arc<Self>, state: MutexGuard<'_, State>) {
+        let is_away = |which: &Which| state.directions[*which as usize] == Direction::Away;
+        let watched: Vec<_> = [Which::Up, Which::Down]
+            .iter()
+            .filter(|which| is_away(which))
+            .map(|which| Watched {
+                socket: Arc::clone(&self.source(*which).socket),
+                on: WaitFor::Data,
+            })
+            .collect();
+        // Whoever keeps watch over the other direction has nothing to watch any more.
+        self.changed.notify_all();
+        if let Some(session) = &state.session {
+            session.log(Severity::Debug, file!(), "relay sleeps");
+        }
+        drop(state);
+        self.entry.note_sleep(true);
+        let hibernation = &self.runtime.hibernation;
+        let sleeper = Box::new(Asleep(Arc::clone(self)));
+        hibernation.sleep(self.entry.number, &watched, self.clock.end(), sleeper);
+    }
+
+    /// A direction has ended. The other may go on, but no longer silent for longer than `timeout`: the
+    /// first to end keeps watch over it, since a blocked read does not learn of a new limit. The last
+    /// closes the session.
+    fn end_of(self: &Arc<Self>, which: Which) {
+        let other = which.other() as usize;
+        let mut state = self.lock();
+        state.directions[which as usize] = Direction::Ended;
+        self.changed.notify_all();
+        self.limit_silence();
+        if state.directions[other] == Direction::Away {
+            // It left before, and nobody has put it to sleep.
+            return self.sleep(state);
+        }
+        while state.directions[other] == Direction::Running {
+            let Some(patience) = self.patience() else {
+                drop(state);
+                return self.stop("silent after half-close");
+            };
+            let waited = self.changed.wait_timeout(state, patience);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let session = match state.directions[other] {
+            Direction::Ended => state.session.take(),
+            Direction::Running | Direction::Away => None,
+        };
+        let reason = state.reason;
+        drop(state);
+        if let Some(session) = session {
+            self.close(&session, reason);
+        }
+    }
+
+    fn close(&self, session: &Session, reason: Option<&'static str>) {
+        session.log_event(file!(), "proxied session done");
+        // A peer that still sends would otherwise be answered with a reset, which can destroy what it has
+        // not read yet.
+        self.client.socket.close_after_line();
+        self.backend.socket.close_after_line();
+        let told = self.entry.ending().map(Ending::reason);
+        session.log_closing(told.or(reason).unwrap_or("closed"));
+    }
+
+    /// Ends both directions at once.
+    fn stop(&self, reason: &'static str) {
         self.give_reason(reason);
-        self.stopped.store(true, Ordering::Release);
+        self.clock.stopped.store(true, Ordering::Release);
         self.client.socket.shutdown(Shutdown::Both);
         self.backend.socket.shutdown(Shutdown::Both);
     }
 
-    pub(super) fn touch(&self, which: Which, bytes: usize) {
-        self.bytes[which as usize].fetch_add(bytes as u64, Ordering::Relaxed);
-        self.active.store(self.now(), Ordering::Relaxed);
+    /// The first reason is the one that counts.
+    pub(super) fn give_reason(&self, reason: &'static str) {
+        self.lock().reason.get_or_insert(reason);
+    }
+
+    /// `timeout` holds from now on.
+    fn limit_silence(&self) {
+        self.clock
+            .limit
+            .fetch_min(millis(self.half_closed), Ordering::Relaxed);
+    }
+
+    /// Longest time that the end of a direction may take to be passed on.
+    pub(super) fn half_closed(&self) -> Duration {
+        self.half_closed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A relay in which both directions are silent.
+struct Asleep(Arc<Relay>);
+
+impl Sleeper for Asleep {
+    /// Starts a thread for each direction that has not ended.
+    fn wake(self: Box<Self>) {
+        let relay = self.0;
+        relay.entry.note_sleep(false);
+        let mut state = relay.lock();
+        let is_away = |which: &Which| state.directions[*which as usize] == Direction::Away;
+        let both = [Which::Up, Which::Down];
+        let called: Vec<Which> = both.into_iter().filter(is_away).collect();
+        for &which in &called {
+            state.directions[which as usize] = Direction::Running;
+            relay.away[which as usize].store(false, Ordering::SeqCst);
+        }
+        if let Some(session) = &state.session {
+            session.log(Severity::Debug, file!(), "relay wakes");
+        }
+        drop(state);
+        for which in called {
+            relay.start(which, Begin::default());
+        }
+    }
+}
+
+impl Clock {
+    fn touch(&self) {
+        self.active.store(self.now(), Ordering::SeqCst);
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        millis(self.began.elapsed())
     }
 
-    /// How long both directions may still be silent; `None` when they were for too long.
-    pub(super) fn patience(&self) -> Option<Duration> {
+    fn silence(&self) -> u64 {
+        let active = self.active.load(Ordering::SeqCst);
+        self.now().saturating_sub(active)
+    }
+
+    /// What is left of the longest silence.
+    fn patience(&self) -> Option<Duration> {
         if self.stopped.load(Ordering::Acquire) {
             return None;
         }
-        let silent = self
-            .now()
-            .saturating_sub(self.active.load(Ordering::Relaxed));
-        let timeout = self.timeout.load(Ordering::Relaxed);
-        (silent < timeout).then(|| Duration::from_millis(timeout - silent))
+        let left = self
+            .limit
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.silence());
+        (left > 0).then(|| Duration::from_millis(left))
     }
 
-    /// The first reason is the one that counts.
-    pub(super) fn give_reason(&self, reason: &'static str) {
-        let mut given = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
-        given.get_or_insert(reason);
+    /// Whether the silence is long enough to sleep.
+    fn is_silent(&self) -> bool {
+        self.hibernate.is_some_and(|limit| self.silence() >= limit)
     }
 
-    pub(super) fn limit_silence(&self, limit: Duration) {
-        let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        self.timeout.fetch_min(limit, Ordering::Relaxed);
+    /// How long until that; where it is over already, and somebody could not leave, the whole time again.
+    fn until_sleep(&self) -> Option<Duration> {
+        let limit = self.hibernate?.max(1);
+        let left = limit.saturating_sub(self.silence());
+        Some(Duration::from_millis(if left == 0 { limit } else { left }))
     }
 
-    /// One direction has ended. The other may go on, but no longer silent for longer than `timeout`:
-    /// the first to end keeps watch over it, since a blocked read does not learn of a new limit.
-    pub(super) fn wait_for_other(&self, limit: Duration) {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        *ended += 1;
-        self.end.notify_all();
-        self.limit_silence(limit);
-        while *ended < 2 {
-            let Some(patience) = self.patience() else {
-                drop(ended);
-                return self.stop("silent after half-close");
-            };
-            let waited = self.end.wait_timeout(ended, patience);
-            ended = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+    /// When the silence has been too long.
+    fn end(&self) -> Instant {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let end = self.active.load(Ordering::SeqCst).saturating_add(limit);
+        let end = self.began.checked_add(Duration::from_millis(end));
+        // Longer than the clock can tell is as good as never.
+        end.unwrap_or_else(|| Instant::now() + Duration::from_secs(1 << 30))
     }
 }
 
-impl Relay {
-    /// Takes a session over. What was read ahead on either side goes first.
-    pub fn between(mut session: Session, client: Conn, backend: Conn) -> Self {
-        session.step = Step::Proxying;
-        session.login_time = Some(session.accepted.elapsed());
-        session.place.logged_in();
-        let (client, from_client) = client.into_leg();
-        let (backend, from_backend) = backend.into_leg();
-        let (client, backend) = (Arc::new(client), Arc::new(backend));
-        let conf = &session.service.conf;
-        let timeout = u64::try_from(conf.proxy_timeout.as_millis()).unwrap_or(u64::MAX);
-        let shared = Arc::new(Shared {
-            client: Arc::clone(&client),
-            backend: Arc::clone(&backend),
-            accepted: session.accepted,
-            began: Instant::now(),
-            active: AtomicU64::new(0),
-            timeout: AtomicU64::new(timeout),
-            bytes: [AtomicU64::new(0), AtomicU64::new(0)],
-            buffer: conf.proxy_buffer.unwrap_or(LARGE),
-            stopped: AtomicBool::new(false),
-            reason: Mutex::new(None),
-            ended: Mutex::new(0),
-            end: Condvar::new(),
-        });
-        let direction = |from: &Arc<Leg>, to: &Arc<Leg>, first, which| Direction {
-            from: Arc::clone(from),
-            to: Arc::clone(to),
-            first,
-            shared: Arc::clone(&shared),
-            which,
-        };
-        Self {
-            up: direction(&client, &backend, from_client, Which::Up),
-            down: direction(&backend, &client, from_backend, Which::Down),
-            shared: Arc::clone(&shared),
-            session,
-        }
-    }
-
-    /// Hands the session to its threads. If the system has none left, the session ends.
-    pub fn start(self, threads: &Threads) {
-        let Self {
-            session,
-            up,
-            down,
-            shared,
-        } = self;
-        session.service.relays.add(session.id, &shared);
-        let name = session.to_string();
-        let half_closed = session.service.conf.timeout;
-        let session = Arc::new(session);
-
-        let of_down = Arc::clone(&session);
-        let down_name = format!("{name} dn");
-        let down = threads.run(move || {
-            rename(&down_name);
-            down.run(half_closed);
-            finish(of_down);
-        });
-        let of_up = Arc::clone(&session);
-        let up_name = format!("{name} up");
-        let up = threads.run(move || {
-            rename(&up_name);
-            up.run(half_closed);
-            finish(of_up);
-        });
-        let failed: Vec<_> = [up, down].into_iter().filter_map(Result::err).collect();
-        if let Some(error) = failed.first() {
-            let text = "cannot start a thread for the session";
-            session.log_failure(Severity::Error, file!(), text, Some(error));
-            shared.stop("no thread");
-        }
-        for _ in failed {
-            shared.wait_for_other(Duration::ZERO);
-        }
-        finish(session);
-    }
-}
-
-/// Whoever lets go of a session last closes it.
-fn finish(session: Arc<Session>) {
-    let Some(session) = Arc::into_inner(session) else {
-        return;
-    };
-    let Some(shared) = session.service.relays.remove(session.id) else {
-        return;
-    };
-    session.log_event(file!(), "proxied session done");
-    // A peer that still sends would otherwise be answered with a reset, which can destroy what it has
-    // not read yet.
-    shared.client.socket.close_after_line();
-    shared.backend.socket.close_after_line();
-    let bytes = |which: Which| shared.bytes[which as usize].load(Ordering::Relaxed);
-    let reason = shared.reason.lock().unwrap_or_else(PoisonError::into_inner);
-    let reason = reason.unwrap_or("closed");
-    session.log_closing(reason, bytes(Which::Up), bytes(Which::Down));
-}
-
-/// The relays of the process, so that they can be ended from outside.
-#[derive(Debug, Default)]
-pub struct Relays(Mutex<HashMap<u64, Arc<Shared>>>);
-
-impl Relays {
-    fn add(&self, session: u64, shared: &Arc<Shared>) {
-        self.lock().insert(session, Arc::clone(shared));
-    }
-
-    fn remove(&self, session: u64) -> Option<Arc<Shared>> {
-        self.lock().remove(&session)
-    }
-
-    /// Lets all of them end in good order.
-    pub fn end_all(&self, reason: &'static str) {
-        for shared in self.lock().values() {
-            shared.end(reason);
-        }
-    }
-
-    /// Ends all of them at once.
-    pub fn stop_all(&self, reason: &'static str) {
-        for shared in self.lock().values() {
-            shared.stop(reason);
-        }
-    }
-
-    /// Ends those that were accepted before a moment.
-    pub fn stop_accepted_before(&self, moment: Instant, reason: &'static str) {
-        for shared in self
-            .lock()
-            .values()
-            .filter(|shared| shared.accepted < moment)
-        {
-            shared.stop(reason);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Shared>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,119 +1,181 @@
 //! THE script: a session from its first byte to the relay, one call a step.
 //!
-//! Runs on a worker, blocking. The helpers stand below in the order in which they are used. What the
-//! protocols say is in `dialect`; what is asked of whom in `auth` and `backend`.
+//! Runs on a worker, blocking on everything but its own client. A session that has to wait for its client,
+//! or for a time, returns `Halt::Asleep` and sleeps as one value (`turn`); when that has come, the
+//! same script runs again from the top, and each step that is done passes at once. What lies
+//! between two lines of a client is kept in the values of `Script`, never on the stack.
+//!
+//! The helpers stand below in the order in which they are used. What the protocols say is in
+//! `dialect`; what is asked of whom in `auth` and `backend`.
 
-use crate::admission::Arrival;
+use std::time::Duration;
+
 use crate::auth::passthrough::ATTEMPTS;
 use crate::auth::{LoginRefusal, Request, Verdict, Warning};
 use crate::backend::Candidate;
 use crate::backend::grant::{Grant, Target};
-use crate::config::AuthKind;
+use crate::config::{AuthKind, Xclient};
 use crate::dialect::{self, Dialect};
 use crate::log::{Severity, escape};
+use crate::net::client_conn::ClientConn;
 use crate::net::conn::Conn;
 use crate::net::line::Line;
 use crate::net::proxy_protocol::{self, Header, Parsed};
 use crate::net::resolve::HostName;
 use crate::net::socket::{Deadline, Seen, WaitFor};
 use crate::protocol::Protocol;
-use crate::sasl::Credentials;
+use crate::sasl::{Credentials, Method};
 use crate::session::dial::{candidates, dial};
-use crate::session::error::{Cause, RefusalKind, SessionError};
-use crate::session::relay::Relay;
+use crate::session::error::{Cause, Halt, RefusalKind};
+use crate::session::slot::Slot;
 use crate::session::{Session, Step};
-
-use std::time::Duration;
 
 /// Longest sequence of WAIT answers about one login.
 const WAITS: u32 = 1000;
 
-/// Longest time a last line may take to be written.
-const LAST_LINE: Duration = Duration::from_millis(500);
+/// A session before its relay, as one value.
+pub(super) struct Script {
+    pub(super) session: Box<Session>,
+    pub(super) client: ClientConn,
+    pub(super) dialect: Box<dyn Dialect>,
+    pub(super) opening: Opening,
+    pub(super) login: Login,
+}
 
-/// Carries one connection as far as its relay, and hands it over.
-pub fn serve(arrival: Arrival) {
-    let proxy_protocol = arrival.proxy_protocol;
-    let implicit_tls = arrival.implicit_tls;
-    let mut session = Session::from(arrival);
-    let mut client = session.client_conn();
-    let mut dialect = dialect::begin(session.service.conf.protocol);
-    session.log_event(file!(), "client connected");
+/// What of a session's beginning is done.
+#[derive(Default)]
+pub(super) struct Opening {
+    is_announced: bool,
+    proxy_header_is_due: bool,
+    /// When a delayed greeting goes out.
+    greeting_at: Option<Deadline>,
+    is_greeted: bool,
+}
 
-    let opening = Opening {
-        proxy_protocol,
-        implicit_tls,
-    };
-    match run(&mut session, &mut client, dialect.as_mut(), opening) {
-        Ok(backend) => {
-            session.log_event(file!(), "client logged in");
-            let threads = session.service.threads.clone();
-            Relay::between(session, client, backend).start(&threads);
+impl Opening {
+    /// Nothing is done yet.
+    pub(super) fn new(proxy_header_is_due: bool) -> Self {
+        Self {
+            proxy_header_is_due,
+            ..Self::default()
         }
-        Err(cause) => end(session, client, dialect.as_ref(), cause),
     }
 }
 
-/// What the listener prescribes for a session's beginning.
-#[derive(Debug, Clone, Copy)]
-struct Opening {
-    proxy_protocol: bool,
-    implicit_tls: bool,
+/// What lies between a client's login command and its answer.
+#[derive(Default)]
+pub(super) struct Login {
+    /// What the client has presented.
+    presented: Option<Credentials>,
+    /// WAIT: when to ask again, and how often that was said.
+    ask_again: Option<Deadline>,
+    waits: u32,
+    /// It may pass, to this backend.
+    grant: Option<Box<Grant>>,
+    /// A place among the logins in progress towards whoever is asked next.
+    slot: Option<Claim>,
+    /// It may not pass, and the client has not been told so yet.
+    refused: Option<Refused>,
 }
 
-/// The session up to the end of its backend login.
-fn run(
-    session: &mut Session,
-    client: &mut Conn,
-    dialect: &mut dyn Dialect,
-    opening: Opening,
-) -> Result<Conn, Cause> {
+impl Login {
+    /// Whether it is the client's turn to say something.
+    pub(super) fn is_at_client(&self) -> bool {
+        self.presented.is_none() && self.refused.is_none()
+    }
+}
+
+/// A place that is claimed, until when.
+struct Claim {
+    slot: Slot,
+    deadline: Deadline,
+}
+
+/// A refusal that is on its way to the client.
+struct Refused {
+    refusal: LoginRefusal,
+    method: Method,
+    /// `Auth-Wait`: not before.
+    not_before: Option<Deadline>,
+    /// The error challenge of an OAuth mechanism is out, and the client's answer to it awaited.
+    is_challenged: bool,
+}
+
+/// What the authentication method says in the end.
+enum Decision {
+    Granted(Box<Grant>),
+    Refused(LoginRefusal),
+}
+
+/// The session up to the end of its backend login; what is done is passed over.
+pub(super) fn run(script: &mut Script) -> Result<Conn, Halt> {
+    let Script {
+        session,
+        client,
+        dialect,
+        opening,
+        login,
+    } = script;
+    let dialect = dialect.as_mut();
+    session.end_if_told()?;
+    if session.entry.makes_room() && login.is_at_client() && !client.has_something_to_say()? {
+        return Err(Cause::MadeRoom.into());
+    }
+    client.flush()?;
     open_client(session, client, dialect, opening)?;
     loop {
-        let (credentials, grant) = log_in(session, client, dialect)?;
-        match enter_backend(session, dialect, &grant) {
+        log_in(session, client, dialect, login)?;
+        match enter_backend(session, client, dialect, login) {
             Ok((backend, answer)) => {
-                // Who is logged in is not evicted for the time that led to it.
-                client.command_is_complete();
-                client.send(&answer, session.login_deadline())?;
+                client.send(&answer)?;
                 return Ok(backend);
             }
-            Err(cause) => refuse_as_backend(session, client, dialect, &credentials, &grant, cause)?,
+            Err(Halt::Ended(cause)) => refuse_as_backend(session, login, cause)?,
+            Err(asleep) => return Err(asleep),
         }
     }
 }
 
-/// PROXY header, TLS, greeting.
+/// PROXY header, TLS, greeting; later on the TLS that STARTTLS has announced.
 fn open_client(
     session: &mut Session,
-    client: &mut Conn,
+    client: &mut ClientConn,
     dialect: &dyn Dialect,
-    opening: Opening,
-) -> Result<(), Cause> {
-    if opening.proxy_protocol {
+    opening: &mut Opening,
+) -> Result<(), Halt> {
+    if !opening.is_announced {
+        session.log_event(file!(), "client connected");
+        opening.is_announced = true;
+        if !opening.proxy_header_is_due {
+            session.begin_host_name();
+        }
+    }
+    if opening.proxy_header_is_due {
         read_proxy_header(session, client)?;
+        opening.proxy_header_is_due = false;
+        session.begin_host_name();
     }
-    session.begin_host_name();
-    if opening.implicit_tls {
-        session.start_tls(client)?;
+    session.start_tls(client)?;
+    if !opening.is_greeted {
+        delay_greeting(session, client, &mut opening.greeting_at)?;
+        session.set_step(Step::SendingGreeting);
+        let greeting = dialect.greeting(session)?;
+        client.send(&greeting)?;
+        opening.is_greeted = true;
     }
-    delay_greeting(session, client)?;
-    session.step = Step::SendingGreeting;
-    let greeting = dialect.greeting(session)?;
-    client.send(&greeting, session.budget.deadline())?;
-    client.command_is_complete();
     Ok(())
 }
 
 /// On such a listener every connection begins with a header; it is believed from trusted peers only.
-fn read_proxy_header(session: &mut Session, client: &mut Conn) -> Result<(), Cause> {
-    session.step = Step::ReadingProxyProtocol;
+fn read_proxy_header(session: &mut Session, client: &mut ClientConn) -> Result<(), Halt> {
+    session.set_step(Step::ReadingProxyProtocol);
     client.set_limit(proxy_protocol::MAX_HEADER);
     let header = loop {
         match proxy_protocol::parse(client.buffered()) {
             Parsed::Header(header) => break header,
             Parsed::Malformed => {
-                return Err(Cause::BrokenProxyHeader(shown_of_header(client.buffered())));
+                let shown = shown_of_header(client.buffered());
+                return Err(Cause::BrokenProxyHeader(shown).into());
             }
             Parsed::Incomplete => client.fill(session.budget.deadline())?,
         }
@@ -138,55 +200,52 @@ fn shown_of_header(bytes: &[u8]) -> Vec<u8> {
     bytes[..length].to_vec()
 }
 
-/// The client is whom the header names, if the peer may say so.
+/// The header says who the client is, if it comes from a trusted peer.
 fn take_real_client(session: &mut Session, header: &Header) {
     session.proxied = header.addresses;
     let Some((source, _)) = header.addresses else {
         return;
     };
-    if session
-        .peer
-        .is_trusted(&session.service.conf.set_real_ip_from)
-    {
-        session.client = source.into();
-        session.place.moved_to(session.client);
+    let trusted = &session.service.conf.set_real_ip_from;
+    if session.entry.peer.is_trusted(trusted) {
+        session.entry.facts().client = source.into();
+        session.place.moved_to(source.into());
     }
 }
 
 /// `smtp_greeting_delay`: who talks before the greeting does not speak SMTP but sends spam.
-fn delay_greeting(session: &mut Session, client: &mut Conn) -> Result<(), Cause> {
+fn delay_greeting(
+    session: &Session,
+    client: &mut ClientConn,
+    greeting_at: &mut Option<Deadline>,
+) -> Result<(), Halt> {
     let delay = session.service.conf.smtp_greeting_delay;
     if session.service.conf.protocol != Protocol::Smtp || delay.is_zero() {
         return Ok(());
     }
-    session.step = Step::InDelayPipelining;
-    let deadline = Deadline::after(delay, "smtp_greeting_delay");
-    client.excuse(deadline);
+    session.set_step(Step::InDelayPipelining);
+    let deadline = || Deadline::after(delay, "smtp_greeting_delay");
+    let deadline = *greeting_at.get_or_insert_with(deadline);
     // Over TLS there can be something to read without anything in it.
     while client.buffered().is_empty() && !client.read_ahead()? {
         match client.wait(WaitFor::Data, deadline)? {
             Seen::Nothing => return Ok(()),
-            Seen::Data | Seen::HangUp if client.read_ahead()? => {}
-            Seen::Data => {}
-            Seen::HangUp => return Err(Cause::ClientGone),
+            Seen::Ready | Seen::HangUp if client.read_ahead()? => {}
+            Seen::Ready => {}
+            Seen::HangUp => return Err(Cause::ClientGone.into()),
         }
     }
-    let said: Vec<u8> = without_credentials(client.buffered())
+    let said = without_credentials(client.buffered()).to_vec();
+    let is_line_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
+    let said: Vec<u8> = said
         .iter()
-        .map(|&byte| {
-            if matches!(byte, b'\r' | b'\n') {
-                b'_'
-            } else {
-                byte
-            }
-        })
+        .map(|byte| if is_line_end(byte) { b'_' } else { *byte })
         .collect();
-    let line = b"503 5.5.0 Improper use of SMTP command pipelining\r\n";
-    client.send(line, session.budget.deadline())?;
-    Err(Cause::ClientProtocol(format!(
+    client.send(b"503 5.5.0 Improper use of SMTP command pipelining\r\n")?;
+    Err(Halt::Ended(Cause::ClientProtocol(format!(
         "client was rejected before greeting: \"{}\"",
         escape(&said)
-    )))
+    ))))
 }
 
 /// The text up to the mechanism of an AUTH command.
@@ -207,71 +266,91 @@ fn without_credentials(text: &[u8]) -> &[u8] {
     &text[..end.map_or(text.len(), |end| mechanism + end)]
 }
 
-/// What becomes of a login.
-enum Decision {
-    /// It goes to a backend.
-    Pass(Box<Grant>),
-    /// The client is told so.
-    Refuse(LoginRefusal),
-}
-
 /// Commands, and the authentication method's word on each login, until one may pass.
 fn log_in(
     session: &mut Session,
-    client: &mut Conn,
+    client: &mut ClientConn,
     dialect: &mut dyn Dialect,
-) -> Result<(Credentials, Box<Grant>), Cause> {
-    loop {
-        let credentials = dialect.read_login(session, client)?;
-        session.attempts += 1;
-        session.method = Some(credentials.method);
-        session.login = Some(credentials.login.clone()).filter(|login| !login.is_empty());
-        let refusal = match authenticate(session, client, &credentials)? {
-            Decision::Pass(grant) => {
-                session.login = Some(grant.login.clone()).filter(|login| !login.is_empty());
-                return Ok((credentials, grant));
+    login: &mut Login,
+) -> Result<(), Halt> {
+    while login.grant.is_none() {
+        if let Some(refused) = &mut login.refused {
+            tell_refusal(session, client, dialect, refused)?;
+            login.refused = None;
+        }
+        if login.presented.is_none() {
+            let credentials = dialect.read_login(session, client)?;
+            session.attempts += 1;
+            session.method = Some(credentials.method);
+            session.set_login(&credentials.login);
+            login.waits = 0;
+            login.presented = Some(credentials);
+        }
+        match authenticate(session, client, login)? {
+            Decision::Granted(grant) => {
+                session.set_login(&grant.login);
+                session.begin_login();
+                login.grant = Some(grant);
             }
-            Decision::Refuse(refusal) => refusal,
-        };
-        refuse(session, client, dialect, &credentials, &refusal)?;
+            Decision::Refused(refusal) => refuse(session, login, refusal),
+        }
     }
+    Ok(())
 }
 
 /// Asks until there is a decision.
 fn authenticate(
     session: &mut Session,
-    client: &mut Conn,
-    credentials: &Credentials,
-) -> Result<Decision, Cause> {
-    for _ in 0..WAITS {
-        match ask(session, credentials)? {
-            Verdict::Granted(grant) => return check_sayable(session, credentials, grant),
+    client: &mut ClientConn,
+    login: &mut Login,
+) -> Result<Decision, Halt> {
+    loop {
+        if let Some(time) = login.ask_again {
+            client.pause(time)?;
+            login.ask_again = None;
+        }
+        match ask(session, client, login)? {
+            Verdict::Granted(grant) => return Ok(check_sayable(session, login, grant)?),
             Verdict::Refused(refusal) => {
-                return Ok(Decision::Refuse(allow_retry(session, refusal)));
+                return Ok(Decision::Refused(allow_retry(session, refusal)));
             }
-            Verdict::Wait(time) => client.pause(Deadline::after(time, "Auth-Wait"))?,
+            Verdict::Wait(_) if login.waits == WAITS => {
+                let text = format!("auth http server said WAIT {WAITS} times");
+                return Err(Cause::AuthService(text, None).into());
+            }
+            Verdict::Wait(time) => {
+                login.waits += 1;
+                login.ask_again = Some(Deadline::after(time, "Auth-Wait"));
+            }
         }
     }
-    Err(Cause::AuthService(
-        format!("auth http server said WAIT {WAITS} times"),
-        None,
-    ))
 }
 
 /// Asks the authentication method once.
-fn ask(session: &mut Session, credentials: &Credentials) -> Result<Verdict, Cause> {
-    let client_host = match session.service.conf.auth {
+fn ask(session: &mut Session, client: &mut ClientConn, login: &mut Login) -> Result<Verdict, Halt> {
+    let mut client_host = None;
+    match session.service.conf.auth {
+        AuthKind::Passthrough => {}
         AuthKind::Http => {
-            let client_host = client_host(session)?;
-            session.step = Step::InHttpAuth;
-            client_host
+            client_host = await_client_host(session, client)?;
+            session.set_step(Step::InHttpAuth);
+            let limit = session.service.conf.auth_http_timeout;
+            let target = session.service.auth_target.clone();
+            let deadline = Deadline::after(limit, "auth_http_timeout");
+            if !take_slot(session, client, login, target, deadline)? {
+                let text = "auth http server has too many logins in progress".to_owned();
+                return Err(Cause::AuthService(text, None).into());
+            }
         }
-        AuthKind::Passthrough => None,
+    }
+    let Some(credentials) = &login.presented else {
+        return Err(Cause::Internal("a login without credentials".into()).into());
     };
+    let facts = session.client();
     let request = Request {
         credentials,
         attempt: session.attempts,
-        client: session.client,
+        client: facts,
         client_host,
         proxied: session.proxied,
         tls: session.tls.as_ref(),
@@ -280,38 +359,67 @@ fn ask(session: &mut Session, credentials: &Credentials) -> Result<Verdict, Caus
         let Warning { src, text, error } = warning;
         session.log_failure(Severity::Warn, src, text, error.as_ref());
     };
-    Ok(session.service.auth.authenticate(&request, &warn)?)
+    let verdict = session.service.auth.authenticate(&request, &warn);
+    login.slot = None;
+    verdict.map_err(|error| Cause::from(error).into())
 }
 
-/// The host name of an SMTP client, which auth servers are told; waited for.
-fn client_host(session: &mut Session) -> Result<Option<HostName>, Cause> {
+/// The host name of an SMTP client, which auth servers are told.
+fn await_client_host(
+    session: &mut Session,
+    client: &mut ClientConn,
+) -> Result<Option<HostName>, Halt> {
     match session.service.conf.protocol {
         Protocol::Imap | Protocol::Pop3 => Ok(None),
         Protocol::Smtp => {
-            let limit = 2 * session.service.conf.resolver_timeout;
-            let deadline = Deadline::after(limit, "resolver_timeout");
-            session.host_name(deadline).map(Some)
+            session.await_host_name(client)?;
+            Ok(Some(session.host_name()))
         }
+    }
+}
+
+/// Sleeps until there is a place among the logins in progress towards a target; false if there was none
+/// in time. Without a name there is no limit.
+fn take_slot(
+    session: &Session,
+    client: &mut ClientConn,
+    login: &mut Login,
+    target: Option<String>,
+    deadline: Deadline,
+) -> Result<bool, Halt> {
+    let Some(target) = target else {
+        return Ok(true);
+    };
+    let number = session.entry.number;
+    let claim = login.slot.get_or_insert_with(|| Claim {
+        slot: Slot::new(&session.runtime, target, number),
+        deadline,
+    });
+    if claim.slot.take() {
+        return Ok(true);
+    }
+    match claim.deadline.remaining() {
+        None => Ok(false),
+        Some(_) => Err(client.sleep_unless_gone(claim.deadline).into()),
     }
 }
 
 /// Nothing that would break a line goes to a backend. If it is the client's, its login has failed; if
 /// it is the auth server's, the answer is unusable.
-fn check_sayable(
-    session: &Session,
-    credentials: &Credentials,
-    grant: Box<Grant>,
-) -> Result<Decision, Cause> {
+fn check_sayable(session: &Session, login: &Login, grant: Box<Grant>) -> Result<Decision, Cause> {
     let protocol = session.service.conf.protocol;
     if grant.is_sayable(protocol) {
-        return Ok(Decision::Pass(grant));
+        return Ok(Decision::Granted(grant));
     }
-    if grant.client_is_sayable(protocol, credentials) {
+    let presented = login.presented.as_ref();
+    if presented.is_some_and(|credentials| grant.client_is_sayable(protocol, credentials)) {
         let text = "auth http server sent a login or password that breaks the line";
         return Err(Cause::AuthService(text.into(), None));
     }
-    let refusal = LoginRefusal::failed();
-    Ok(Decision::Refuse(allow_retry(session, refusal)))
+    Ok(Decision::Refused(allow_retry(
+        session,
+        LoginRefusal::failed(),
+    )))
 }
 
 /// With a method of our own the client may try again, a few times a session.
@@ -323,45 +431,45 @@ fn allow_retry(session: &Session, refusal: LoginRefusal) -> LoginRefusal {
     }
 }
 
-/// Tells the client that its login was refused, after `Auth-Wait`. Without that the session ends.
-fn refuse(
-    session: &mut Session,
-    client: &mut Conn,
-    dialect: &dyn Dialect,
-    credentials: &Credentials,
-    refusal: &LoginRefusal,
-) -> Result<(), Cause> {
+/// The login is refused: its credentials are forgotten, and the client is told in time.
+fn refuse(session: &Session, login: &mut Login, refusal: LoginRefusal) {
     let text = format!("client login failed: \"{}\"", escape(&refusal.text));
     session.log(Severity::Info, file!(), &text);
-    let line = dialect.refuse_login(refusal);
-    if let Some(wait) = refusal.again {
-        let paused = client.pause(Deadline::after(wait, "Auth-Wait"));
+    let method = login.presented.take().map(|credentials| credentials.method);
+    login.refused = Some(Refused {
+        method: method.unwrap_or(Method::Plain),
+        not_before: refusal.again.map(|wait| Deadline::after(wait, "Auth-Wait")),
+        is_challenged: false,
+        refusal,
+    });
+}
+
+/// Tells the client that its login was refused, after `Auth-Wait`. Without that the session ends.
+fn tell_refusal(
+    session: &mut Session,
+    client: &mut ClientConn,
+    dialect: &mut dyn Dialect,
+    refused: &mut Refused,
+) -> Result<(), Halt> {
+    if let Some(time) = refused.not_before {
+        client.pause(time)?;
+        refused.not_before = None;
         session.budget.restart_time();
-        if let Err(error) = paused {
-            let cause = Cause::from(error);
-            // Who has to make room hears first what became of the login.
-            if matches!(cause, Cause::Evicted) {
-                client.cannot_be_evicted();
-                client.send(&line, Deadline::after(LAST_LINE, "timeout"))?;
-            }
-            return Err(cause);
-        }
     }
-    session.step = Step::InAuth;
-    let said = match &refusal.sasl {
-        Some(challenge) => {
-            dialect::exchange_sasl_error(dialect, session, client, credentials.method, challenge)?
-        }
-        None => true,
-    };
-    if said {
-        client.send(&line, session.budget.deadline())?;
+    session.set_step(Step::InAuth);
+    if let Some(challenge) = refused.refusal.sasl.take() {
+        client.send(&dialect.challenge(&challenge))?;
+        refused.is_challenged = true;
     }
-    if refusal.again.is_none() {
-        return Err(Cause::Refused);
+    let is_answered = !refused.is_challenged
+        || dialect::read_error_answer(dialect, session, client, refused.method)?;
+    if is_answered {
+        client.send(&dialect.refuse_login(&refused.refusal))?;
+    }
+    if refused.refusal.again.is_none() {
+        return Err(Cause::Refused.into());
     }
     session.budget.restart_time();
-    client.command_is_complete();
     Ok(())
 }
 
@@ -369,11 +477,49 @@ fn refuse(
 /// has served.
 fn enter_backend(
     session: &mut Session,
+    client: &mut ClientConn,
+    dialect: &mut dyn Dialect,
+    login: &mut Login,
+) -> Result<(Conn, Line), Halt> {
+    prepare_backend(session, client, login)?;
+    let Some(grant) = &login.grant else {
+        return Err(Cause::Internal("a login without a backend".into()).into());
+    };
+    let entered = try_hosts(session, dialect, grant);
+    login.slot = None;
+    Ok(entered?)
+}
+
+/// What has to be there before a worker is held by the backend: a place among its logins in progress,
+/// and the client's name, if it is to be told.
+fn prepare_backend(
+    session: &mut Session,
+    client: &mut ClientConn,
+    login: &mut Login,
+) -> Result<(), Halt> {
+    session.set_step(Step::ConnectingToUpstream);
+    let Some(grant) = &login.grant else {
+        return Ok(());
+    };
+    if session.service.conf.protocol == Protocol::Smtp && grant.xclient != Xclient::Off {
+        session.await_host_name(client)?;
+    }
+    let target = session.service.limits_targets.then(|| grant.target.name());
+    let deadline = session.login_deadline();
+    match take_slot(session, client, login, target, deadline)? {
+        true => Ok(()),
+        false => {
+            let text = "upstream has too many logins in progress".to_owned();
+            Err(Cause::BackendConnect(text, None).into())
+        }
+    }
+}
+
+fn try_hosts(
+    session: &mut Session,
     dialect: &mut dyn Dialect,
     grant: &Grant,
 ) -> Result<(Conn, Line), Cause> {
-    session.step = Step::ConnectingToUpstream;
-    session.begin_login();
     let candidates = candidates(session, grant)?;
     let mut last = Cause::BackendConnect("upstream has no address".into(), None);
     for (at, candidate) in candidates.iter().enumerate() {
@@ -420,52 +566,20 @@ fn note_answer(grant: &Grant, candidate: &Candidate) {
 
 /// A backend that decides has refused the login: the client is told, and may try again. Any other
 /// failure ends the session.
-fn refuse_as_backend(
-    session: &mut Session,
-    client: &mut Conn,
-    dialect: &dyn Dialect,
-    credentials: &Credentials,
-    grant: &Grant,
-    cause: Cause,
-) -> Result<(), Cause> {
+fn refuse_as_backend(session: &Session, login: &mut Login, cause: Cause) -> Result<(), Cause> {
+    let grant = login.grant.take();
     match &cause {
         Cause::BackendRefused(refusal)
-            if refusal.kind == RefusalKind::Login && grant.passthrough =>
+            if refusal.kind == RefusalKind::Login
+                && grant.is_some_and(|grant| grant.passthrough) =>
         {
             session.log(Severity::Info, file!(), &cause.to_string());
         }
         _ => return Err(cause),
     }
-    session.upstream = None;
-    let refusal = allow_retry(session, LoginRefusal::failed());
-    refuse(session, client, dialect, credentials, &refusal)
-}
-
-/// The last line to the client, the lines in the log, and the close.
-fn end(session: Session, mut client: Conn, dialect: &dyn Dialect, cause: Cause) {
-    let cause = match cause {
-        Cause::Evicted if session.place.presence().is_dismissed() => Cause::Stopped,
-        cause => cause,
-    };
-    let reason = cause.reason();
-    let error = SessionError {
-        step: session.step,
-        cause,
-    };
-    session.log_failure(
-        error.cause.severity(),
-        file!(),
-        &error.cause.to_string(),
-        error.cause.io_error(),
-    );
-    client.cannot_be_evicted();
-    let line = dialect.failure_line(&error.cause, session.service.auth.is_own());
-    if let Some(line) = line.filter(|_| !session.tls_is_due) {
-        // The client may be gone, or deaf; then it hears nothing.
-        let _ = client.send(&line, Deadline::after(LAST_LINE, "timeout"));
-    }
-    client.close_after_line();
-    session.log_closing(reason, 0, 0);
+    session.set_upstream(None);
+    refuse(session, login, allow_retry(session, LoginRefusal::failed()));
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,13 +4,19 @@
 //! There is no limit here: the number of sessions has one (`max_sessions`).
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-/// How long an idle thread waits for another job.
-const IDLE: Duration = Duration::from_secs(5);
+/// How long an idle thread waits for another job: a few for a while, more of them for a moment, and no
+/// more than that when thousands of sessions fall silent at once.
+const IDLE: [(usize, Duration); 2] = [
+    (16, Duration::from_secs(5)),
+    (256, Duration::from_millis(500)),
+];
 
 /// Stack of a relay thread. It copies with a buffer on the heap; TLS wants some depth.
 const STACK: usize = 256 * 1024;
@@ -31,12 +37,17 @@ pub struct Threads {
     /// Holds nothing: a job is taken only by a thread that waits for one.
     jobs: Sender<Job>,
     waiting: Receiver<Job>,
+    idle: Arc<AtomicUsize>,
 }
 
 impl Default for Threads {
     fn default() -> Self {
         let (jobs, waiting) = bounded(0);
-        Self { jobs, waiting }
+        Self {
+            jobs,
+            waiting,
+            idle: Arc::default(),
+        }
     }
 }
 
@@ -50,19 +61,31 @@ impl Threads {
             Ok(()) => return Ok(()),
             Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => job,
         };
-        let waiting = self.waiting.clone();
+        let cache = self.clone();
         let started = std::thread::Builder::new()
             .name("relay".into())
             .stack_size(STACK)
             .spawn(move || {
-                job();
-                rename("idle");
-                while let Ok(job) = waiting.recv_timeout(IDLE) {
+                let mut job = job;
+                loop {
                     job();
                     rename("idle");
+                    job = match cache.wait() {
+                        Some(job) => job,
+                        None => return,
+                    };
                 }
             });
         started.map(drop)
+    }
+
+    /// The next job for a thread that has nothing to do, if one comes before it ends.
+    fn wait(&self) -> Option<Job> {
+        let idle = self.idle.fetch_add(1, Ordering::Relaxed);
+        let limit = IDLE.iter().find(|(most, _)| idle < *most);
+        let job = limit.and_then(|(_, limit)| self.waiting.recv_timeout(*limit).ok());
+        self.idle.fetch_sub(1, Ordering::Relaxed);
+        job
     }
 }
 

@@ -15,7 +15,6 @@ use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
 use crate::net::socket::Deadline;
 use crate::sasl::{Mechanism, oauth};
-use crate::session::dial::start_tls;
 use crate::session::error::{Cause, RefusalKind};
 use crate::session::{Session, Step};
 
@@ -51,17 +50,17 @@ fn log_in_plainly(
 ) -> Result<Line, Cause> {
     let login = grant.login.as_slice();
     let password = grant.password()?;
-    session.step = Step::SendingLogin;
+    session.set_step(Step::SendingLogin);
     let size = format!(" LOGIN {{{}}}", login.len());
     send_to_backend(session, backend, &line(&[&imap.tag, size.as_bytes()]))?;
     answers.read_continuation(session, backend, Some(&imap.tag))?;
 
-    session.step = Step::SendingUser;
+    session.set_step(Step::SendingUser);
     let size = format!(" {{{}}}", password.len());
     send_to_backend(session, backend, &line(&[login, size.as_bytes()]))?;
     answers.read_continuation(session, backend, Some(&imap.tag))?;
 
-    session.step = Step::SendingPassword;
+    session.set_step(Step::SendingPassword);
     send_to_backend(session, backend, &line(&[password]))?;
     session.credentials_are_out();
     answers.read_tagged_ok(session, backend, &imap.tag)
@@ -79,7 +78,7 @@ fn authenticate(
     let message = grant.sasl_message(mechanism)?;
     let encoded = Line::new(STANDARD.encode(&*message).into_bytes());
     let name = mechanism.name().as_bytes();
-    session.step = Step::SendingLogin;
+    session.set_step(Step::SendingLogin);
     if answers.offers(b"SASL-IR") {
         let command = line(&[&imap.tag, b" AUTHENTICATE ", name, b" ", &encoded]);
         send_to_backend(session, backend, &command)?;
@@ -90,7 +89,7 @@ fn authenticate(
             &line(&[&imap.tag, b" AUTHENTICATE ", name]),
         )?;
         answers.read_continuation(session, backend, None)?;
-        session.step = Step::SendingPassword;
+        session.set_step(Step::SendingPassword);
         send_to_backend(session, backend, &line(&[&encoded]))?;
     }
     session.credentials_are_out();
@@ -120,7 +119,7 @@ fn tell_capabilities(
     if !backend.buffered().is_empty() {
         return Ok(answer);
     }
-    session.step = Step::ReadingResponse;
+    session.set_step(Step::ReadingResponse);
     send_to_backend(session, backend, b"p3 CAPABILITY\r\n")?;
     let (own, login) = (
         Deadline::after(OWN_QUESTION, "timeout"),
@@ -151,6 +150,7 @@ struct Answers {
 impl Answers {
     fn read_greeting(&mut self, session: &mut Session, backend: &mut Conn) -> Result<(), Cause> {
         let greeting = read_backend_line(session, backend, &mut self.total)?;
+        session.host_has_greeted();
         match Status::of(&greeting) {
             Status::Ok => {
                 self.learn(&greeting);
@@ -235,14 +235,14 @@ impl Answers {
         backend: &mut Conn,
         grant: &Grant,
     ) -> Result<(), Cause> {
-        session.step = Step::InStarttls;
+        session.set_step(Step::InStarttls);
         self.ask_capabilities(session, backend)?;
         if !self.offers(b"STARTTLS") {
             return Err(no_starttls());
         }
         send_to_backend(session, backend, b"p2 STARTTLS\r\n")?;
         self.expect_ok(session, backend, b"p2")?;
-        start_tls(session, backend, grant)?;
+        session.start_backend_tls(backend, grant)?;
         self.untagged.clear();
         self.capabilities.clear();
         Ok(())

@@ -1,61 +1,63 @@
 //! IMAP towards the client, from the greeting to the credentials.
 
-use super::Imap;
 use super::parse::{Argument, Parsed, WORDS, Word, parse};
+use super::{Awaited, Imap};
 use crate::dialect::{
-    announced, authenticate, count_command, fill_command, mechanism, offers_starttls, refuse_line,
-    reply, requires_tls, start_tls,
+    accept_starttls, announced, begin_sasl, count_command, fill_command, go_on_with_sasl,
+    mechanism, offers_starttls, refuse_line, requires_tls,
 };
-use crate::net::conn::Conn;
+use crate::net::client_conn::ClientConn;
 use crate::net::line::{Line, line};
 use crate::sasl::{Credentials, Method};
 use crate::secret::Secret;
-use crate::session::error::Cause;
+use crate::session::error::{Cause, Halt};
 use crate::session::{Session, Step};
 
 /// Answers commands until one of them presents credentials.
 pub(super) fn read_login(
     imap: &mut Imap,
     session: &mut Session,
-    client: &mut Conn,
-) -> Result<Credentials, Cause> {
-    session.step = Step::InAuth;
+    client: &mut ClientConn,
+) -> Result<Credentials, Halt> {
     loop {
+        session.start_tls(client)?;
+        session.set_step(Step::InAuth);
+        if let Some(credentials) = go_on_with_sasl(imap, session, client)? {
+            return Ok(credentials);
+        }
         let (word, arguments) = read_command(imap, session, client)?;
         match word {
             Word::Capability => {
                 let answer = capability(imap, session, client);
-                reply(session, client, &answer)?;
+                client.send(&answer)?;
             }
-            Word::Noop => reply(session, client, &completed(imap))?,
+            Word::Noop => client.send(&completed(imap))?,
             Word::Id => {
                 let answer = [&b"* ID NIL\r\n"[..], &completed(imap)].concat();
-                reply(session, client, &answer)?;
+                client.send(&answer)?;
             }
             Word::Logout => {
                 let answer = [&b"* BYE\r\n"[..], &completed(imap)].concat();
-                reply(session, client, &answer)?;
-                return Err(Cause::Quit);
+                client.send(&answer)?;
+                return Err(Cause::Quit.into());
             }
             Word::StartTls if offers_starttls(session, client) => {
-                session.step = Step::InStarttls;
-                reply(session, client, &completed(imap))?;
-                start_tls(session, client)?;
-                imap.tag.clear();
+                accept_starttls(session, client, &completed(imap))?;
+                *imap = Imap::default();
             }
             Word::Login if !requires_tls(session, client) => match arguments.as_slice() {
                 [login, password] if !login.is_empty() => {
                     let password = Secret::from(password.as_slice());
                     return Ok(Credentials::new(Method::Plain, login.to_vec(), password));
                 }
-                _ => refuse(imap, session, client)?,
+                _ => refuse(imap, client)?,
             },
             Word::Authenticate if !requires_tls(session, client) => {
                 if let Some(credentials) = start_sasl(imap, session, client, &arguments)? {
                     return Ok(credentials);
                 }
             }
-            Word::StartTls | Word::Login | Word::Authenticate => refuse(imap, session, client)?,
+            Word::StartTls | Word::Login | Word::Authenticate => refuse(imap, client)?,
         }
     }
 }
@@ -64,31 +66,21 @@ pub(super) fn read_login(
 fn read_command(
     imap: &mut Imap,
     session: &mut Session,
-    client: &mut Conn,
-) -> Result<(Word, Vec<Argument>), Cause> {
-    imap.tag.clear();
+    client: &mut ClientConn,
+) -> Result<(Word, Vec<Argument>), Halt> {
     let known = WORDS.map(|(name, _)| name);
-    let mut answered = 0;
+    let limit = session.service.client_buffer();
     loop {
-        let limit = session.service.client_buffer();
-        match parse(client.buffered(), answered, limit) {
+        // Nothing is read before the client has taken what it was told.
+        client.flush()?;
+        await_more(imap, session, client, &known)?;
+        match parse(client.buffered(), imap.answered, limit) {
             Parsed::Incomplete { tag, needs } => {
                 imap.tag = tag;
-                // Only a line end, the end of a literal or of the buffer can make a difference.
-                loop {
-                    let held = client.buffered().len();
-                    fill_command(imap, session, client, &known)?;
-                    let new = client.buffered().get(held..).unwrap_or_default();
-                    let ends = if needs == 0 {
-                        new.contains(&b'\n')
-                    } else {
-                        held + new.len() >= needs
-                    };
-                    // The tag of what is too long is still to be found.
-                    if ends || client.is_full() {
-                        break;
-                    }
-                }
+                imap.awaited = Some(Awaited {
+                    needs,
+                    held: client.buffered().len(),
+                });
             }
             Parsed::Literal { at, size } => {
                 // The line end behind the literal must fit as well.
@@ -96,21 +88,21 @@ fn read_command(
                     .checked_add(size)
                     .is_some_and(|end| end.checked_add(2).is_some_and(|end| end <= limit));
                 if fits {
-                    answered = at;
-                    reply(session, client, b"+ OK\r\n")?;
+                    imap.answered = at;
+                    client.send(b"+ OK\r\n")?;
                     continue;
                 }
                 take_tag(imap, client.buffered());
                 client.consume(at);
-                answered = 0;
+                imap.answered = 0;
                 count_command(imap, session, client)?;
-                refuse(imap, session, client)?;
+                refuse(imap, client)?;
             }
             Parsed::TooLong { tag } => {
                 imap.tag = tag;
-                refuse(imap, session, client)?;
+                refuse(imap, client)?;
                 let text = "client sent too long command: a literal does not fit";
-                return Err(Cause::ClientProtocol(text.into()));
+                return Err(Cause::ClientProtocol(text.into()).into());
             }
             Parsed::Command {
                 tag,
@@ -119,6 +111,7 @@ fn read_command(
                 len,
             } => {
                 imap.tag = tag;
+                imap.answered = 0;
                 client.consume(len);
                 count_command(imap, session, client)?;
                 return Ok((word, arguments));
@@ -126,16 +119,41 @@ fn read_command(
             Parsed::Bad { tag, len, runs_on } => {
                 imap.tag = tag;
                 client.consume(len);
-                answered = 0;
+                imap.answered = 0;
                 refuse_line(imap, session, client)?;
                 if runs_on {
-                    return Err(Cause::ClientProtocol(
-                        "client sent invalid command with a literal that cannot be skipped".into(),
-                    ));
+                    let text = "client sent invalid command with a literal that cannot be skipped";
+                    return Err(Cause::ClientProtocol(text.into()).into());
                 }
             }
         }
     }
+}
+
+/// Waits until there is enough of an incomplete command to look at it again: only a line end, the end of
+/// a literal or of the buffer can make a difference.
+fn await_more(
+    imap: &mut Imap,
+    session: &Session,
+    client: &mut ClientConn,
+    known: &[&str],
+) -> Result<(), Halt> {
+    while let Some(Awaited { needs, held }) = imap.awaited {
+        let new = client.buffered().get(held..).unwrap_or_default();
+        let ends = match needs {
+            0 => new.contains(&b'\n'),
+            needs => held + new.len() >= needs,
+        };
+        // The tag of what is too long is still to be found.
+        if ends || client.is_full() && !new.is_empty() {
+            imap.awaited = None;
+            return Ok(());
+        }
+        let held = held + new.len();
+        imap.awaited = Some(Awaited { needs, held });
+        fill_command(imap, session, client, known)?;
+    }
+    Ok(())
 }
 
 /// The tag of a command of which the rest does not matter.
@@ -150,20 +168,20 @@ fn take_tag(imap: &mut Imap, command: &[u8]) {
 fn start_sasl(
     imap: &mut Imap,
     session: &mut Session,
-    client: &mut Conn,
+    client: &mut ClientConn,
     arguments: &[Argument],
-) -> Result<Option<Credentials>, Cause> {
+) -> Result<Option<Credentials>, Halt> {
     match mechanism(arguments, session.service.conf.imap_auth) {
-        Some((mechanism, initial)) => authenticate(imap, session, client, mechanism, initial),
+        Some((mechanism, initial)) => begin_sasl(imap, session, client, mechanism, initial),
         None => {
-            refuse(imap, session, client)?;
+            refuse(imap, client)?;
             Ok(None)
         }
     }
 }
 
 /// RFC 3501, section 6.1.1: what may be used changes with TLS.
-fn capability(imap: &Imap, session: &Session, client: &Conn) -> Vec<u8> {
+fn capability(imap: &Imap, session: &Session, client: &ClientConn) -> Vec<u8> {
     let conf = &session.service.conf;
     let mut answer = String::from("* CAPABILITY");
     for capability in session.service.capabilities().iter() {
@@ -189,6 +207,6 @@ fn completed(imap: &Imap) -> Line {
 }
 
 /// A well-formed command that is refused for what it says; not counted as an error.
-fn refuse(imap: &Imap, session: &Session, client: &mut Conn) -> Result<(), Cause> {
-    reply(session, client, &imap.tagged(b"BAD invalid command"))
+fn refuse(imap: &Imap, client: &mut ClientConn) -> Result<(), Halt> {
+    Ok(client.send(&imap.tagged(b"BAD invalid command"))?)
 }

@@ -7,18 +7,35 @@ mod parse;
 use super::Dialect;
 use crate::auth::LoginRefusal;
 use crate::backend::grant::Grant;
+use crate::net::client_conn::ClientConn;
 use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
 use crate::protocol::Protocol;
-use crate::sasl::Credentials;
+use crate::sasl::{Credentials, Exchange};
 use crate::session::Session;
-use crate::session::error::Cause;
+use crate::session::error::{Cause, Halt};
 
 /// One client's dialogue.
 #[derive(Debug, Default)]
 pub(super) struct Imap {
     /// Tag of the command being answered; empty while there is no usable one.
     tag: Vec<u8>,
+    /// Where the bytes of the last synchronizing literal begin that was answered in the command under
+    /// way; 0 if there was none.
+    answered: usize,
+    /// What an incomplete command waits for.
+    awaited: Option<Awaited>,
+    /// The SASL exchange that awaits the client's next line.
+    exchange: Option<Exchange>,
+}
+
+/// An incomplete command, as far as it was looked at.
+#[derive(Debug, Clone, Copy)]
+struct Awaited {
+    /// How many bytes it needs; 0 stands for a line end.
+    needs: usize,
+    /// How many of them have been looked at.
+    held: usize,
 }
 
 impl Imap {
@@ -39,12 +56,16 @@ impl Dialect for Imap {
     fn read_login(
         &mut self,
         session: &mut Session,
-        client: &mut Conn,
-    ) -> Result<Credentials, Cause> {
+        client: &mut ClientConn,
+    ) -> Result<Credentials, Halt> {
         client::read_login(self, session, client)
     }
 
-    fn refuse_login(&self, refusal: &LoginRefusal) -> Line {
+    fn exchange(&mut self) -> &mut Option<Exchange> {
+        &mut self.exchange
+    }
+
+    fn refuse_login(&mut self, refusal: &LoginRefusal) -> Line {
         // RFC 5530
         let code: &[u8] = if refusal.is_ours {
             b"[AUTHENTICATIONFAILED] "
@@ -62,8 +83,8 @@ impl Dialect for Imap {
         self.bad_command()
     }
 
-    fn challenge_prefix(&self) -> &'static [u8] {
-        b"+ "
+    fn challenge(&self, challenge: &[u8]) -> Line {
+        line(&[b"+ ", challenge])
     }
 
     fn log_in_to_backend(

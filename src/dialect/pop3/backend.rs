@@ -9,7 +9,6 @@ use crate::dialect::{no_starttls, read_backend_line, refused, send_to_backend};
 use crate::net::conn::Conn;
 use crate::net::line::{Bare, Line, line, without_end};
 use crate::sasl::{Mechanism, oauth};
-use crate::session::dial::start_tls;
 use crate::session::error::{Cause, RefusalKind};
 use crate::session::{Session, Step};
 
@@ -21,6 +20,7 @@ pub(super) fn log_in(
 ) -> Result<Line, Cause> {
     let mut total = 0;
     read_ok(session, backend, &mut total, RefusalKind::Greeting)?;
+    session.host_has_greeted();
     if grant.ssl == ProxySsl::StartTls {
         begin_tls(session, backend, grant, &mut total)?;
     }
@@ -31,12 +31,12 @@ pub(super) fn log_in(
     // `Grant::is_sayable` has made sure of both before the backend was dialled.
     let broken = || Cause::Internal("login or password would break the line".into());
     let login = Bare::new(&grant.login).ok_or_else(broken)?;
-    session.step = Step::SendingUser;
+    session.set_step(Step::SendingUser);
     send_to_backend(session, backend, &line(&[b"USER ", login.bytes()]))?;
     read_ok(session, backend, &mut total, RefusalKind::Login)?;
 
     let password = Bare::new(grant.password()?).ok_or_else(broken)?;
-    session.step = Step::SendingPassword;
+    session.set_step(Step::SendingPassword);
     send_to_backend(session, backend, &line(&[b"PASS ", password.bytes()]))?;
     session.credentials_are_out();
     let answer = read_ok(session, backend, &mut total, RefusalKind::Login)?;
@@ -50,14 +50,14 @@ fn begin_tls(
     grant: &Grant,
     total: &mut usize,
 ) -> Result<(), Cause> {
-    session.step = Step::InStarttls;
+    session.set_step(Step::InStarttls);
     let offered = ask_capabilities(session, backend, total)?;
     if !offered.iter().any(|line| line == "STLS") {
         return Err(no_starttls());
     }
     send_to_backend(session, backend, b"STLS\r\n")?;
     read_ok(session, backend, total, RefusalKind::Other)?;
-    start_tls(session, backend, grant)
+    session.start_backend_tls(backend, grant)
 }
 
 /// RFC 2449: the lines behind CAPA, upper case; none where the backend does not know the command.
@@ -118,14 +118,14 @@ fn authenticate(
     total: &mut usize,
 ) -> Result<Line, Cause> {
     let message = grant.sasl_message(mechanism)?;
-    session.step = Step::SendingUser;
+    session.set_step(Step::SendingUser);
     let command = line(&[b"AUTH ", mechanism.name().as_bytes()]);
     send_to_backend(session, backend, &command)?;
     let answer = read_backend_line(session, backend, total)?;
     if !answer.starts_with(b"+ ") && without_end(&answer) != b"+" {
         return Err(refused(session, answer, RefusalKind::Other, None));
     }
-    session.step = Step::SendingPassword;
+    session.set_step(Step::SendingPassword);
     let encoded = Line::new(STANDARD.encode(&*message).into_bytes());
     send_to_backend(session, backend, &line(&[&encoded]))?;
     session.credentials_are_out();

@@ -4,52 +4,55 @@ use super::Pop3;
 use super::parse::{Argument, WORDS, Word, parse};
 use crate::config::Mechanisms;
 use crate::dialect::{
-    announced, authenticate, count_command, mechanism, offers_starttls, read_client_line,
-    refuse_line, reply, requires_tls, start_tls,
+    accept_starttls, announced, begin_sasl, count_command, go_on_with_sasl, mechanism,
+    offers_starttls, read_client_line, refuse_line, requires_tls,
 };
-use crate::net::conn::Conn;
+use crate::net::client_conn::ClientConn;
 use crate::sasl::{Credentials, Method};
 use crate::secret::Secret;
-use crate::session::error::Cause;
+use crate::session::error::{Cause, Halt};
 use crate::session::{Session, Step};
+
+const OK: &[u8] = b"+OK\r\n";
 
 /// Answers commands until one of them presents credentials.
 pub(super) fn read_login(
     pop3: &mut Pop3,
     session: &mut Session,
-    client: &mut Conn,
-) -> Result<Credentials, Cause> {
-    session.step = Step::InAuth;
-    pop3.user = None;
+    client: &mut ClientConn,
+) -> Result<Credentials, Halt> {
     loop {
+        session.start_tls(client)?;
+        session.set_step(Step::InAuth);
+        if let Some(credentials) = go_on_with_sasl(pop3, session, client)? {
+            return Ok(credentials);
+        }
         let (word, arguments) = read_command(pop3, session, client)?;
         let user = pop3.user.take();
         match (word, arguments.as_slice(), user) {
             (Word::Noop, _, user) => {
                 pop3.user = user;
-                ok(session, client)?;
+                ok(client)?;
             }
             (Word::Capa, _, user) => {
                 let answer = capa(session, client, user.is_none());
                 pop3.user = user;
-                reply(session, client, answer.as_bytes())?;
+                client.send(answer.as_bytes())?;
             }
             (Word::Quit, ..) => {
-                ok(session, client)?;
-                return Err(Cause::Quit);
+                ok(client)?;
+                return Err(Cause::Quit.into());
             }
             (Word::Pass, [password], Some(user)) => {
                 let password = Secret::from(password.as_slice());
                 return Ok(Credentials::new(Method::Plain, user, password));
             }
             (Word::Stls, _, None) if offers_starttls(session, client) => {
-                session.step = Step::InStarttls;
-                ok(session, client)?;
-                start_tls(session, client)?;
+                accept_starttls(session, client, OK)?;
             }
             (Word::User, [user], None) if !requires_tls(session, client) => {
                 pop3.user = Some(user.to_vec());
-                ok(session, client)?;
+                ok(client)?;
             }
             (Word::Apop, [login, digest], None)
                 if session.service.conf.pop3_auth.apop && !requires_tls(session, client) =>
@@ -58,7 +61,7 @@ pub(super) fn read_login(
             }
             (Word::Auth, [], None) if !requires_tls(session, client) => {
                 let answer = methods(session.service.conf.pop3_auth);
-                reply(session, client, answer.as_bytes())?;
+                client.send(answer.as_bytes())?;
             }
             (Word::Auth, arguments, None) if !requires_tls(session, client) => {
                 if let Some(credentials) = start_sasl(pop3, session, client, arguments)? {
@@ -66,7 +69,7 @@ pub(super) fn read_login(
                 }
             }
             (Word::User | Word::Pass | Word::Apop | Word::Auth | Word::Stls, ..) => {
-                refuse(session, client)?;
+                refuse(client)?;
             }
         }
     }
@@ -76,8 +79,8 @@ pub(super) fn read_login(
 fn read_command(
     pop3: &mut Pop3,
     session: &mut Session,
-    client: &mut Conn,
-) -> Result<(Word, Vec<Argument>), Cause> {
+    client: &mut ClientConn,
+) -> Result<(Word, Vec<Argument>), Halt> {
     let known = WORDS.map(|(name, _)| name);
     loop {
         let line = read_client_line(pop3, session, client, &known)?;
@@ -91,29 +94,29 @@ fn read_command(
 }
 
 /// RFC 1939, section 7: the digest answers the greeting's timestamp.
-fn apop(session: &mut Session, login: &[u8], digest: &[u8]) -> Result<Credentials, Cause> {
+fn apop(session: &mut Session, login: &[u8], digest: &[u8]) -> Result<Credentials, Halt> {
     let mut credentials = Credentials::new(Method::Apop, login.to_vec(), digest.into());
     credentials.salt = Some(session.salt()?);
     Ok(credentials)
 }
 
 fn start_sasl(
-    pop3: &Pop3,
+    pop3: &mut Pop3,
     session: &mut Session,
-    client: &mut Conn,
+    client: &mut ClientConn,
     arguments: &[Argument],
-) -> Result<Option<Credentials>, Cause> {
+) -> Result<Option<Credentials>, Halt> {
     match mechanism(arguments, session.service.conf.pop3_auth) {
-        Some((mechanism, initial)) => authenticate(pop3, session, client, mechanism, initial),
+        Some((mechanism, initial)) => begin_sasl(pop3, session, client, mechanism, initial),
         None => {
-            refuse(session, client)?;
+            refuse(client)?;
             Ok(None)
         }
     }
 }
 
 /// RFC 2449, section 5. STLS is left out between USER and PASS.
-fn capa(session: &Session, client: &Conn, before_user: bool) -> String {
+fn capa(session: &Session, client: &ClientConn, before_user: bool) -> String {
     let conf = &session.service.conf;
     let only_tls = requires_tls(session, client);
     let mut answer = String::from("+OK Capability list follows\r\n");
@@ -157,11 +160,11 @@ fn with_login(configured: Mechanisms) -> Mechanisms {
     }
 }
 
-fn ok(session: &Session, client: &mut Conn) -> Result<(), Cause> {
-    reply(session, client, b"+OK\r\n")
+fn ok(client: &mut ClientConn) -> Result<(), Halt> {
+    Ok(client.send(OK)?)
 }
 
 /// A well-formed command that is refused for what it says; not counted as an error.
-fn refuse(session: &Session, client: &mut Conn) -> Result<(), Cause> {
-    reply(session, client, b"-ERR invalid command\r\n")
+fn refuse(client: &mut ClientConn) -> Result<(), Halt> {
+    Ok(client.send(b"-ERR invalid command\r\n")?)
 }

@@ -7,18 +7,21 @@ mod parse;
 use super::Dialect;
 use crate::auth::LoginRefusal;
 use crate::backend::grant::Grant;
+use crate::net::client_conn::ClientConn;
 use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
 use crate::protocol::Protocol;
-use crate::sasl::Credentials;
+use crate::sasl::{Credentials, Exchange};
 use crate::session::Session;
-use crate::session::error::Cause;
+use crate::session::error::{Cause, Halt};
 
 /// One client's dialogue.
 #[derive(Debug, Default)]
 pub(super) struct Pop3 {
     /// What USER said, while PASS may follow.
     user: Option<Vec<u8>>,
+    /// The SASL exchange that awaits the client's next line.
+    exchange: Option<Exchange>,
 }
 
 impl Dialect for Pop3 {
@@ -34,12 +37,16 @@ impl Dialect for Pop3 {
     fn read_login(
         &mut self,
         session: &mut Session,
-        client: &mut Conn,
-    ) -> Result<Credentials, Cause> {
+        client: &mut ClientConn,
+    ) -> Result<Credentials, Halt> {
         client::read_login(self, session, client)
     }
 
-    fn refuse_login(&self, refusal: &LoginRefusal) -> Line {
+    fn exchange(&mut self) -> &mut Option<Exchange> {
+        &mut self.exchange
+    }
+
+    fn refuse_login(&mut self, refusal: &LoginRefusal) -> Line {
         // RFC 3206
         let code: &[u8] = if refusal.is_ours { b"[AUTH] " } else { b"" };
         line(&[b"-ERR ", code, &refusal.text])
@@ -53,8 +60,8 @@ impl Dialect for Pop3 {
         self.bad_command()
     }
 
-    fn challenge_prefix(&self) -> &'static [u8] {
-        b"+ "
+    fn challenge(&self, challenge: &[u8]) -> Line {
+        line(&[b"+ ", challenge])
     }
 
     fn log_in_to_backend(

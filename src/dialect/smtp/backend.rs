@@ -11,7 +11,6 @@ use crate::dialect::{no_starttls, read_backend_line, refused, send_to_backend};
 use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
 use crate::sasl::{Mechanism, oauth};
-use crate::session::dial::start_tls;
 use crate::session::error::{Cause, RefusalKind};
 use crate::session::{Session, Step};
 
@@ -33,6 +32,7 @@ pub(super) fn log_in(
         capabilities: Vec::new(),
     };
     talk.read_reply(&[b"220"], RefusalKind::Greeting, None)?;
+    talk.session.host_has_greeted();
     talk.say_own_hello(smtp, grant)?;
     if grant.ssl == ProxySsl::StartTls {
         talk.start_tls(smtp, grant)?;
@@ -85,7 +85,7 @@ impl Talk<'_> {
         }
         self.send(Step::InStarttls, b"STARTTLS\r\n")?;
         self.read_reply(&[b"220"], RefusalKind::Other, None)?;
-        start_tls(self.session, self.backend, grant)?;
+        self.session.start_backend_tls(self.backend, grant)?;
         self.capabilities.clear();
         self.say_own_hello(smtp, grant)
     }
@@ -105,7 +105,7 @@ impl Talk<'_> {
             (Xclient::Full, Some(offered)) => offered,
             (Xclient::Full, None) | (Xclient::On, _) | (Xclient::Auto, Some(_)) => Vec::new(),
         };
-        let name = self.session.host_name(self.session.login_deadline())?;
+        let name = self.session.host_name();
         let login = (!grant.login.is_empty() && !grant.smtp_auth).then_some(&grant.login[..]);
         let command = xclient::command(smtp, self.session, &name, login, &more);
         self.send(Step::SendingXclient, &line(&[command.as_bytes()]))?;
@@ -196,7 +196,7 @@ impl Talk<'_> {
     }
 
     fn send(&mut self, step: Step, command: &[u8]) -> Result<(), Cause> {
-        self.session.step = step;
+        self.session.set_step(step);
         send_to_backend(self.session, self.backend, command)
     }
 

@@ -4,14 +4,14 @@
 use super::Smtp;
 use super::parse::{Argument, Parsed, WORDS, Word, parse};
 use crate::dialect::{
-    announced, authenticate, count_command, log_rejected, mechanism, offers_starttls,
-    read_client_line, refuse_line, reply, requires_tls, start_tls,
+    accept_starttls, announced, begin_sasl, count_command, go_on_with_sasl, log_rejected,
+    mechanism, offers_starttls, read_client_line, refuse_line, requires_tls,
 };
-use crate::net::conn::Conn;
+use crate::net::client_conn::ClientConn;
 use crate::net::line::Line;
 use crate::sasl::{Credentials, Method};
 use crate::secret::Secret;
-use crate::session::error::Cause;
+use crate::session::error::{Cause, Halt};
 use crate::session::{Session, Step};
 
 const OK: &[u8] = b"250 2.0.0 OK\r\n";
@@ -25,11 +25,14 @@ const BAD_SEQUENCE: &[u8] = b"503 5.5.1 Bad sequence of commands\r\n";
 pub(super) fn read_login(
     smtp: &mut Smtp,
     session: &mut Session,
-    client: &mut Conn,
-) -> Result<Credentials, Cause> {
-    session.step = Step::InAuth;
-    smtp.rcpt = None;
+    client: &mut ClientConn,
+) -> Result<Credentials, Halt> {
     loop {
+        session.start_tls(client)?;
+        session.set_step(Step::InAuth);
+        if let Some(credentials) = go_on_with_sasl(smtp, session, client)? {
+            return Ok(credentials);
+        }
         let (line, word, arguments) = read_command(smtp, session, client)?;
         match word {
             Word::Helo | Word::Ehlo => say_hello(smtp, session, client, word, &arguments)?,
@@ -40,38 +43,37 @@ pub(super) fn read_login(
             }
             Word::Mail => take_mail(smtp, session, client, &line, &arguments)?,
             Word::Rcpt => {
-                if let Some(credentials) = take_rcpt(smtp, session, client, &line, &arguments)? {
+                if let Some(credentials) = take_rcpt(smtp, client, &line, &arguments)? {
                     return Ok(credentials);
                 }
             }
             Word::Rset => {
                 smtp.mail = None;
-                reply(session, client, OK)?;
+                client.send(OK)?;
             }
-            Word::Noop => reply(session, client, OK)?,
+            Word::Noop => client.send(OK)?,
             Word::Quit => {
-                reply(session, client, BYE)?;
-                return Err(Cause::Quit);
+                client.send(BYE)?;
+                return Err(Cause::Quit.into());
             }
             Word::StartTls if offers_starttls(session, client) => {
-                session.step = Step::InStarttls;
-                reply(session, client, START_TLS)?;
-                start_tls(session, client)?;
+                accept_starttls(session, client, START_TLS)?;
                 *smtp = Smtp::default();
             }
-            Word::StartTls | Word::Other => refuse(session, client)?,
+            Word::StartTls | Word::Other => refuse(client)?,
         }
     }
 }
 
 /// The next command that can be parsed, with its line.
 fn read_command(
-    smtp: &Smtp,
+    smtp: &mut Smtp,
     session: &mut Session,
-    client: &mut Conn,
-) -> Result<(Line, Word, Vec<Argument>), Cause> {
+    client: &mut ClientConn,
+) -> Result<(Line, Word, Vec<Argument>), Halt> {
     let known = WORDS.map(|(name, _)| name);
     loop {
+        skip_text(smtp, session, client)?;
         let line = read_client_line(smtp, session, client, &known)?;
         match parse(&line) {
             Parsed::Command(word, arguments) => {
@@ -80,11 +82,11 @@ fn read_command(
             }
             Parsed::Http => {
                 log_rejected(session, &line);
-                return Err(Cause::ClientProtocol("client speaks HTTP".into()));
+                return Err(Cause::ClientProtocol("client speaks HTTP".into()).into());
             }
             Parsed::Bdat(size) => {
                 refuse_line(smtp, session, client)?;
-                discard(session, client, size)?;
+                smtp.text_left = size;
             }
             Parsed::Bad => refuse_line(smtp, session, client)?,
         }
@@ -92,16 +94,15 @@ fn read_command(
 }
 
 /// Throws away what follows a refused BDAT: it is text of a message, not commands.
-fn discard(session: &Session, client: &mut Conn, size: u64) -> Result<(), Cause> {
-    let mut left = size;
-    while left > 0 {
+fn skip_text(smtp: &mut Smtp, session: &Session, client: &mut ClientConn) -> Result<(), Halt> {
+    while smtp.text_left > 0 {
         if client.buffered().is_empty() {
             client.fill(session.budget.deadline())?;
         }
         let held = client.buffered().len();
-        let taken = usize::try_from(left).map_or(held, |left| left.min(held));
+        let taken = usize::try_from(smtp.text_left).map_or(held, |left| left.min(held));
         client.consume(taken);
-        left -= taken as u64;
+        smtp.text_left -= taken as u64;
     }
     Ok(())
 }
@@ -109,28 +110,28 @@ fn discard(session: &Session, client: &mut Conn, size: u64) -> Result<(), Cause>
 fn say_hello(
     smtp: &mut Smtp,
     session: &Session,
-    client: &mut Conn,
+    client: &mut ClientConn,
     word: Word,
     arguments: &[Argument],
-) -> Result<(), Cause> {
+) -> Result<(), Halt> {
     let [name] = arguments else {
-        return reply(session, client, INVALID_ARGUMENT);
+        return Ok(client.send(INVALID_ARGUMENT)?);
     };
     if has_control(name) {
-        return reply(session, client, INVALID_ARGUMENT);
+        return Ok(client.send(INVALID_ARGUMENT)?);
     }
     smtp.helo = Some(name.to_vec());
     smtp.mail = None;
     if word == Word::Helo {
         let answer = format!("250 {}\r\n", session.service.conf.server_name);
-        return reply(session, client, answer.as_bytes());
+        return Ok(client.send(answer.as_bytes())?);
     }
     smtp.esmtp = true;
-    reply(session, client, ehlo_answer(session, client).as_bytes())
+    Ok(client.send(ehlo_answer(session, client).as_bytes())?)
 }
 
 /// RFC 5321, section 4.1.1.1: the last line has a space where the others have a hyphen.
-fn ehlo_answer(session: &Session, client: &Conn) -> String {
+fn ehlo_answer(session: &Session, client: &ClientConn) -> String {
     let conf = &session.service.conf;
     let mut lines = vec![conf.server_name.clone()];
     lines.extend(session.service.capabilities().iter().cloned());
@@ -154,23 +155,23 @@ fn ehlo_answer(session: &Session, client: &Conn) -> String {
 }
 
 fn start_sasl(
-    smtp: &Smtp,
+    smtp: &mut Smtp,
     session: &mut Session,
-    client: &mut Conn,
+    client: &mut ClientConn,
     arguments: &[Argument],
-) -> Result<Option<Credentials>, Cause> {
+) -> Result<Option<Credentials>, Halt> {
     if requires_tls(session, client) {
-        refuse(session, client)?;
+        refuse(client)?;
         return Ok(None);
     }
     if arguments.is_empty() {
-        reply(session, client, INVALID_ARGUMENT)?;
+        client.send(INVALID_ARGUMENT)?;
         return Ok(None);
     }
     match mechanism(arguments, session.service.conf.smtp_auth) {
-        Some((mechanism, initial)) => authenticate(smtp, session, client, mechanism, initial),
+        Some((mechanism, initial)) => begin_sasl(smtp, session, client, mechanism, initial),
         None => {
-            refuse(session, client)?;
+            refuse(client)?;
             Ok(None)
         }
     }
@@ -180,38 +181,37 @@ fn start_sasl(
 fn take_mail(
     smtp: &mut Smtp,
     session: &Session,
-    client: &mut Conn,
+    client: &mut ClientConn,
     line: &[u8],
     arguments: &[Argument],
-) -> Result<(), Cause> {
+) -> Result<(), Halt> {
     if !session.service.conf.smtp_auth.none {
         log_rejected(session, line);
-        return reply(session, client, AUTH_REQUIRED);
+        return Ok(client.send(AUTH_REQUIRED)?);
     }
     if smtp.mail.is_some() {
-        return reply(session, client, BAD_SEQUENCE);
+        return Ok(client.send(BAD_SEQUENCE)?);
     }
     if arguments.is_empty() || has_control(line) {
-        return reply(session, client, INVALID_ARGUMENT);
+        return Ok(client.send(INVALID_ARGUMENT)?);
     }
     smtp.mail = Some(line.trim_ascii_end().to_vec());
-    reply(session, client, OK)
+    Ok(client.send(OK)?)
 }
 
 /// RCPT: its answer will be the backend's, if the auth server lets it through.
 fn take_rcpt(
     smtp: &mut Smtp,
-    session: &Session,
-    client: &mut Conn,
+    client: &mut ClientConn,
     line: &[u8],
     arguments: &[Argument],
-) -> Result<Option<Credentials>, Cause> {
+) -> Result<Option<Credentials>, Halt> {
     if smtp.mail.is_none() {
-        reply(session, client, BAD_SEQUENCE)?;
+        client.send(BAD_SEQUENCE)?;
         return Ok(None);
     }
     if arguments.is_empty() || has_control(line) {
-        reply(session, client, INVALID_ARGUMENT)?;
+        client.send(INVALID_ARGUMENT)?;
         return Ok(None);
     }
     smtp.rcpt = Some(line.trim_ascii_end().to_vec());
@@ -231,6 +231,6 @@ fn has_control(text: &[u8]) -> bool {
 }
 
 /// A well-formed command that is refused for what it says; not counted as an error.
-fn refuse(session: &Session, client: &mut Conn) -> Result<(), Cause> {
-    reply(session, client, b"500 5.5.1 Invalid command\r\n")
+fn refuse(client: &mut ClientConn) -> Result<(), Halt> {
+    Ok(client.send(b"500 5.5.1 Invalid command\r\n")?)
 }

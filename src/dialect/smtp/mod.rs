@@ -8,12 +8,13 @@ mod xclient;
 use super::Dialect;
 use crate::auth::LoginRefusal;
 use crate::backend::grant::Grant;
+use crate::net::client_conn::ClientConn;
 use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
 use crate::protocol::Protocol;
-use crate::sasl::Credentials;
+use crate::sasl::{Credentials, Exchange};
 use crate::session::Session;
-use crate::session::error::Cause;
+use crate::session::error::{Cause, Halt};
 
 /// One client's dialogue: what it has said so far. STARTTLS makes all of it forgotten.
 #[derive(Debug, Default)]
@@ -26,6 +27,10 @@ pub(super) struct Smtp {
     mail: Option<Vec<u8>>,
     /// The RCPT line that the auth server is asked about.
     rcpt: Option<Vec<u8>>,
+    /// Bytes of a message text that are still to be skipped, behind a refused BDAT.
+    text_left: u64,
+    /// The SASL exchange that awaits the client's next line.
+    exchange: Option<Exchange>,
 }
 
 impl Dialect for Smtp {
@@ -37,12 +42,17 @@ impl Dialect for Smtp {
     fn read_login(
         &mut self,
         session: &mut Session,
-        client: &mut Conn,
-    ) -> Result<Credentials, Cause> {
+        client: &mut ClientConn,
+    ) -> Result<Credentials, Halt> {
         client::read_login(self, session, client)
     }
 
-    fn refuse_login(&self, refusal: &LoginRefusal) -> Line {
+    fn exchange(&mut self) -> &mut Option<Exchange> {
+        &mut self.exchange
+    }
+
+    fn refuse_login(&mut self, refusal: &LoginRefusal) -> Line {
+        self.rcpt = None;
         // RFC 4954, section 6; Angie's default lacks the detail.
         let default: &[u8] = if refusal.is_ours {
             b"535 5.7.8"
@@ -61,8 +71,8 @@ impl Dialect for Smtp {
         line(&[b"501 5.7.0 Authentication cancelled"])
     }
 
-    fn challenge_prefix(&self) -> &'static [u8] {
-        b"334 "
+    fn challenge(&self, challenge: &[u8]) -> Line {
+        line(&[b"334 ", challenge])
     }
 
     fn log_in_to_backend(

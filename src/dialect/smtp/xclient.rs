@@ -26,7 +26,7 @@ pub(super) fn command(
     add(
         &mut command,
         "ADDR",
-        address(session.client.ip()).as_bytes(),
+        address(session.client().ip()).as_bytes(),
     );
     if let Some(login) = login {
         add(&mut command, "LOGIN", login);
@@ -43,15 +43,15 @@ pub(super) fn command(
 /// The attributes beyond Angie's three.
 fn further(attribute: &str, smtp: &Smtp, session: &Session) -> Option<Vec<u8>> {
     match attribute {
-        "PORT" => Some(session.client.socket()?.port().to_string().into_bytes()),
+        "PORT" => Some(session.client().socket()?.port().to_string().into_bytes()),
         "PROTO" => Some(if smtp.esmtp {
             b"ESMTP".to_vec()
         } else {
             b"SMTP".to_vec()
         }),
         "HELO" => smtp.helo.clone(),
-        "DESTADDR" => Some(address(session.local.ip()).into_bytes()),
-        "DESTPORT" => Some(session.local.socket()?.port().to_string().into_bytes()),
+        "DESTADDR" => Some(address(session.local().ip()).into_bytes()),
+        "DESTPORT" => Some(session.local().socket()?.port().to_string().into_bytes()),
         _ => None,
     }
 }

@@ -34,7 +34,7 @@ fn soon() -> Instant {
 
 fn client_name(dns: &Dns, client: &str) -> HostName {
     let client = client.parse().expect("client address");
-    dns.begin_client_name(client, LIMIT).wait(soon())
+    dns.begin_client_name(client, LIMIT, || {}).wait(soon())
 }
 
 fn name(text: &str) -> HostName {
@@ -223,7 +223,8 @@ fn the_longest_name_is_taken_whole() {
 fn silence_is_a_temporary_failure_after_the_timeout() {
     let server = Server::silent();
     let begun = Instant::now();
-    let mut pending = dns(&[&server]).begin_client_name(CLIENT.parse().expect("address"), LIMIT);
+    let mut pending =
+        dns(&[&server]).begin_client_name(CLIENT.parse().expect("address"), LIMIT, || {});
     assert_eq!(pending.try_get(), None);
     assert_eq!(pending.wait(soon()), HostName::TempUnavail);
     assert!(begun.elapsed() >= LIMIT && begun.elapsed() < 4 * LIMIT);
@@ -249,7 +250,8 @@ fn waiting_ends_at_the_deadline() {
     let server = Server::silent();
     let begun = Instant::now();
     let limit = Duration::from_secs(30);
-    let mut pending = dns(&[&server]).begin_client_name(CLIENT.parse().expect("address"), limit);
+    let mut pending =
+        dns(&[&server]).begin_client_name(CLIENT.parse().expect("address"), limit, || {});
     let deadline = begun + Duration::from_millis(100);
     assert_eq!(pending.wait(deadline), HostName::TempUnavail);
     assert!(begun.elapsed() < Duration::from_secs(5));
@@ -361,7 +363,7 @@ fn stalled_look_ups_delay_nobody() {
     let stalls = dns(&[&silent]);
     let long = Duration::from_secs(30);
     let stalled: Vec<PendingName> = (0..300)
-        .map(|_| stalls.begin_client_name(CLIENT.parse().expect("address"), long))
+        .map(|_| stalls.begin_client_name(CLIENT.parse().expect("address"), long, || {}))
         .collect();
     let begun = Instant::now();
     assert_eq!(client_name(&dns(&[&good]), CLIENT), name("a.example"));
@@ -510,7 +512,7 @@ fn random_answers_never_panic_or_hang() {
     let dns = Dns::new(Some(&settings)).expect("resolver");
     let begun = Instant::now();
     let mut pending: Vec<PendingName> = (0..200)
-        .map(|_| dns.begin_client_name(CLIENT.parse().expect("address"), LIMIT))
+        .map(|_| dns.begin_client_name(CLIENT.parse().expect("address"), LIMIT, || {}))
         .collect();
     for pending in &mut pending {
         pending.wait(soon());

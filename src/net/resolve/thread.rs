@@ -34,10 +34,23 @@ where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,
 {
+    start_and_tell(lookup, || {})
+}
+
+/// The same; `done` is called once the answer is there.
+pub(super) fn start_and_tell<T, F>(
+    lookup: F,
+    done: impl FnOnce() + Send + 'static,
+) -> io::Result<Running<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
     let (sender, answer) = bounded(1);
     let task = handle()?.spawn(async move {
         // Nobody waits any more: nothing to do.
         let _ = sender.try_send(lookup.await);
+        done();
     });
     Ok(Running {
         answer,

@@ -1,0 +1,120 @@
+//! Who sleeps before login, by address, so that somebody can be found who makes room.
+//!
+//! A few steps for each that falls asleep or wakes; nobody is searched for.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
+
+use crate::net::address::LimitKey;
+
+/// Sessions by their numbers, which are given out in the order of accept.
+#[derive(Debug, Default)]
+pub(super) struct Sleepers {
+    by_address: HashMap<LimitKey, OfAddress>,
+    /// The address with most sleepers is the last; among equals the one whose oldest came first.
+    ranks: BTreeSet<(usize, Reverse<u64>, LimitKey)>,
+}
+
+/// The sleepers of one address.
+#[derive(Debug, Default)]
+struct OfAddress {
+    /// When each fell asleep.
+    since: BTreeMap<u64, Instant>,
+    longest: BTreeSet<(Instant, u64)>,
+}
+
+impl OfAddress {
+    fn rank(&self, address: LimitKey) -> Option<(usize, Reverse<u64>, LimitKey)> {
+        let (oldest, _) = self.since.first_key_value()?;
+        Some((self.since.len(), Reverse(*oldest), address))
+    }
+}
+
+impl Sleepers {
+    /// Somebody falls asleep.
+    pub(super) fn add(&mut self, address: LimitKey, number: u64, now: Instant) {
+        self.change(address, |sleepers| {
+            sleepers.since.insert(number, now);
+            sleepers.longest.insert((now, number));
+        });
+    }
+
+    /// Somebody wakes, or is gone.
+    pub(super) fn remove(&mut self, address: LimitKey, number: u64) {
+        self.change(address, |sleepers| {
+            if let Some(since) = sleepers.since.remove(&number) {
+                sleepers.longest.remove(&(since, number));
+            }
+        });
+    }
+
+    fn change(&mut self, address: LimitKey, change: impl FnOnce(&mut OfAddress)) {
+        let sleepers = self.by_address.entry(address).or_default();
+        if let Some(rank) = sleepers.rank(address) {
+            self.ranks.remove(&rank);
+        }
+        change(sleepers);
+        match sleepers.rank(address) {
+            Some(rank) => drop(self.ranks.insert(rank)),
+            None => drop(self.by_address.remove(&address)),
+        }
+    }
+
+    /// Of the address with most sleepers the one who was accepted first: a client that says something now
+    /// and then does not become younger by it.
+    pub(super) fn oldest_of_most(&self) -> Option<(LimitKey, u64)> {
+        let (_, Reverse(number), address) = self.ranks.last()?;
+        Some((*address, *number))
+    }
+
+    /// Of one address the one who has slept longest, if that is at least since `moment`.
+    pub(super) fn longest_of(&self, address: LimitKey, moment: Instant) -> Option<u64> {
+        let sleepers = self.by_address.get(&address)?;
+        let (since, number) = sleepers.longest.first()?;
+        (*since <= moment).then_some(*number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn address(last: u8) -> LimitKey {
+        LimitKey::Ip([192, 0, 2, last].into())
+    }
+
+    #[test]
+    fn room_is_made_by_the_address_with_most_and_there_by_the_oldest() {
+        let now = Instant::now();
+        let mut sleepers = Sleepers::default();
+        sleepers.add(address(1), 1, now);
+        sleepers.add(address(2), 3, now);
+        sleepers.add(address(2), 2, now);
+        assert_eq!(sleepers.oldest_of_most(), Some((address(2), 2)));
+        sleepers.remove(address(2), 2);
+        assert_eq!(sleepers.oldest_of_most(), Some((address(1), 1)));
+        // Who wakes and sleeps again is as old as before.
+        sleepers.remove(address(1), 1);
+        sleepers.add(address(1), 1, now + Duration::from_secs(9));
+        assert_eq!(sleepers.oldest_of_most(), Some((address(1), 1)));
+        sleepers.remove(address(1), 1);
+        sleepers.remove(address(2), 3);
+        assert_eq!(sleepers.oldest_of_most(), None);
+    }
+
+    #[test]
+    fn of_one_address_the_longest_silent_goes_once_it_is_silent_for_long() {
+        let now = Instant::now();
+        let mut sleepers = Sleepers::default();
+        sleepers.add(address(1), 2, now);
+        sleepers.add(address(1), 1, now + Duration::from_secs(1));
+        assert_eq!(sleepers.longest_of(address(1), now), Some(2));
+        let before = now.checked_sub(Duration::from_millis(1));
+        let before = before.expect("the clock runs for longer");
+        assert_eq!(sleepers.longest_of(address(1), before), None);
+        assert_eq!(sleepers.longest_of(address(2), now), None);
+    }
+}

@@ -1,0 +1,251 @@
+//! Every session of the process from accept to close, as others may see it without stopping it, and how
+//! to end one from outside.
+//!
+//! What a session knows of itself and others may see stands here and only here; the session sets it
+//! as it goes. A session that is told to end notices at its next wait for its client, or in it, and
+//! says goodbye; nobody who is at work is interrupted.
+
+use std::collections::HashMap;
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Step;
+use crate::admission::{Job, Turn};
+use crate::net::address::Address;
+use crate::net::socket::Socket;
+use crate::service::Service;
+
+/// So long a session that is to make room may still say something.
+pub(super) const MOMENT: Duration = Duration::from_millis(200);
+
+/// Why a session is ended from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The program stops.
+    Stop,
+    /// The program stops, and has waited for `shutdown_timeout`.
+    ShutdownTimeout,
+    /// The session began before a reload, `reload_timeout` ago.
+    ReloadTimeout,
+}
+
+impl Ending {
+    /// In two words, for the closing line.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Stop => "stopped",
+            Self::ShutdownTimeout => "shutdown timeout",
+            Self::ReloadTimeout => "reload timeout",
+        }
+    }
+}
+
+/// One session as others may see it.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its number, unique in the process.
+    pub number: u64,
+    /// The server that it came to.
+    pub service: Arc<Service>,
+    /// The other end of the client's socket.
+    pub peer: Address,
+    /// Our end of it.
+    pub local: Address,
+    /// When it was accepted.
+    pub accepted: Instant,
+    /// Bytes from the client to the backend in the relay, and the other way.
+    pub bytes: [AtomicU64; 2],
+    /// Whether it waits without a thread.
+    pub sleeps: AtomicBool,
+    /// Whether it is to make room for others, unless it has something to say.
+    makes_room: AtomicBool,
+    client: Arc<Socket>,
+    facts: Mutex<Facts>,
+}
+
+/// What changes while a session goes on.
+#[derive(Debug)]
+pub struct Facts {
+    /// Who the client is: the peer, or whom a trusted PROXY header names.
+    pub client: Address,
+    /// What it is doing.
+    pub step: Step,
+    /// The last login that was tried; the backend's name for it once accepted.
+    pub login: Option<Vec<u8>>,
+    /// The backend's address, once it is known.
+    pub upstream: Option<String>,
+    /// Version of TLS towards the client.
+    pub tls: Option<String>,
+    backend: Option<Arc<Socket>>,
+    ending: Option<Ending>,
+}
+
+impl Entry {
+    /// What is known now.
+    pub fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether and why it was told to end.
+    pub fn ending(&self) -> Option<Ending> {
+        self.facts().ending
+    }
+
+    /// Whether it is to make room for others, unless it has something to say.
+    pub(super) fn makes_room(&self) -> bool {
+        self.makes_room.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is logged in and its bytes pass unread.
+    pub fn is_relayed(&self) -> bool {
+        self.facts().backend.is_some()
+    }
+
+    /// Its relay begins: from now on it ends by both its sockets.
+    pub(super) fn set_backend(&self, backend: &Arc<Socket>) {
+        let mut facts = self.facts();
+        facts.backend = Some(Arc::clone(backend));
+        if facts.ending.is_some() {
+            backend.shutdown(Shutdown::Read);
+        }
+    }
+
+    /// Tells it to end in good order. The first reason counts.
+    fn end(&self, ending: Ending) {
+        let mut facts = self.facts();
+        facts.ending.get_or_insert(ending);
+        self.client.shutdown(Shutdown::Read);
+        if let Some(backend) = &facts.backend {
+            backend.shutdown(Shutdown::Read);
+        }
+    }
+
+    /// Ends it at once: nothing more is delivered.
+    fn cut(&self, ending: Ending) {
+        self.end(ending);
+        let facts = self.facts();
+        // Before its relay it has a last line to say.
+        if let Some(backend) = &facts.backend {
+            self.client.shutdown(Shutdown::Both);
+            backend.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// All sessions of the process.
+#[derive(Debug, Default)]
+pub struct Live {
+    entries: Mutex<HashMap<u64, Arc<Entry>>>,
+}
+
+impl Live {
+    /// A session that was accepted just now.
+    pub(super) fn add(
+        &self,
+        number: u64,
+        service: &Arc<Service>,
+        peer: Address,
+        client: &Arc<Socket>,
+    ) -> Arc<Entry> {
+        let entry = Arc::new(Entry {
+            number,
+            service: Arc::clone(service),
+            peer,
+            local: client.local().unwrap_or(Address::Unix),
+            accepted: Instant::now(),
+            bytes: [AtomicU64::new(0), AtomicU64::new(0)],
+            sleeps: AtomicBool::new(false),
+            makes_room: AtomicBool::new(false),
+            client: Arc::clone(client),
+            facts: Mutex::new(Facts {
+                client: peer,
+                step: Step::Initializing,
+                login: None,
+                upstream: None,
+                tls: None,
+                backend: None,
+                ending: None,
+            }),
+        });
+        self.lock().insert(number, Arc::clone(&entry));
+        entry
+    }
+
+    pub(super) fn remove(&self, number: u64) {
+        self.lock().remove(&number);
+    }
+
+    /// All sessions that there are at this moment.
+    pub fn all(&self) -> Vec<Arc<Entry>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// The session of this number.
+    pub fn find(&self, number: u64) -> Option<Arc<Entry>> {
+        self.lock().get(&number).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Entry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl super::Runtime {
+    /// Tells a session to end in good order.
+    pub fn end(&self, entry: &Entry, ending: Ending) {
+        entry.end(ending);
+        self.hibernation.wake(entry.number);
+    }
+
+    /// Ends a session at once.
+    pub fn cut(&self, entry: &Entry, ending: Ending) {
+        entry.cut(ending);
+        self.hibernation.wake(entry.number);
+    }
+
+    /// Lets these sessions make room in a moment, as far as they still sleep then: who says something
+    /// meanwhile is heard first. So a crowd of connections that come back at once, as soon as they are
+    /// closed, is held up, and not those who are behind it in line.
+    pub fn make_room(&self, sessions: &[u64]) {
+        for &number in sessions {
+            match self.live.find(number) {
+                Some(entry) if self.hibernation.wake_by(number, Instant::now() + MOMENT) => {
+                    entry.makes_room.store(true, Ordering::Relaxed);
+                }
+                _ => self.admission.stays(number),
+            }
+        }
+    }
+
+    /// Lets these sessions make room at once, as far as they sleep.
+    pub fn make_room_now(&self, sessions: &[u64]) {
+        for &number in sessions {
+            if let Some(sleeper) = self.hibernation.take(number) {
+                sleeper.make_room();
+            }
+        }
+    }
+
+    /// Queues a turn of a session.
+    pub(super) fn queue(&self, turn: Turn, job: Job) {
+        if self.admission.queue(turn, job) {
+            self.hibernation.look_soon();
+        }
+    }
+
+    /// What is due now and then; returns when it is due again.
+    pub(super) fn look_round(&self) -> Option<Duration> {
+        let (make_room, next) = self.admission.look_round();
+        self.make_room(&make_room);
+        next
+    }
+}
+
+impl Entry {
+    /// Marks whether it sleeps.
+    pub(super) fn note_sleep(&self, sleeps: bool) {
+        self.sleeps.store(sleeps, Ordering::Relaxed);
+    }
+}

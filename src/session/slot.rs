@@ -1,0 +1,47 @@
+//! A place among the logins in progress towards one backend or auth server (`admission`): taken, or waited
+//! for in line. It is given back, or the line left, when it is dropped.
+
+use std::sync::Arc;
+
+use super::Runtime;
+
+/// One session's claim.
+#[derive(Debug)]
+pub(super) struct Slot {
+    runtime: Arc<Runtime>,
+    target: String,
+    session: u64,
+    is_taken: bool,
+}
+
+impl Slot {
+    /// Nothing is taken yet.
+    pub(super) fn new(runtime: &Arc<Runtime>, target: String, session: u64) -> Self {
+        Self {
+            runtime: Arc::clone(runtime),
+            target,
+            session,
+            is_taken: false,
+        }
+    }
+
+    /// Takes the place, if there is one. If not, the session is woken when there is.
+    pub(super) fn take(&mut self) -> bool {
+        self.is_taken =
+            self.is_taken || self.runtime.admission.take_slot(&self.target, self.session);
+        self.is_taken
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let admission = &self.runtime.admission;
+        let next = match self.is_taken {
+            true => admission.release_slot(&self.target),
+            false => admission.leave_line(&self.target, self.session),
+        };
+        if let Some(next) = next {
+            self.runtime.hibernation.wake(next);
+        }
+    }
+}

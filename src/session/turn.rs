@@ -1,0 +1,195 @@
+//! How a session gets from accept through its turns to its relay or its end: a turn on a worker as far as
+//! its client lets it go, a sleep, and the next turn.
+//!
+//! What is done in a turn is the script in `run`; whose turn it is, `admission` decides; who sleeps is
+//! held by `hibernate`.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::error::{Cause, Halt};
+use super::goodbye;
+use super::hibernate::{Sleeper, Watched};
+use super::live::MOMENT;
+use super::relay::Relay;
+use super::run::{Login, Opening, Script, run};
+use super::{Runtime, Session, TlsDue};
+use crate::admission::Place;
+use crate::dialect;
+use crate::log::Severity;
+use crate::net::address::Address;
+use crate::net::client_conn::{ClientConn, Wake};
+use crate::net::socket::{Deadline, Socket};
+use crate::service::Service;
+use crate::system::threads::rename;
+
+/// A connection that was accepted and let in.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The server it came to.
+    pub service: Arc<Service>,
+    /// TLS from the first byte on.
+    pub implicit_tls: bool,
+    /// A PROXY header comes first.
+    pub proxy_protocol: bool,
+    /// The connection.
+    pub socket: Arc<Socket>,
+    /// Its other end.
+    pub peer: Address,
+    /// Its place among all sessions.
+    pub place: Place,
+}
+
+/// Begins the session of an accepted connection.
+pub fn begin(runtime: &Arc<Runtime>, arrival: Arrival) {
+    let Arrival {
+        service,
+        implicit_tls,
+        proxy_protocol,
+        socket,
+        peer,
+        place,
+    } = arrival;
+    let waits = Arc::clone(runtime.admission.waits());
+    let client = ClientConn::new(Arc::clone(&socket), service.client_buffer(), waits);
+    let dialect = dialect::begin(service.conf.protocol);
+    let mut session = Session::new(runtime, service, place, peer, &socket);
+    if implicit_tls {
+        session.tls_due = TlsDue::Implicit;
+    }
+    queue(Box::new(Script {
+        session: Box::new(session),
+        client,
+        dialect,
+        opening: Opening::new(proxy_protocol),
+        login: Login::default(),
+    }));
+}
+
+/// Asks for a turn. A client whose time runs out before the turn comes need not wait for it.
+fn queue(mut script: Box<Script>) {
+    let runtime = Arc::clone(&script.session.runtime);
+    let number = script.session.entry.number;
+    let turn = script.session.place.next_turn();
+    let is_at_client = script.login.is_at_client();
+    let deadline = is_at_client.then(|| script.session.budget.deadline());
+    let queued = Arc::new(Mutex::new(Some(script)));
+    if let Some(deadline) = deadline {
+        let late = Box::new(Queued {
+            script: Arc::clone(&queued),
+            deadline,
+        });
+        runtime.hibernation.sleep(number, &[], deadline.at, late);
+    }
+    let of_turn = Arc::clone(&runtime);
+    let turn_comes = move || {
+        if let Some(script) = take(&queued) {
+            drop(of_turn.hibernation.take(number));
+            serve(script);
+        }
+    };
+    runtime.queue(turn, Box::new(turn_comes));
+}
+
+/// A session that waits for its turn.
+struct Queued {
+    script: Arc<Mutex<Option<Box<Script>>>>,
+    deadline: Deadline,
+}
+
+impl Sleeper for Queued {
+    /// Its time is over, or it was told to end. Otherwise its turn will come.
+    fn wake(self: Box<Self>) {
+        let is_over = self.deadline.remaining().is_none();
+        let mut queued = self.script.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_told = |script: &Script| script.session.entry.ending().is_some();
+        let script = match queued.as_deref() {
+            Some(script) if is_over || is_told(script) => queued.take(),
+            _ => None,
+        };
+        drop(queued);
+        if let Some(script) = script {
+            let ending = script.session.entry.ending();
+            end(script, ending.map_or(Cause::ClientTimeout, Cause::from));
+        }
+    }
+}
+
+fn take(queued: &Mutex<Option<Box<Script>>>) -> Option<Box<Script>> {
+    queued.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// One turn of a session: as far as its client lets it go.
+fn serve(script: Box<Script>) {
+    rename(&script.session.to_string());
+    let (number, log) = (
+        script.session.entry.number,
+        script.session.service.log.clone(),
+    );
+    // A panic costs this session alone.
+    let turn = AssertUnwindSafe(|| take_turn(script));
+    if catch_unwind(turn).is_err() {
+        let text = format!("*{number} session ended by a fault in the program");
+        log.write(Severity::Alert, file!(), &text, None, None);
+    }
+}
+
+fn take_turn(mut script: Box<Script>) {
+    match run(&mut script) {
+        Ok(backend) => {
+            script.session.log_event(file!(), "client logged in");
+            Relay::begin(script.session, script.client, backend);
+        }
+        Err(Halt::Asleep(wake)) => sleep(script, wake),
+        Err(Halt::Ended(cause)) => end(script, cause),
+    }
+}
+
+fn end(script: Box<Script>, cause: Cause) {
+    let Script {
+        session,
+        client,
+        dialect,
+        ..
+    } = *script;
+    let cause = match (cause, session.entry.ending()) {
+        // Whoever ends it from outside ends its stream.
+        (Cause::ClientGone, Some(ending)) => ending.into(),
+        (cause, _) => cause,
+    };
+    let line = dialect.failure_line(&cause, session.service.auth.is_own());
+    goodbye::say(session, client, &cause, line);
+}
+
+fn sleep(mut script: Box<Script>, wake: Wake) {
+    let runtime = Arc::clone(&script.session.runtime);
+    let number = script.session.entry.number;
+    let watched = [Watched {
+        socket: Arc::clone(script.client.socket()),
+        on: wake.on,
+    }];
+    script
+        .session
+        .log(Severity::Debug, file!(), "session sleeps");
+    let mut until = wake.until;
+    if script.session.entry.makes_room() {
+        until = until.min(Instant::now() + MOMENT);
+    }
+    script.session.place.falls_asleep();
+    script.session.entry.note_sleep(true);
+    runtime.hibernation.sleep(number, &watched, until, script);
+}
+
+impl Sleeper for Script {
+    fn wake(mut self: Box<Self>) {
+        self.session.place.wakes();
+        self.session.entry.note_sleep(false);
+        self.session.log(Severity::Debug, file!(), "session wakes");
+        queue(self);
+    }
+
+    fn make_room(self: Box<Self>) {
+        end(self, Cause::MadeRoom);
+    }
+}
