@@ -28,7 +28,7 @@ const RECOVERED: Duration = Duration::from_secs(1);
 
 /// A server that a listener belongs to, and the line that says so.
 #[derive(Debug, Clone)]
-pub struct Entrance {
+pub(crate) struct Entrance {
     /// The server.
     pub service: Arc<Service>,
     /// Its `listen` line.
@@ -36,7 +36,7 @@ pub struct Entrance {
 }
 
 /// The loop that accepts on one listener, and what it needs to let connections in.
-pub struct AcceptLoop {
+pub(crate) struct AcceptLoop {
     /// The socket.
     pub listener: Arc<Listener>,
     /// Whose it is. The first takes every connection that is not to the very address of another: a
@@ -52,7 +52,7 @@ pub struct AcceptLoop {
 
 impl AcceptLoop {
     /// Accepts until it is woken.
-    pub fn run(&self) {
+    pub(crate) fn run(&self) {
         let refusals = Seldom::new();
         let mut shortage = Shortage::default();
         while self.wait(shortage.patience()) {

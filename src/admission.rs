@@ -37,7 +37,7 @@ const IN_PLACE: usize = 128;
 
 /// The limits of the process.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// `workers`
     pub workers: usize,
     /// `max_sessions`
@@ -51,11 +51,11 @@ pub struct Limits {
 }
 
 /// What is done in one turn of a session.
-pub type Job = Box<dyn FnOnce() + Send>;
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
 /// The door and the workers behind it.
 #[derive(Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     state: Mutex<State>,
     /// A session ended.
     end: Condvar,
@@ -96,7 +96,7 @@ impl std::fmt::Debug for State {
 
 /// What became of a connection.
 #[derive(Debug)]
-pub enum Entry {
+pub(crate) enum Entry {
     /// It is in.
     Admitted {
         /// Its place.
@@ -112,7 +112,7 @@ pub enum Entry {
 
 impl Admission {
     /// Nobody is inside, and a few workers wait.
-    pub fn new(limits: Limits) -> Arc<Self> {
+    pub(crate) fn new(limits: Limits) -> Arc<Self> {
         let waits = ClientWait::new(limits.client_wait, limits.send_timeout);
         Arc::new(Self {
             state: Mutex::new(State {
@@ -134,7 +134,7 @@ impl Admission {
     }
 
     /// Other limits from now on; who is inside stays.
-    pub fn set_limits(&self, limits: Limits) {
+    pub(crate) fn set_limits(&self, limits: Limits) {
         self.waits.set(limits.client_wait, limits.send_timeout);
         let mut state = self.lock();
         state.workers.set_most(limits.workers);
@@ -142,12 +142,12 @@ impl Admission {
     }
 
     /// How long workers may wait in place for clients.
-    pub fn waits(&self) -> &Arc<ClientWait> {
+    pub(crate) fn waits(&self) -> &Arc<ClientWait> {
         &self.waits
     }
 
     /// Lets a connection in, if there is room for it or somebody has to make some.
-    pub fn enter(self: &Arc<Self>, peer: Address) -> Entry {
+    pub(crate) fn enter(self: &Arc<Self>, peer: Address) -> Entry {
         let address = peer.limit_key();
         let mut state = self.lock();
         if state.stopping {
@@ -190,7 +190,7 @@ impl Admission {
     }
 
     /// Out of descriptors: names some of the oldest sleepers, who are to make room.
-    pub fn shed(&self) -> Vec<u64> {
+    pub(crate) fn shed(&self) -> Vec<u64> {
         const AT_A_TIME: usize = 16;
         let mut state = self.lock();
         let oldest = std::iter::from_fn(|| state.oldest_sleeper());
@@ -198,13 +198,13 @@ impl Admission {
     }
 
     /// A session that was to make room was no longer asleep: it stays.
-    pub fn stays(&self, number: u64) {
+    pub(crate) fn stays(&self, number: u64) {
         self.lock().forget_leaving(number);
     }
 
     /// What is due now and then: names the sessions that are to make room, lets workers go that are not
     /// needed, and says when it is to be asked again, if at all.
-    pub fn look_round(&self) -> (Vec<u64>, Option<Duration>) {
+    pub(crate) fn look_round(&self) -> (Vec<u64>, Option<Duration>) {
         let mut state = self.lock();
         let addresses: Vec<_> = state.exceeded.iter().copied().collect();
         let mut make_room = Vec::new();
@@ -219,7 +219,7 @@ impl Admission {
 
     /// Queues a turn of the session in this place. Whether there are workers to let go later
     /// (`look_round`).
-    pub fn queue(self: &Arc<Self>, turn: Turn, job: Job) -> bool {
+    pub(crate) fn queue(self: &Arc<Self>, turn: Turn, job: Job) -> bool {
         let admission = Arc::clone(self);
         let mut state = self.lock();
         state.turns.push(turn.number_of_turns, turn.address, job);
@@ -253,34 +253,34 @@ impl Admission {
     /// Takes a place among the logins in progress towards a backend or auth server: three quarters of
     /// `workers` at most. If there is none, the session stands in line, and is to be woken when
     /// `release` or `leave_line` name it.
-    pub fn take_slot(&self, target: &str, session: u64) -> bool {
+    pub(crate) fn take_slot(&self, target: &str, session: u64) -> bool {
         let mut state = self.lock();
         let most = (state.workers.most() * 3 / 4).max(1);
         state.slots.take(target, session, most)
     }
 
     /// Gives such a place back; returns who is to be woken.
-    pub fn release_slot(&self, target: &str) -> Option<u64> {
+    pub(crate) fn release_slot(&self, target: &str) -> Option<u64> {
         self.lock().slots.give_back(target)
     }
 
     /// Leaves the line; returns who is to be woken.
-    pub fn leave_line(&self, target: &str, session: u64) -> Option<u64> {
+    pub(crate) fn leave_line(&self, target: &str, session: u64) -> Option<u64> {
         self.lock().slots.leave_line(target, session)
     }
 
     /// Lets nobody in any more.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.lock().stopping = true;
     }
 
     /// Sessions from accept to close.
-    pub fn sessions(&self) -> usize {
+    pub(crate) fn sessions(&self) -> usize {
         self.lock().sessions
     }
 
     /// Waits until no session is left, or until `deadline`; whether none is.
-    pub fn wait_empty(&self, deadline: Instant) -> bool {
+    pub(crate) fn wait_empty(&self, deadline: Instant) -> bool {
         let mut state = self.lock();
         while state.sessions > 0 {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
@@ -345,14 +345,14 @@ impl State {
 
 /// Where a session stands in the queue.
 #[derive(Debug, Clone, Copy)]
-pub struct Turn {
+pub(crate) struct Turn {
     address: LimitKey,
     number_of_turns: u32,
 }
 
 /// A session's place, given back when it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub(crate) struct Place {
     admission: Arc<Admission>,
     number: u64,
     address: LimitKey,
@@ -363,12 +363,12 @@ pub struct Place {
 
 impl Place {
     /// The session's number: one for each connection of the process, in the order of accept.
-    pub fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.number
     }
 
     /// Asks for a turn.
-    pub fn next_turn(&mut self) -> Turn {
+    pub(crate) fn next_turn(&mut self) -> Turn {
         let turn = Turn {
             address: self.address,
             number_of_turns: self.turns,
@@ -378,7 +378,7 @@ impl Place {
     }
 
     /// The session is about to sleep: it may have to make room for others.
-    pub fn falls_asleep(&mut self) {
+    pub(crate) fn falls_asleep(&mut self) {
         self.sleeps = true;
         let mut state = self.admission.lock();
         if !state.leaving.contains_key(&self.number) {
@@ -389,7 +389,7 @@ impl Place {
     }
 
     /// It has something to do.
-    pub fn wakes(&mut self) {
+    pub(crate) fn wakes(&mut self) {
         if std::mem::take(&mut self.sleeps) {
             let mut state = self.admission.lock();
             state.sleepers.remove(self.address, self.number);
@@ -397,7 +397,7 @@ impl Place {
     }
 
     /// The session turned out to be another address's (`set_real_ip_from`).
-    pub fn moved_to(&mut self, address: Address) {
+    pub(crate) fn moved_to(&mut self, address: Address) {
         let before = std::mem::replace(&mut self.address, address.limit_key());
         let mut state = self.admission.lock();
         state.count(before, |here| here.all = here.all.saturating_sub(1));
@@ -410,7 +410,7 @@ impl Place {
     }
 
     /// The session is logged in: it counts for its address no more.
-    pub fn logged_in(&mut self) {
+    pub(crate) fn logged_in(&mut self) {
         self.wakes();
         self.before_login = false;
         let mut state = self.admission.lock();

@@ -31,7 +31,7 @@ const DESCRIPTORS_ASIDE: u64 = 256;
 
 /// Why the process cannot go on.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// The configuration; every mistake in it.
     Configuration(Vec<Mistake>),
     /// Anything that came later.
@@ -42,7 +42,7 @@ pub enum Failure {
 ///
 /// # Errors
 /// What kept it from starting.
-pub fn run(file: &Path) -> Result<(), Failure> {
+pub(crate) fn run(file: &Path) -> Result<(), Failure> {
     let config = config::load(file).map_err(Failure::Configuration)?;
     let mut process = start(&config).map_err(Failure::Running)?;
     process.file = Some(file.to_owned());
@@ -54,7 +54,7 @@ pub fn run(file: &Path) -> Result<(), Failure> {
 ///
 /// # Errors
 /// What kept it from starting.
-pub fn run_with(config: &Config, ready: impl FnOnce(&[Listening])) -> Result<(), Failure> {
+pub(crate) fn run_with(config: &Config, ready: impl FnOnce(&[Listening])) -> Result<(), Failure> {
     let process = start(config).map_err(Failure::Running)?;
     let listening: Vec<_> = process.fronts.iter().flat_map(Front::listening).collect();
     ready(&listening);

@@ -17,7 +17,7 @@ use crate::system::threads::spawn;
 
 /// A listener at work.
 #[derive(Debug, Clone)]
-pub struct Listening {
+pub(crate) struct Listening {
     /// NAME of its server.
     pub server: String,
     /// Where it really listens: port 0 has become a port.
@@ -25,7 +25,7 @@ pub struct Listening {
 }
 
 /// A socket and the servers that it leads to.
-pub struct Bound {
+pub(crate) struct Bound {
     listener: Arc<Listener>,
     entrances: Vec<Entrance>,
 }
@@ -35,7 +35,11 @@ pub struct Bound {
 ///
 /// # Errors
 /// What cannot be bound; then nothing has changed.
-pub fn bind(services: &[Arc<Service>], open: &[Front], log: &Log) -> Result<Vec<Bound>, String> {
+pub(crate) fn bind(
+    services: &[Arc<Service>],
+    open: &[Front],
+    log: &Log,
+) -> Result<Vec<Bound>, String> {
     let mut entrances: Vec<Entrance> = Vec::new();
     for service in services {
         let listens = service.conf.listen.iter().cloned();
@@ -129,7 +133,7 @@ impl Bound {
 }
 
 /// A listener from which a thread accepts.
-pub struct Front {
+pub(crate) struct Front {
     listener: Arc<Listener>,
     listening: Vec<Listening>,
     wake: Arc<EventFd>,
@@ -141,7 +145,7 @@ impl Front {
     ///
     /// # Errors
     /// The system has no thread or descriptor left.
-    pub fn open(bound: Bound, runtime: &Arc<Runtime>, log: &Log) -> Result<Self, String> {
+    pub(crate) fn open(bound: Bound, runtime: &Arc<Runtime>, log: &Log) -> Result<Self, String> {
         let wake = EventFd::new().map_err(|error| format!("cannot make an eventfd: {error}"))?;
         let wake = Arc::new(wake);
         let listening = bound.listening();
@@ -166,14 +170,14 @@ impl Front {
     }
 
     /// Ends accepting. The socket goes with it, unless somebody has taken it over.
-    pub fn close(self) {
+    pub(crate) fn close(self) {
         // Cannot fail: the counter does not overflow from one.
         let _ = self.wake.write(1);
         let _ = self.thread.join();
     }
 
     /// The servers that it leads to.
-    pub fn listening(&self) -> Vec<Listening> {
+    pub(crate) fn listening(&self) -> Vec<Listening> {
         self.listening.clone()
     }
 }

@@ -1,34 +1,46 @@
-//! Postern, a mail proxy for IMAP, POP3 and SMTP. A map of the code:
+//! Postern, a mail proxy for IMAP, POP3 and SMTP. Read `session::run` first: it is the script of a session,
+//! from its first byte to its relay.
 //!
-//! - `session::run` is the script of a session, from its first byte to its relay; read it first.
-//! - `protocol`: what each of the three fixes: names, ports, fixed lines.
-//! - `dialect`: the three protocols, a client-facing and a backend-facing half each; `sasl`: logins.
-//! - `auth` asks whether a login may pass; `backend` reaches the server that it belongs to.
-//! - `net`: sockets, connections, the relay, DNS, HTTP, PROXY headers; `tls`: engines without I/O.
-//! - `demo` is `postern demo`: a mail store and an auth server to try the proxy with.
-//! - `import` is `postern import-nginx`: a configuration of nginx's or Angie's mail proxy as ours.
-//! - `config` reads the file, `log` writes lines, `daemon` is the process, `cli` its arguments.
+//! A map of the code, from the process down to the system. What stands further down knows nothing of
+//! what stands above it; `.ci/arrows` makes sure of that.
 //!
-//! Everything blocks, and every wait has a deadline. One thread carries a session up to the end of
-//! its login, two threads relay it afterwards.
+//! - `cli`, `daemon`, `front`, `accept`: the process, from arguments to accepted sockets.
+//! - `session::turn`: how a session gets its turns on a worker, and sleeps in between; `session::run`: what
+//!   it does in them, up to the end of its login.
+//! - `dialect`: the three protocols, a client-facing and a backend-facing half each. `session::dial` finds a
+//!   host that serves. `session::relay` and `session::copy`: the two threads of a session that is
+//!   logged in, and how it falls silent or ends.
+//! - `session`: what a session carries along; `session::live`: all sessions as others may see and end them;
+//!   `session::hibernate`: who waits without a thread; `session::goodbye`: the end before a relay.
+//! - `admission`: who is let in, and whose turn it is; `service`: one `[server]` at work.
+//! - `auth`: a request goes in, a verdict comes out. `backend`: hosts, grants, routes, health, visits.
+//! - `sasl`: login messages. `net`: sockets and connections, DNS, HTTP, PROXY headers.
+//! - `tls`: engines without I/O. `log`, `config`, `system`, `protocol`, `secret`: on nothing else.
+//!
+//! Beside it: `demo` is `postern demo`, a mail store and an auth server to try the proxy with; `import` is
+//! `postern import-nginx`.
+//!
+//! Everything blocks, on a worker or in a relay's threads, and every wait has a deadline. Whoever waits
+//! for a client, or for a time, holds no thread.
 
-pub mod accept;
-pub mod admission;
-pub mod auth;
-pub mod backend;
 pub mod cli;
 pub mod config;
-pub mod daemon;
-pub mod demo;
-pub mod dialect;
-pub mod front;
 pub mod import;
-pub mod log;
-pub mod net;
-pub mod protocol;
-pub mod sasl;
-pub mod secret;
-pub mod service;
-pub mod session;
-pub mod system;
-pub mod tls;
+
+mod accept;
+mod admission;
+mod auth;
+mod backend;
+mod daemon;
+mod demo;
+mod dialect;
+mod front;
+mod log;
+mod net;
+mod protocol;
+mod sasl;
+mod secret;
+mod service;
+mod session;
+mod system;
+mod tls;

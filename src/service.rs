@@ -20,7 +20,7 @@ use crate::tls::{Acceptor, ClientSettings, Connector, Problem, SessionCaches};
 
 /// A server that sessions can run on.
 #[derive(Debug)]
-pub struct Service {
+pub(crate) struct Service {
     /// What the configuration says.
     pub conf: config::Server,
     /// What its protocol fixes.
@@ -55,7 +55,7 @@ pub struct Service {
 ///
 /// # Errors
 /// What is wrong, for people: a log that cannot be opened, a resolver that cannot be set up.
-pub fn build(config: &Config) -> Result<Vec<Arc<Service>>, String> {
+pub(crate) fn build(config: &Config) -> Result<Vec<Arc<Service>>, String> {
     let log = Log::open_process(
         &config.process.error_log,
         &config.process.error_log_user_tag,
@@ -76,7 +76,7 @@ pub fn build(config: &Config) -> Result<Vec<Arc<Service>>, String> {
 ///
 /// # Errors
 /// The system starts no more threads.
-pub fn visit_backends(services: &[Arc<Service>]) -> std::io::Result<Arc<Visits>> {
+pub(crate) fn visit_backends(services: &[Arc<Service>]) -> std::io::Result<Arc<Visits>> {
     let visits = Arc::new(Visits);
     let Some(first) = services.first() else {
         return Ok(visits);
@@ -183,7 +183,7 @@ impl Service {
 
     /// Reads certificates again whose files have changed, looking at most once a second. Sessions keep
     /// what they began with; a broken new file leaves the old one in use.
-    pub fn refresh_tls(&self) {
+    pub(crate) fn refresh_tls(&self) {
         if self.refreshed.allow().is_none() {
             return;
         }
@@ -205,7 +205,7 @@ impl Service {
 
     /// The capabilities that clients are told before their login: those configured, those learned, or
     /// until these are known the protocol's default.
-    pub fn capabilities(&self) -> Arc<[String]> {
+    pub(crate) fn capabilities(&self) -> Arc<[String]> {
         match self.conf.capabilities() {
             Capabilities::Fixed(items) => items.as_slice().into(),
             Capabilities::Auto => {
@@ -236,13 +236,13 @@ impl Service {
     }
 
     /// Bytes of a client's command, as the protocol's directive says.
-    pub fn client_buffer(&self) -> usize {
+    pub(crate) fn client_buffer(&self) -> usize {
         self.conf.client_buffer()
     }
 
     /// Starts looking up the name of an SMTP client, if there is a `resolver` to ask.
     /// `done` is called when it is known.
-    pub fn begin_host_name(
+    pub(crate) fn begin_host_name(
         &self,
         client: Address,
         done: impl FnOnce() + Send + 'static,

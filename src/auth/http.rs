@@ -39,7 +39,7 @@ const MEANINGFUL: [&str; 12] = [
 
 /// The auth servers of one `[server]`, in the order in which they are tried.
 #[derive(Debug)]
-pub struct AuthHttp {
+pub(crate) struct AuthHttp {
     servers: Vec<HttpClient>,
     protocol: Protocol,
     /// `auth_http_timeout`
@@ -82,7 +82,7 @@ impl Authenticator for AuthHttp {
 
 impl AuthHttp {
     /// At least one server. `connector` is for TLS towards the addresses that they name.
-    pub fn new(
+    pub(crate) fn new(
         conf: &config::Server,
         servers: Vec<HttpClient>,
         router: Arc<Router>,

@@ -3,8 +3,8 @@
 //! A file for each method of asking: a `Request` goes in, a `Verdict` comes out. What follows from it
 //! is decided in `session::run`; nothing here knows a session.
 
-pub mod http;
-pub mod passthrough;
+pub(crate) mod http;
+pub(crate) mod passthrough;
 
 use std::fmt;
 use std::io;
@@ -18,7 +18,7 @@ use crate::sasl::Credentials;
 use crate::tls::Facts;
 
 /// A method of deciding about logins.
-pub trait Authenticator: fmt::Debug + Send + Sync {
+pub(crate) trait Authenticator: fmt::Debug + Send + Sync {
     /// Decides about one login; blocks within the method's own time limit. `warn` is told of what went
     /// wrong on the way to a verdict.
     ///
@@ -37,7 +37,7 @@ pub trait Authenticator: fmt::Debug + Send + Sync {
 
 /// One login, and what is known of the client that tries it.
 #[derive(Debug)]
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// What the client presented.
     pub credentials: &'a Credentials,
     /// Which login of the session this is; the first is 1.
@@ -54,7 +54,7 @@ pub struct Request<'a> {
 
 /// A line for the log about a question that goes on.
 #[derive(Debug)]
-pub struct Warning {
+pub(crate) struct Warning {
     /// The source file that it comes from.
     pub src: &'static str,
     /// What happened.
@@ -65,7 +65,7 @@ pub struct Warning {
 
 /// Why there is no verdict.
 #[derive(Debug)]
-pub enum AuthError {
+pub(crate) enum AuthError {
     /// The auth server failed or gave an unusable answer; the text and, where there is one, the
     /// system's error.
     Service(String, Option<io::Error>),
@@ -84,7 +84,7 @@ impl fmt::Display for AuthError {
 
 /// What an authentication method says about a login.
 #[derive(Debug)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It may pass.
     Granted(Box<Grant>),
     /// It may not.
@@ -95,7 +95,7 @@ pub enum Verdict {
 
 /// A login that may not pass.
 #[derive(Debug)]
-pub struct LoginRefusal {
+pub(crate) struct LoginRefusal {
     /// What the client is told, a single line.
     pub text: Vec<u8>,
     /// Whether the text is ours: then it goes out with the protocol's code for a failed login.
@@ -111,7 +111,7 @@ pub struct LoginRefusal {
 
 impl LoginRefusal {
     /// A refusal of our own; whether the client may try again is the caller's to say.
-    pub fn ours(text: &str) -> Self {
+    pub(crate) fn ours(text: &str) -> Self {
         Self {
             text: text.as_bytes().to_vec(),
             is_ours: true,
@@ -122,7 +122,7 @@ impl LoginRefusal {
     }
 
     /// Our refusal that tells nothing but that the login failed.
-    pub fn failed() -> Self {
+    pub(crate) fn failed() -> Self {
         Self::ours("Authentication failed")
     }
 }

@@ -10,11 +10,11 @@ use crate::config;
 use crate::protocol::Protocol;
 
 /// Logins that a session may try.
-pub const ATTEMPTS: u32 = 5;
+pub(crate) const ATTEMPTS: u32 = 5;
 
 /// Passing credentials on to the backend of a route.
 #[derive(Debug)]
-pub struct Passthrough {
+pub(crate) struct Passthrough {
     router: Arc<Router>,
     protocol: Protocol,
     /// `login_domain`
@@ -27,7 +27,7 @@ pub struct Passthrough {
 
 impl Passthrough {
     /// Routes by `router`, and changes logins as the server's directives say.
-    pub fn new(conf: &config::Server, router: Arc<Router>) -> Self {
+    pub(crate) fn new(conf: &config::Server, router: Arc<Router>) -> Self {
         Self {
             router,
             protocol: conf.protocol,

@@ -22,11 +22,11 @@ const REFRESH: Duration = Duration::from_secs(3600);
 
 /// What the backends offer to the clients of one server, once they have all been asked.
 #[derive(Debug, Default)]
-pub struct Learned(RwLock<Option<Arc<[String]>>>);
+pub(crate) struct Learned(RwLock<Option<Arc<[String]>>>);
 
 impl Learned {
     /// The list, once it is known.
-    pub fn list(&self) -> Option<Arc<[String]>> {
+    pub(crate) fn list(&self) -> Option<Arc<[String]>> {
         let list = self.0.read().unwrap_or_else(PoisonError::into_inner);
         list.clone()
     }
@@ -38,7 +38,7 @@ impl Learned {
 
 /// A server that wants to know what its backends offer.
 #[derive(Debug)]
-pub struct Asker {
+pub(crate) struct Asker {
     /// NAME of its section, for the log.
     pub server: String,
     /// `server_name`: what SMTP backends are greeted with.
@@ -59,7 +59,7 @@ pub struct Asker {
 ///
 /// # Errors
 /// The system starts no more threads.
-pub fn start(asker: Asker, visits: Weak<Visits>) -> std::io::Result<()> {
+pub(crate) fn start(asker: Asker, visits: Weak<Visits>) -> std::io::Result<()> {
     // It ends by itself with the visits.
     spawn("capabilities", move || run(&asker, &visits)).map(drop)
 }
@@ -112,7 +112,7 @@ impl Asker {
 }
 
 /// What all lists have in common and a proxy can do before the login, in the first one's order.
-pub fn before_login(protocol: Protocol, lists: &[Vec<String>]) -> Vec<String> {
+pub(crate) fn before_login(protocol: Protocol, lists: &[Vec<String>]) -> Vec<String> {
     let Some((first, others)) = lists.split_first() else {
         return Vec::new();
     };

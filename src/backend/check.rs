@@ -14,7 +14,7 @@ use crate::system::threads::spawn;
 ///
 /// # Errors
 /// The system starts no more threads.
-pub fn start(
+pub(crate) fn start(
     backend: &Arc<Backend>,
     protocols: Vec<Protocol>,
     dns: Dns,

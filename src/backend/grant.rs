@@ -16,7 +16,7 @@ use crate::tls::Connector;
 
 /// To whom a login goes.
 #[derive(Debug, Clone)]
-pub enum Target {
+pub(crate) enum Target {
     /// Where the auth server said.
     Address {
         /// Host name or address, without brackets.
@@ -30,7 +30,7 @@ pub enum Target {
 
 impl Target {
     /// By what logins in progress towards it are counted.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self {
             Self::Address { host, port } => format!("{host} {port}"),
             Self::Backend(backend) => format!("backend {}", backend.conf.name),
@@ -40,7 +40,7 @@ impl Target {
 
 /// A login that may pass: to whom it goes, how that one is spoken to, and as whom.
 #[derive(Debug)]
-pub struct Grant {
+pub(crate) struct Grant {
     /// To whom it goes.
     pub target: Target,
     /// PROXY header sent there.
@@ -74,7 +74,7 @@ pub struct Grant {
 
 /// How servers are spoken to that an auth server names by their address.
 #[derive(Debug, Clone)]
-pub struct AddressSettings {
+pub(crate) struct AddressSettings {
     /// PROXY header sent there.
     pub proxy_protocol: ProxyProtocol,
     /// Whether an SMTP server is told about the client.
@@ -89,7 +89,7 @@ pub struct AddressSettings {
 
 impl Grant {
     /// A grant of what the client presented, to where the auth server said.
-    pub fn to_address(
+    pub(crate) fn to_address(
         host: String,
         port: u16,
         settings: &AddressSettings,
@@ -109,7 +109,7 @@ impl Grant {
     }
 
     /// The same, to a configured backend, which is spoken to as its section says.
-    pub fn to_backend(backend: &Arc<Backend>, credentials: &Credentials) -> Self {
+    pub(crate) fn to_backend(backend: &Arc<Backend>, credentials: &Credentials) -> Self {
         let conf = &backend.conf;
         Self {
             proxy_protocol: conf.proxy_protocol,
@@ -144,13 +144,13 @@ impl Grant {
     }
 
     /// Gives the login another password.
-    pub fn set_password(&mut self, password: &[u8]) {
+    pub(crate) fn set_password(&mut self, password: &[u8]) {
         self.secret = Some(password.into());
         self.token_of = None;
     }
 
     /// Whether there is anything to log in with.
-    pub fn has_password(&self) -> bool {
+    pub(crate) fn has_password(&self) -> bool {
         self.secret.is_some()
     }
 
@@ -158,7 +158,7 @@ impl Grant {
     ///
     /// # Errors
     /// There is nothing: the client's method shows no password, and the auth server sent none.
-    pub fn secret(&self) -> Result<&Secret, CannotLogIn> {
+    pub(crate) fn secret(&self) -> Result<&Secret, CannotLogIn> {
         self.secret
             .as_ref()
             .ok_or(CannotLogIn::NoPassword(self.method))
@@ -168,7 +168,7 @@ impl Grant {
     ///
     /// # Errors
     /// As `secret`.
-    pub fn password(&self) -> Result<&[u8], CannotLogIn> {
+    pub(crate) fn password(&self) -> Result<&[u8], CannotLogIn> {
         Ok(self.secret()?.expose())
     }
 
@@ -176,7 +176,7 @@ impl Grant {
     ///
     /// # Errors
     /// There is nothing to log in with, or the mechanism cannot carry it.
-    pub fn sasl_message(&self, mechanism: Mechanism) -> Result<Line, CannotLogIn> {
+    pub(crate) fn sasl_message(&self, mechanism: Mechanism) -> Result<Line, CannotLogIn> {
         let secret = self.secret()?;
         match mechanism {
             Mechanism::Xoauth2 => Ok(oauth::encode_xoauth2(&self.login, secret)),
@@ -191,13 +191,13 @@ impl Grant {
     }
 
     /// Whether the secret is a token that a configured backend should get as a token.
-    pub fn asks_for_token_mechanisms(&self) -> bool {
+    pub(crate) fn asks_for_token_mechanisms(&self) -> bool {
         let configured = matches!(self.target, Target::Backend(_));
         configured && self.token_of.is_some() && self.mechanism == AuthMechanism::Auto
     }
 
     /// The mechanism by which a token can go on: the client's own, or the other one.
-    pub fn token_mechanism(&self, offered: impl Fn(Mechanism) -> bool) -> Option<Mechanism> {
+    pub(crate) fn token_mechanism(&self, offered: impl Fn(Mechanism) -> bool) -> Option<Mechanism> {
         let both = match self.token_of? {
             Method::OauthBearer => [Mechanism::OauthBearer, Mechanism::Xoauth2],
             Method::Xoauth2 => [Mechanism::Xoauth2, Mechanism::OauthBearer],
@@ -209,7 +209,7 @@ impl Grant {
     }
 
     /// Whether what the client presented could be said to the backend as this grant says its own.
-    pub fn client_is_sayable(&self, protocol: Protocol, credentials: &Credentials) -> bool {
+    pub(crate) fn client_is_sayable(&self, protocol: Protocol, credentials: &Credentials) -> bool {
         let of_client = Self {
             smtp_auth: self.smtp_auth,
             mechanism: self.mechanism,
@@ -219,7 +219,7 @@ impl Grant {
     }
 
     /// Whether login and password can be said to the backend without breaking a line or a field.
-    pub fn is_sayable(&self, protocol: Protocol) -> bool {
+    pub(crate) fn is_sayable(&self, protocol: Protocol) -> bool {
         let secret = self.secret.as_ref().map(Secret::expose).unwrap_or_default();
         let fields = [
             &self.login,
@@ -248,7 +248,7 @@ impl Grant {
 
 /// Why a grant cannot be said to a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CannotLogIn {
+pub(crate) enum CannotLogIn {
     /// The client's method shows no password, and the auth server sent none.
     NoPassword(Method),
     /// SASL PLAIN separates its fields with NUL.

@@ -13,7 +13,7 @@ const REMEMBERED: usize = 1024;
 
 /// The memory of one backend.
 #[derive(Debug, Default)]
-pub struct Health {
+pub(crate) struct Health {
     /// Until when an address is tried last. It stays here until it answers again.
     failed: Mutex<HashMap<SocketAddr, Instant>>,
     turn: AtomicUsize,
@@ -21,13 +21,13 @@ pub struct Health {
 
 impl Health {
     /// Whether the address failed lately.
-    pub fn has_failed(&self, address: SocketAddr) -> bool {
+    pub(crate) fn has_failed(&self, address: SocketAddr) -> bool {
         let until = self.lock().get(&address).copied();
         until.is_some_and(|until| Instant::now() < until)
     }
 
     /// Notes a failure; true if the address was good so far.
-    pub fn failed(&self, address: SocketAddr, fail_timeout: Duration) -> bool {
+    pub(crate) fn failed(&self, address: SocketAddr, fail_timeout: Duration) -> bool {
         let mut failed = self.lock();
         if failed.len() >= REMEMBERED {
             let now = Instant::now();
@@ -42,12 +42,12 @@ impl Health {
     }
 
     /// Notes that the address answers; true if it did not before.
-    pub fn answered(&self, address: SocketAddr) -> bool {
+    pub(crate) fn answered(&self, address: SocketAddr) -> bool {
         self.lock().remove(&address).is_some()
     }
 
     /// Which of `hosts` hosts begins this time, for `balance = round_robin`.
-    pub fn next_turn(&self, hosts: usize) -> usize {
+    pub(crate) fn next_turn(&self, hosts: usize) -> usize {
         self.turn.fetch_add(1, Ordering::Relaxed) % hosts.max(1)
     }
 

@@ -1,12 +1,12 @@
 //! Reaching the mail server that a login belongs to: which one, by which of its addresses, and what
 //! is known of them.
 
-pub mod capabilities;
-pub mod check;
-pub mod grant;
-pub mod health;
-pub mod probe;
-pub mod route;
+pub(crate) mod capabilities;
+pub(crate) mod check;
+pub(crate) mod grant;
+pub(crate) mod health;
+pub(crate) mod probe;
+pub(crate) mod route;
 
 use std::net::SocketAddr;
 use std::sync::Weak;
@@ -21,14 +21,14 @@ use crate::tls::{Connector, Problem};
 use self::health::Health;
 
 /// Longest line of a backend before the relay.
-pub const BACKEND_LINE: usize = 8 * 1024;
+pub(crate) const BACKEND_LINE: usize = 8 * 1024;
 
 /// Most bytes of all answers of a backend before the relay.
-pub const BACKEND_TOTAL: usize = 64 * 1024;
+pub(crate) const BACKEND_TOTAL: usize = 64 * 1024;
 
 /// One `[backend NAME]` at work.
 #[derive(Debug)]
-pub struct Backend {
+pub(crate) struct Backend {
     /// What the configuration says.
     pub conf: config::Backend,
     /// TLS towards it; why there is none matters only where it is wanted.
@@ -40,7 +40,7 @@ pub struct Backend {
 
 /// One address to try.
 #[derive(Debug, Clone)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// The host's name, for TLS.
     pub host: String,
     /// Where it is.
@@ -49,7 +49,7 @@ pub struct Candidate {
 
 impl Backend {
     /// A backend of which nothing is known yet. Changes of its hosts go to `log`.
-    pub fn new(conf: config::Backend, log: Log) -> Self {
+    pub(crate) fn new(conf: config::Backend, log: Log) -> Self {
         let connector = Connector::new(conf.proxy_tls.clone()).map(|(connector, _)| connector);
         let connector = connector.map_err(|problems| {
             let texts: Vec<_> = problems.iter().map(Problem::to_string).collect();
@@ -68,7 +68,7 @@ impl Backend {
     ///
     /// # Errors
     /// Not one of the names has an address; the text is for people.
-    pub fn candidates(
+    pub(crate) fn candidates(
         &self,
         protocol: Protocol,
         dns: &Dns,
@@ -89,7 +89,7 @@ impl Backend {
     ///
     /// # Errors
     /// As `candidates`.
-    pub fn addresses(
+    pub(crate) fn addresses(
         &self,
         protocol: Protocol,
         dns: &Dns,
@@ -121,7 +121,7 @@ impl Backend {
     }
 
     /// Notes that an address does not serve, and says so once.
-    pub fn note_failure(&self, address: SocketAddr, reason: &str) {
+    pub(crate) fn note_failure(&self, address: SocketAddr, reason: &str) {
         if self.health.failed(address, self.conf.fail_timeout) {
             let name = &self.conf.name;
             let text = format!("backend \"{name}\": {address} is down: {reason}");
@@ -130,7 +130,7 @@ impl Backend {
     }
 
     /// Notes that an address serves, and says so if it did not before.
-    pub fn note_answer(&self, address: SocketAddr) {
+    pub(crate) fn note_answer(&self, address: SocketAddr) {
         if self.health.answered(address) {
             let text = format!("backend \"{}\": {address} is up again", self.conf.name);
             self.log.write(Severity::Notice, file!(), &text, None, None);
@@ -141,7 +141,7 @@ impl Backend {
 /// Holds the threads that visit the backends of one configuration: they end when it is dropped. Sessions
 /// that outlive a reload keep their backends, but nobody goes on asking after these.
 #[derive(Debug, Default)]
-pub struct Visits;
+pub(crate) struct Visits;
 
 /// Waits so long; false as soon as the visits are over.
 fn wait_between(visits: &Weak<Visits>, time: Duration) -> bool {

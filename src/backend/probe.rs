@@ -21,7 +21,7 @@ use crate::protocol::Protocol;
 const LINES: usize = 256;
 
 /// One visit.
-pub struct Probe {
+pub(crate) struct Probe {
     conn: Conn,
     protocol: Protocol,
     deadline: Deadline,
@@ -33,7 +33,11 @@ impl Probe {
     ///
     /// # Errors
     /// Why the host does not serve, for people.
-    pub fn greet(backend: &Backend, protocol: Protocol, host: &Candidate) -> Result<Self, String> {
+    pub(crate) fn greet(
+        backend: &Backend,
+        protocol: Protocol,
+        host: &Candidate,
+    ) -> Result<Self, String> {
         let conf = &backend.conf;
         let socket = Socket::connect(&SockAddr::from(host.address), conf.connect_timeout)
             .map_err(|error| format!("connect() failed: {error}"))?;
@@ -78,7 +82,7 @@ impl Probe {
     ///
     /// # Errors
     /// Why they are not known, for people.
-    pub fn capabilities(
+    pub(crate) fn capabilities(
         &mut self,
         backend: &Backend,
         host: &str,
@@ -108,7 +112,7 @@ impl Probe {
     }
 
     /// Says goodbye; whether it is heard does not matter.
-    pub fn leave(mut self) {
+    pub(crate) fn leave(mut self) {
         let goodbye: &[u8] = match self.protocol {
             Protocol::Imap => b"p9 LOGOUT\r\n",
             Protocol::Pop3 | Protocol::Smtp => b"QUIT\r\n",

@@ -16,7 +16,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// All routes of a configuration.
 #[derive(Debug)]
-pub struct Router {
+pub(crate) struct Router {
     backends: Vec<Arc<Backend>>,
     lines: Vec<Line>,
     looked: Mutex<Instant>,
@@ -38,7 +38,7 @@ struct Map {
 
 /// Where a login goes.
 #[derive(Debug)]
-pub enum Way {
+pub(crate) enum Way {
     /// To this backend.
     To(Arc<Backend>),
     /// Nowhere, with this text.
@@ -52,7 +52,11 @@ impl Router {
     ///
     /// # Errors
     /// A map file cannot be read, or has a mistake.
-    pub fn new(backends: Vec<Arc<Backend>>, lines: &[RouteLine], log: Log) -> Result<Self, String> {
+    pub(crate) fn new(
+        backends: Vec<Arc<Backend>>,
+        lines: &[RouteLine],
+        log: Log,
+    ) -> Result<Self, String> {
         let line = |line: &RouteLine| match line {
             RouteLine::Route(route) => Ok(Line::Route(route.clone())),
             RouteLine::Map(path) => Map::open(path, &backends).map(Line::Map),
@@ -67,7 +71,7 @@ impl Router {
     }
 
     /// The backend of this name.
-    pub fn backend(&self, name: &str) -> Option<Arc<Backend>> {
+    pub(crate) fn backend(&self, name: &str) -> Option<Arc<Backend>> {
         self.backends
             .iter()
             .find(|backend| backend.conf.name == name)
@@ -75,12 +79,12 @@ impl Router {
     }
 
     /// All backends.
-    pub fn backends(&self) -> &[Arc<Backend>] {
+    pub(crate) fn backends(&self) -> &[Arc<Backend>] {
         &self.backends
     }
 
     /// The way of a login. Case does not matter.
-    pub fn route(&self, login: &[u8]) -> Way {
+    pub(crate) fn route(&self, login: &[u8]) -> Way {
         self.refresh();
         let login = String::from_utf8_lossy(login).to_lowercase();
         if let ([], [only]) = (self.lines.as_slice(), self.backends.as_slice()) {

@@ -38,7 +38,7 @@ const WELCOME: &str = include_str!("welcome.txt");
 ///
 /// # Errors
 /// What kept it from starting.
-pub fn run(print: impl FnOnce(&str)) -> Result<(), Failure> {
+pub(crate) fn run(print: impl FnOnce(&str)) -> Result<(), Failure> {
     let store = Arc::new(Store::new());
     welcome(&store);
     let auth = start_servers(&store).map_err(Failure::Running)?;

@@ -4,9 +4,9 @@
 //! `client`, `backend` and `parse` have the same function names in all three. When which half runs
 //! is decided in `session::run`.
 
-pub mod imap;
-pub mod pop3;
-pub mod smtp;
+pub(crate) mod imap;
+pub(crate) mod pop3;
+pub(crate) mod smtp;
 
 use zeroize::Zeroizing;
 
@@ -29,7 +29,7 @@ use crate::session::{Session, Step, TlsDue};
 use crate::tls::{TlsError, TlsErrorKind};
 
 /// The dialogue of a new session.
-pub fn begin(protocol: Protocol) -> Box<dyn Dialect> {
+pub(crate) fn begin(protocol: Protocol) -> Box<dyn Dialect> {
     match protocol {
         Protocol::Imap => Box::new(imap::Imap::default()),
         Protocol::Pop3 => Box::new(pop3::Pop3::default()),
@@ -39,7 +39,7 @@ pub fn begin(protocol: Protocol) -> Box<dyn Dialect> {
 
 /// One session's dialogue. Order of calls: `greeting`; then `read_login` and `refuse_login` as often
 /// as logins fail; `log_in_to_backend` once; `failure_line` whenever the session ends with an error.
-pub trait Dialect: Send {
+pub(crate) trait Dialect: Send {
     /// The first line.
     fn greeting(&self, session: &mut Session) -> Result<Line, Cause>;
 
@@ -246,7 +246,7 @@ fn step_sasl(
 ///
 /// # Errors
 /// The connection failed, or the answer was one command too many.
-pub fn read_error_answer(
+pub(crate) fn read_error_answer(
     dialect: &mut dyn Dialect,
     session: &mut Session,
     client: &mut ClientConn,

@@ -12,7 +12,7 @@ const PIECE_LIMIT: usize = 512;
 ///
 /// Controls, `"`, `\` and invalid UTF-8 become `\xHH`. After 512 bytes follows `...(+N)`, N being the
 /// number of bytes of the original that were cut.
-pub fn escape(bytes: &[u8]) -> String {
+pub(crate) fn escape(bytes: &[u8]) -> String {
     let mut out = String::new();
     append(&mut out, bytes, PIECE_LIMIT, closes_or_misleads);
     out

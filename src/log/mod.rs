@@ -17,13 +17,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use escape::escape;
-pub use router::{hand_over, reopen};
-pub use seldom::Seldom;
+pub(crate) use escape::escape;
+pub(crate) use router::{hand_over, reopen};
+pub(crate) use seldom::Seldom;
 
 use line::Line;
 use router::Destination;
-pub use target::{LogDestination, LogFormat, LogTarget, Syslog, SyslogServer};
+pub(crate) use target::{LogDestination, LogFormat, LogTarget, Syslog, SyslogServer};
 
 /// The tag that lines of servers and sessions have besides those of `error_log_user_tag`.
 const MAIL_TAG: &str = "mail";
@@ -36,7 +36,7 @@ const DATAGRAM_LIMIT: usize = 2048;
 
 /// The targets and tags of one section; clones share them.
 #[derive(Clone)]
-pub struct Log {
+pub(crate) struct Log {
     section: Arc<Section>,
 }
 
@@ -56,17 +56,6 @@ struct Target {
 }
 
 impl Log {
-    /// Standard error in text, for the time before a configuration is read.
-    pub fn stderr(level: Severity) -> Log {
-        let target = Target {
-            destination: router::stderr(),
-            level,
-            format: LogFormat::Text,
-            syslog: None,
-        };
-        Log::of(vec![target], &[])
-    }
-
     /// The log of a server and its sessions: `error_log` and `error_log_user_tag` of its section.
     ///
     /// Opens files (appended to, created with mode 0640) and sockets, and looks up the names of syslog
@@ -74,7 +63,7 @@ impl Log {
     ///
     /// # Errors
     /// Names the file or collector that cannot be opened.
-    pub fn open(targets: &[LogTarget], tags: &[String]) -> Result<Log, String> {
+    pub(crate) fn open(targets: &[LogTarget], tags: &[String]) -> Result<Log, String> {
         let tags: Vec<&str> = [MAIL_TAG]
             .into_iter()
             .chain(tags.iter().map(String::as_str))
@@ -86,7 +75,7 @@ impl Log {
     ///
     /// # Errors
     /// Those of [`Log::open`].
-    pub fn open_process(targets: &[LogTarget], tags: &[String]) -> Result<Log, String> {
+    pub(crate) fn open_process(targets: &[LogTarget], tags: &[String]) -> Result<Log, String> {
         let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
         Log::with_tags(targets, &tags)
     }
@@ -139,7 +128,7 @@ impl Log {
     }
 
     /// Whether a line of this severity reaches any target: to be asked before a costly message is made.
-    pub fn enabled(&self, severity: Severity) -> bool {
+    pub(crate) fn enabled(&self, severity: Severity) -> bool {
         self.section.least.is_some_and(|least| severity >= least)
     }
 
@@ -147,7 +136,7 @@ impl Log {
     ///
     /// `src` is the caller's `file!()`. Text from the network that stands in `message` went through
     /// [`escape()`]. `error` is the system call that failed; `context` is there in sessions.
-    pub fn write(
+    pub(crate) fn write(
         &self,
         severity: Severity,
         src: &'static str,
@@ -256,7 +245,7 @@ impl Severity {
 
 /// What a session's line says besides its message.
 #[derive(Debug, Clone, Copy)]
-pub struct Context<'a> {
+pub(crate) struct Context<'a> {
     /// The session's number.
     pub connection: u64,
     /// The step under way (`SSL handshaking`); text puts ` while ` before it.
@@ -277,7 +266,7 @@ pub struct Context<'a> {
 
 /// The fields of the closing line; what is `None` is left out.
 #[derive(Debug, Clone, Copy)]
-pub struct Closing<'a> {
+pub(crate) struct Closing<'a> {
     /// `imap`, `pop3` or `smtp`.
     pub protocol: &'a str,
     /// Authentication method.

@@ -22,7 +22,7 @@ static DESTINATIONS: LazyLock<RwLock<HashMap<String, Weak<Destination>>>> =
 
 /// Opens every file by its name once more (USR1). What cannot be opened keeps its old descriptor and is
 /// returned, one text a file.
-pub fn reopen() -> Vec<String> {
+pub(crate) fn reopen() -> Vec<String> {
     let open: Vec<Arc<Destination>> = read().values().filter_map(Weak::upgrade).collect();
     open.iter()
         .filter_map(|destination| destination.output.reopen().err())
@@ -31,7 +31,7 @@ pub fn reopen() -> Vec<String> {
 
 /// Gives the open files that belong to root to the user that the process is about to become, so that
 /// `reopen` works afterwards. What cannot be given away is returned, one text a file.
-pub fn hand_over(user: Uid, group: Gid) -> Vec<String> {
+pub(crate) fn hand_over(user: Uid, group: Gid) -> Vec<String> {
     let open: Vec<Arc<Destination>> = read().values().filter_map(Weak::upgrade).collect();
     open.iter()
         .filter_map(|destination| destination.output.hand_over(user, group).err())
@@ -47,11 +47,6 @@ pub(super) fn open(destination: &LogDestination) -> Result<Arc<Destination>, Str
     // Without the lock: a look-up of a name may take a while, and lines must go on.
     let output = Output::open(destination)?;
     Ok(register(name, output))
-}
-
-/// Standard error, which cannot fail to open.
-pub(super) fn stderr() -> Arc<Destination> {
-    register(name_of(&LogDestination::Stderr), Output::Stderr)
 }
 
 fn register(name: String, output: Output) -> Arc<Destination> {

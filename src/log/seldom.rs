@@ -8,7 +8,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Allows at most one line a second and counts those suppressed between. Fits into a `static`.
 #[derive(Debug, Default)]
-pub struct Seldom {
+pub(crate) struct Seldom {
     state: Mutex<State>,
 }
 
@@ -20,7 +20,7 @@ struct State {
 
 impl Seldom {
     /// One that allows the next line.
-    pub const fn new() -> Seldom {
+    pub(crate) const fn new() -> Seldom {
         Seldom {
             state: Mutex::new(State {
                 last: None,
@@ -30,7 +30,7 @@ impl Seldom {
     }
 
     /// The number of lines suppressed since the last one, if a line may be written now.
-    pub fn allow(&self) -> Option<u64> {
+    pub(crate) fn allow(&self) -> Option<u64> {
         self.allow_at(Instant::now())
     }
 

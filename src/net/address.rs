@@ -9,7 +9,7 @@ use crate::config::TrustedPeer;
 
 /// One end of a connection. IPv4-mapped IPv6 addresses are always held as IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Address {
+pub(crate) enum Address {
     /// TCP.
     Ip(SocketAddr),
     /// A Unix socket; clients have no name there.
@@ -18,7 +18,7 @@ pub enum Address {
 
 impl Address {
     /// The address without its port; `None` for a Unix socket.
-    pub fn ip(self) -> Option<IpAddr> {
+    pub(crate) fn ip(self) -> Option<IpAddr> {
         match self {
             Self::Ip(address) => Some(address.ip()),
             Self::Unix => None,
@@ -26,7 +26,7 @@ impl Address {
     }
 
     /// The address with its port; `None` for a Unix socket.
-    pub fn socket(self) -> Option<SocketAddr> {
+    pub(crate) fn socket(self) -> Option<SocketAddr> {
         match self {
             Self::Ip(address) => Some(address),
             Self::Unix => None,
@@ -34,7 +34,7 @@ impl Address {
     }
 
     /// What limits per address count by: IPv4 whole, IPv6 by its /64, all Unix clients together.
-    pub fn limit_key(self) -> LimitKey {
+    pub(crate) fn limit_key(self) -> LimitKey {
         match self.ip() {
             None => LimitKey::Unix,
             Some(IpAddr::V4(ip)) => LimitKey::Ip(ip.into()),
@@ -46,7 +46,7 @@ impl Address {
     }
 
     /// Whether `set_real_ip_from` names this peer.
-    pub fn is_trusted(self, trusted: &[TrustedPeer]) -> bool {
+    pub(crate) fn is_trusted(self, trusted: &[TrustedPeer]) -> bool {
         trusted.iter().any(|peer| match (peer, self.ip()) {
             (TrustedPeer::Net(net), Some(ip)) => net.contains(&ip),
             (TrustedPeer::Unix, None) => true,
@@ -57,7 +57,7 @@ impl Address {
 
 /// Addresses that share a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum LimitKey {
+pub(crate) enum LimitKey {
     /// An IPv4 address or the first address of an IPv6 /64.
     Ip(IpAddr),
     /// Unix sockets.

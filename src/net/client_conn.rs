@@ -20,7 +20,7 @@ use crate::tls::{Engine, Facts};
 
 /// Why a wait for a client did not end well.
 #[derive(Debug)]
-pub enum Stall {
+pub(crate) enum Stall {
     /// It has not come to an end yet: to be repeated when this happens.
     Asleep(Wake),
     /// It failed.
@@ -29,7 +29,7 @@ pub enum Stall {
 
 /// What ends a sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wake {
+pub(crate) struct Wake {
     /// What the client's socket has to say.
     pub on: WaitFor,
     /// Or this moment.
@@ -39,7 +39,7 @@ pub struct Wake {
 /// How long one may wait in place for a client: one for the whole process, kept up to date by whoever
 /// hands out the workers.
 #[derive(Debug)]
-pub struct ClientWait {
+pub(crate) struct ClientWait {
     /// `client_wait`, in milliseconds.
     in_place: AtomicU64,
     /// `send_timeout`, in milliseconds.
@@ -50,7 +50,7 @@ pub struct ClientWait {
 
 impl ClientWait {
     /// The values of both directives.
-    pub fn new(in_place: Duration, send_timeout: Duration) -> Self {
+    pub(crate) fn new(in_place: Duration, send_timeout: Duration) -> Self {
         let waits = Self {
             in_place: AtomicU64::new(0),
             send_timeout: AtomicU64::new(0),
@@ -61,7 +61,7 @@ impl ClientWait {
     }
 
     /// Other values from now on.
-    pub fn set(&self, in_place: Duration, send_timeout: Duration) {
+    pub(crate) fn set(&self, in_place: Duration, send_timeout: Duration) {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         self.in_place.store(millis(in_place), Ordering::Relaxed);
         self.send_timeout
@@ -69,7 +69,7 @@ impl ClientWait {
     }
 
     /// Says whether workers are short.
-    pub fn set_crowded(&self, crowded: bool) {
+    pub(crate) fn set_crowded(&self, crowded: bool) {
         self.crowded.store(crowded, Ordering::Relaxed);
     }
 
@@ -89,7 +89,7 @@ impl ClientWait {
 
 /// A connection to a client, before its relay.
 #[derive(Debug)]
-pub struct ClientConn {
+pub(crate) struct ClientConn {
     leg: Leg,
     input: Input,
     /// Bytes that the socket has not taken yet, and until when it must have.
@@ -101,7 +101,7 @@ pub struct ClientConn {
 
 impl ClientConn {
     /// A connection whose input buffer holds `limit` bytes at most.
-    pub fn new(socket: Arc<Socket>, limit: usize, waits: Arc<ClientWait>) -> Self {
+    pub(crate) fn new(socket: Arc<Socket>, limit: usize, waits: Arc<ClientWait>) -> Self {
         Self {
             leg: Leg::new(socket),
             input: Input::new(limit),
@@ -113,48 +113,48 @@ impl ClientConn {
     }
 
     /// Gives the input buffer another limit; what was read stays.
-    pub fn set_limit(&mut self, limit: usize) {
+    pub(crate) fn set_limit(&mut self, limit: usize) {
         self.input.set_limit(limit);
     }
 
     /// Whether TLS runs on it.
-    pub fn is_tls(&self) -> bool {
+    pub(crate) fn is_tls(&self) -> bool {
         self.leg.is_tls()
     }
 
     /// What is known of its TLS.
-    pub fn tls_facts(&self) -> Option<Facts> {
+    pub(crate) fn tls_facts(&self) -> Option<Facts> {
         self.leg.tls_facts()
     }
 
     /// The socket.
-    pub fn socket(&self) -> &Arc<Socket> {
+    pub(crate) fn socket(&self) -> &Arc<Socket> {
         &self.leg.socket
     }
 
     /// What was read and not consumed.
-    pub fn buffered(&self) -> &[u8] {
+    pub(crate) fn buffered(&self) -> &[u8] {
         self.input.held()
     }
 
     /// Forgets the first `n` buffered bytes.
-    pub fn consume(&mut self, n: usize) {
+    pub(crate) fn consume(&mut self, n: usize) {
         self.input.consume(n);
     }
 
     /// Forgets everything read ahead: behind STARTTLS it is an injection attempt.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.input.clear();
     }
 
     /// Whether the input buffer can take no more.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.input.is_full()
     }
 
     /// Reads more into the buffer, at least a byte. What the client has not taken yet of what it was told
     /// goes out first: who does not listen is not listened to.
-    pub fn fill(&mut self, deadline: Deadline) -> Result<(), Stall> {
+    pub(crate) fn fill(&mut self, deadline: Deadline) -> Result<(), Stall> {
         self.flush()?;
         if self.input.is_full() {
             return Err(NetError::TooLong.into());
@@ -179,7 +179,7 @@ impl ClientConn {
     }
 
     /// Says something. What the socket does not take at once goes out with the next wait.
-    pub fn send(&mut self, data: &[u8]) -> Result<(), NetError> {
+    pub(crate) fn send(&mut self, data: &[u8]) -> Result<(), NetError> {
         let mut rest = data;
         if !self.leg.is_tls() && self.out.is_empty() {
             let wrote = self.leg.socket.write_now(data).map_err(NetError::Io)?;
@@ -196,7 +196,7 @@ impl ClientConn {
     }
 
     /// Waits until the socket has taken everything, within `send_timeout`.
-    pub fn flush(&mut self) -> Result<(), Stall> {
+    pub(crate) fn flush(&mut self) -> Result<(), Stall> {
         while !self.out.is_empty() {
             self.write_out()?;
             let Some(deadline) = self.out_deadline else {
@@ -207,11 +207,6 @@ impl ClientConn {
             }
         }
         Ok(())
-    }
-
-    /// Whether everything said has been taken.
-    pub fn is_flushed(&self) -> bool {
-        self.out.is_empty()
     }
 
     /// Writes without waiting.
@@ -236,7 +231,7 @@ impl ClientConn {
     /// Lets time pass, but ends at once when the client hangs up.
     /// A client that has already sent more commands may have ended its side in good order: then only
     /// a reset counts.
-    pub fn pause(&mut self, deadline: Deadline) -> Result<(), Stall> {
+    pub(crate) fn pause(&mut self, deadline: Deadline) -> Result<(), Stall> {
         loop {
             let what = self.hang_up();
             match self.wait(what, deadline)? {
@@ -248,7 +243,7 @@ impl ClientConn {
     }
 
     /// A wait for something that the client has no part in: asleep, unless it is gone.
-    pub fn sleep_unless_gone(&mut self, deadline: Deadline) -> Stall {
+    pub(crate) fn sleep_unless_gone(&mut self, deadline: Deadline) -> Stall {
         let what = self.hang_up();
         let seen = self.leg.socket.wait(what, Duration::ZERO);
         match seen.map_err(NetError::Io) {
@@ -263,18 +258,18 @@ impl ClientConn {
     }
 
     /// Whether there is something to read.
-    pub fn has_something_to_say(&self) -> Result<bool, NetError> {
+    pub(crate) fn has_something_to_say(&self) -> Result<bool, NetError> {
         let seen = self.leg.socket.wait(WaitFor::Data, Duration::ZERO);
         Ok(seen.map_err(NetError::Io)? == Seen::Ready)
     }
 
     /// How long one may wait in place now.
-    pub fn in_place(&self) -> Duration {
+    pub(crate) fn in_place(&self) -> Duration {
         self.waits.in_place()
     }
 
     /// What shows, while nothing is read, that the client is gone.
-    pub fn hang_up(&self) -> WaitFor {
+    pub(crate) fn hang_up(&self) -> WaitFor {
         match self.buffered().is_empty() {
             true => WaitFor::HangUp,
             false => WaitFor::Reset,
@@ -282,7 +277,7 @@ impl ClientConn {
     }
 
     /// Takes plain text that is there already into the buffer; whether there was any.
-    pub fn read_ahead(&mut self) -> Result<bool, NetError> {
+    pub(crate) fn read_ahead(&mut self) -> Result<bool, NetError> {
         if self.is_full() {
             return Ok(true);
         }
@@ -295,7 +290,7 @@ impl ClientConn {
     }
 
     /// Waits for something on the socket; `Nothing` when the time is over.
-    pub fn wait(&self, what: WaitFor, deadline: Deadline) -> Result<Seen, Stall> {
+    pub(crate) fn wait(&self, what: WaitFor, deadline: Deadline) -> Result<Seen, Stall> {
         let Some(left) = deadline.remaining() else {
             return Ok(Seen::Nothing);
         };
@@ -316,18 +311,18 @@ impl ClientConn {
 
     /// Begins a TLS handshake. What is buffered is taken for its beginning: plain text that came before
     /// is the caller's to throw away.
-    pub fn begin_tls(&mut self, engine: Box<dyn Engine>) {
+    pub(crate) fn begin_tls(&mut self, engine: Box<dyn Engine>) {
         self.handshake = Some(Handshake::new(engine, self.buffered()));
         self.input.clear();
     }
 
     /// Whether a handshake is under way.
-    pub fn is_handshaking(&self) -> bool {
+    pub(crate) fn is_handshaking(&self) -> bool {
         self.handshake.is_some()
     }
 
     /// Goes on with the handshake until it is complete.
-    pub fn handshake(&mut self, deadline: Deadline) -> Result<(), Stall> {
+    pub(crate) fn handshake(&mut self, deadline: Deadline) -> Result<(), Stall> {
         while let Some(handshake) = &mut self.handshake {
             let stepped = handshake.step(&mut self.out);
             // After an error that is an alert, for which nobody waits.
@@ -363,7 +358,7 @@ impl ClientConn {
     }
 
     /// Ends our direction of TLS (close_notify), which goes out with the next flush.
-    pub fn say_last(&mut self) {
+    pub(crate) fn say_last(&mut self) {
         self.leg.close(&mut self.out);
         // What fits goes at once; the rest is the next wait's.
         let _ = self.write_out();
@@ -371,7 +366,7 @@ impl ClientConn {
 
     /// The parts for a relay: the connection, what was read and not used, and bytes for the socket that
     /// it has not taken yet.
-    pub fn into_parts(self) -> (Leg, Zeroizing<Vec<u8>>, Vec<u8>) {
+    pub(crate) fn into_parts(self) -> (Leg, Zeroizing<Vec<u8>>, Vec<u8>) {
         (self.leg, self.input.into_held(), self.out)
     }
 }

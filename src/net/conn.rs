@@ -13,51 +13,41 @@ use super::handshake::Handshake;
 use super::input::Input;
 use super::leg::{Got, Leg, RECORD};
 use super::socket::{Deadline, Socket, Waited};
-use crate::tls::{Engine, Facts};
+use crate::tls::Engine;
 
 /// A connection before its relay.
 #[derive(Debug)]
-pub struct Conn {
+pub(crate) struct Conn {
     leg: Leg,
     input: Input,
 }
 
 impl Conn {
     /// A connection whose input buffer holds `limit` bytes at most.
-    pub fn new(socket: Arc<Socket>, limit: usize) -> Self {
+    pub(crate) fn new(socket: Arc<Socket>, limit: usize) -> Self {
         Self {
             leg: Leg::new(socket),
             input: Input::new(limit),
         }
     }
 
-    /// Whether TLS runs on it.
-    pub fn is_tls(&self) -> bool {
-        self.leg.is_tls()
-    }
-
-    /// What is known of its TLS.
-    pub fn tls_facts(&self) -> Option<Facts> {
-        self.leg.tls_facts()
-    }
-
     /// The socket, for options and addresses.
-    pub fn socket(&self) -> &Arc<Socket> {
+    pub(crate) fn socket(&self) -> &Arc<Socket> {
         &self.leg.socket
     }
 
     /// What was read and not consumed.
-    pub fn buffered(&self) -> &[u8] {
+    pub(crate) fn buffered(&self) -> &[u8] {
         self.input.held()
     }
 
     /// Forgets the first `n` buffered bytes.
-    pub fn consume(&mut self, n: usize) {
+    pub(crate) fn consume(&mut self, n: usize) {
         self.input.consume(n);
     }
 
     /// Reads more into the buffer: at least a byte, or an error.
-    pub fn fill(&mut self, deadline: Deadline) -> Result<(), NetError> {
+    pub(crate) fn fill(&mut self, deadline: Deadline) -> Result<(), NetError> {
         if self.input.is_full() {
             return Err(NetError::TooLong);
         }
@@ -69,7 +59,7 @@ impl Conn {
     }
 
     /// Waits until the buffer holds a line and returns its length, the LF included.
-    pub fn fill_line(&mut self, deadline: Deadline) -> Result<usize, NetError> {
+    pub(crate) fn fill_line(&mut self, deadline: Deadline) -> Result<usize, NetError> {
         let mut searched = 0;
         loop {
             let unsearched = &self.buffered()[searched..];
@@ -82,7 +72,7 @@ impl Conn {
     }
 
     /// Writes all of `data`.
-    pub fn send(&mut self, data: &[u8], deadline: Deadline) -> Result<(), NetError> {
+    pub(crate) fn send(&mut self, data: &[u8], deadline: Deadline) -> Result<(), NetError> {
         let mut sent = 0;
         let mut pending = Vec::new();
         while sent < data.len() || !pending.is_empty() {
@@ -94,13 +84,13 @@ impl Conn {
     }
 
     /// Whether nothing has come that nobody asked for, and the peer is still there.
-    pub fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.buffered().is_empty() && matches!(self.leg.read_now(&mut [0]), Ok(Got::TimedOut))
     }
 
     /// Runs a TLS handshake. What is buffered is taken for its beginning: plain text that came before
     /// is the caller's to throw away.
-    pub fn start_tls(
+    pub(crate) fn start_tls(
         &mut self,
         engine: Box<dyn Engine>,
         deadline: Deadline,
@@ -151,13 +141,13 @@ impl Conn {
     }
 
     /// Closes behind a last line, so that the line arrives.
-    pub fn close_after_line(self) {
+    pub(crate) fn close_after_line(self) {
         self.leg.finish(&mut Vec::new(), Duration::from_millis(200));
         self.leg.socket.close_after_line();
     }
 
     /// The connection without its input buffer, and what was still in that.
-    pub fn into_leg(self) -> (Leg, Zeroizing<Vec<u8>>) {
+    pub(crate) fn into_leg(self) -> (Leg, Zeroizing<Vec<u8>>) {
         (self.leg, self.input.into_held())
     }
 }

@@ -9,7 +9,7 @@ use crate::tls::TlsError;
 
 /// What can happen on a connection.
 #[derive(Debug)]
-pub enum NetError {
+pub(crate) enum NetError {
     /// Nothing came, or nothing could be written, within the limit of this directive.
     Timeout(&'static str),
     /// The stream ended.
@@ -39,7 +39,7 @@ impl Deadline {
     ///
     /// # Errors
     /// It is over.
-    pub fn left(&self) -> Result<Duration, NetError> {
+    pub(crate) fn left(&self) -> Result<Duration, NetError> {
         self.remaining().ok_or(NetError::Timeout(self.directive))
     }
 }

@@ -33,7 +33,7 @@ const KEPT: usize = 64;
 const KEPT_FOR: Duration = Duration::from_secs(30);
 
 /// One HTTP server.
-pub struct HttpClient {
+pub(crate) struct HttpClient {
     url: HttpUrl,
     dns: Dns,
     tls: Option<Connector>,
@@ -42,7 +42,7 @@ pub struct HttpClient {
 
 /// The head of an answer.
 #[derive(Debug)]
-pub struct Response {
+pub(crate) struct Response {
     /// Status code.
     pub status: u16,
     /// Names and values, values without spaces around them.
@@ -51,7 +51,7 @@ pub struct Response {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub enum HttpError {
+pub(crate) enum HttpError {
     /// There is no address to connect to.
     Resolve(String),
     /// Connecting failed.
@@ -66,7 +66,7 @@ pub enum HttpError {
 
 impl HttpError {
     /// The failed system call.
-    pub fn into_io(self) -> Option<io::Error> {
+    pub(crate) fn into_io(self) -> Option<io::Error> {
         match self {
             Self::Connect(error) | Self::Broken(NetError::Io(error)) => Some(error),
             _ => None,
@@ -89,7 +89,7 @@ impl fmt::Display for HttpError {
 
 impl HttpClient {
     /// A client of one server; `tls` goes with `https`.
-    pub fn new(url: HttpUrl, dns: Dns, tls: Option<Connector>) -> Self {
+    pub(crate) fn new(url: HttpUrl, dns: Dns, tls: Option<Connector>) -> Self {
         Self {
             url,
             dns,
@@ -99,7 +99,7 @@ impl HttpClient {
     }
 
     /// Who is asked, for the log.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match &self.url.host {
             HttpHost::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
             HttpHost::Tcp(host, port) => format!("{host}:{port}"),
@@ -109,7 +109,7 @@ impl HttpClient {
 
     /// Asks once. `headers` are complete lines. A kept connection that turns out to be dead is
     /// replaced by a new one.
-    pub fn get(&self, headers: &[u8], deadline: Deadline) -> Result<Response, HttpError> {
+    pub(crate) fn get(&self, headers: &[u8], deadline: Deadline) -> Result<Response, HttpError> {
         let request = self.request(headers);
         if let Some(mut conn) = self.take_kept() {
             match self.ask(&mut conn, &request, deadline) {
@@ -321,7 +321,7 @@ fn skip_body(conn: &mut Conn, body: Option<usize>, deadline: Deadline) -> bool {
 
 impl Response {
     /// The last header of this name, in any case.
-    pub fn header(&self, name: &str) -> Option<&[u8]> {
+    pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
         self.headers
             .iter()
             .rev()

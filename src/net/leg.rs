@@ -16,7 +16,7 @@ use crate::tls::{Engine, Facts, Plain, TlsError, TlsErrorKind};
 /// A socket and its TLS engine. The engine's lock is held for memory work only, never across a
 /// system call: one thread may read while another writes.
 #[derive(Debug)]
-pub struct Leg {
+pub(crate) struct Leg {
     /// The connection.
     pub socket: Arc<Socket>,
     tls: Option<Mutex<Tls>>,
@@ -32,7 +32,7 @@ struct Tls {
 
 /// What reading a leg came to.
 #[derive(Debug)]
-pub enum Got {
+pub(crate) enum Got {
     /// That many bytes of plain text.
     Bytes(usize),
     /// The peer ended its stream, in order or (with TLS) without close_notify.
@@ -46,17 +46,17 @@ pub(super) const RECORD: usize = 16 * 1024;
 
 impl Leg {
     /// A leg in plain text.
-    pub fn new(socket: Arc<Socket>) -> Self {
+    pub(crate) fn new(socket: Arc<Socket>) -> Self {
         Self { socket, tls: None }
     }
 
     /// Whether TLS runs on it.
-    pub fn is_tls(&self) -> bool {
+    pub(crate) fn is_tls(&self) -> bool {
         self.tls.is_some()
     }
 
     /// What is known of its TLS.
-    pub fn tls_facts(&self) -> Option<Facts> {
+    pub(crate) fn tls_facts(&self) -> Option<Facts> {
         self.tls.as_ref().map(|tls| lock(tls).engine.facts())
     }
 
@@ -70,7 +70,7 @@ impl Leg {
     }
 
     /// Reads plain text, waiting for `limit` at most on the socket.
-    pub fn read(&self, buf: &mut [u8], limit: Duration) -> Result<Got, NetError> {
+    pub(crate) fn read(&self, buf: &mut [u8], limit: Duration) -> Result<Got, NetError> {
         match &self.tls {
             None => plain(self.socket.read(buf, limit)),
             Some(tls) => self.read_tls(tls, buf, Some(limit)),
@@ -78,7 +78,7 @@ impl Leg {
     }
 
     /// Reads plain text, waiting for `limit` at most; zero is not at all.
-    pub fn read_for(&self, buf: &mut [u8], limit: Duration) -> Result<Got, NetError> {
+    pub(crate) fn read_for(&self, buf: &mut [u8], limit: Duration) -> Result<Got, NetError> {
         match limit.is_zero() {
             true => self.read_now(buf),
             false => self.read(buf, limit),
@@ -86,7 +86,7 @@ impl Leg {
     }
 
     /// Reads plain text that is there already, without waiting.
-    pub fn read_now(&self, buf: &mut [u8]) -> Result<Got, NetError> {
+    pub(crate) fn read_now(&self, buf: &mut [u8]) -> Result<Got, NetError> {
         match &self.tls {
             None => plain(self.socket.read_now(buf)),
             Some(tls) => self.read_tls(tls, buf, None),
@@ -144,7 +144,7 @@ impl Leg {
     /// `pending` holds bytes for the socket that go first. With TLS the whole of the returned part is
     /// encrypted, and some of it may be in `pending` then, which must be handed back unchanged with the
     /// next call.
-    pub fn write(
+    pub(crate) fn write(
         &self,
         data: &[u8],
         pending: &mut Vec<u8>,
@@ -193,7 +193,7 @@ impl Leg {
     }
 
     /// Whether the engine has something for the peer that no write has taken along yet.
-    pub fn has_output(&self) -> bool {
+    pub(crate) fn has_output(&self) -> bool {
         let has_output = |tls| lock(tls).engine.has_output();
         self.tls.as_ref().is_some_and(has_output)
     }
@@ -209,7 +209,7 @@ impl Leg {
     }
 
     /// Ends our direction: close_notify where there is TLS, then FIN.
-    pub fn finish(&self, pending: &mut Vec<u8>, limit: Duration) {
+    pub(crate) fn finish(&self, pending: &mut Vec<u8>, limit: Duration) {
         self.close(pending);
         if !pending.is_empty() {
             while let Ok(Waited::Done(n)) = self.socket.write(pending, limit) {

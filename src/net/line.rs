@@ -6,27 +6,27 @@
 use zeroize::Zeroizing;
 
 /// A line under construction; wiped, since some carry passwords.
-pub type Line = Zeroizing<Vec<u8>>;
+pub(crate) type Line = Zeroizing<Vec<u8>>;
 
 /// Bytes without CR, LF and NUL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bare<'a>(&'a [u8]);
+pub(crate) struct Bare<'a>(&'a [u8]);
 
 impl<'a> Bare<'a> {
     /// The bytes, if they may stand bare on a line.
-    pub fn new(bytes: &'a [u8]) -> Option<Self> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Option<Self> {
         let breaks = |byte: &u8| matches!(byte, b'\r' | b'\n' | 0);
         (!bytes.iter().any(breaks)).then_some(Self(bytes))
     }
 
     /// The bytes.
-    pub fn bytes(self) -> &'a [u8] {
+    pub(crate) fn bytes(self) -> &'a [u8] {
         self.0
     }
 }
 
 /// A line of these parts, CRLF added.
-pub fn line(parts: &[&[u8]]) -> Line {
+pub(crate) fn line(parts: &[&[u8]]) -> Line {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     // Exactly as long as needed: a vector that grows leaves copies behind.
     let mut line = Zeroizing::new(Vec::with_capacity(length + 2));
@@ -38,7 +38,7 @@ pub fn line(parts: &[&[u8]]) -> Line {
 }
 
 /// A line as it was read, without its CRLF or bare LF.
-pub fn without_end(line: &[u8]) -> &[u8] {
+pub(crate) fn without_end(line: &[u8]) -> &[u8] {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     line.strip_suffix(b"\r").unwrap_or(line)
 }

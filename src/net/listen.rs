@@ -12,7 +12,7 @@ use crate::config::{Keepalive, Listen, ListenAddress};
 
 /// A bound listener. A Unix socket's file goes with it.
 #[derive(Debug)]
-pub struct Listener {
+pub(crate) struct Listener {
     /// The socket; accepting from it does not block.
     pub socket: Socket,
     /// The line it was bound for.
@@ -24,7 +24,7 @@ impl Listener {
     ///
     /// # Errors
     /// The system's.
-    pub fn bind(listen: &Listen) -> io::Result<Self> {
+    pub(crate) fn bind(listen: &Listen) -> io::Result<Self> {
         let (domain, address) = match &listen.address {
             ListenAddress::Tcp(address) => {
                 (Domain::for_address(*address), SockAddr::from(*address))
@@ -65,12 +65,12 @@ impl Listener {
     }
 
     /// How the peers of what is accepted from now on are found out that are gone without a word.
-    pub fn keep_alive(&self, keepalive: Keepalive) {
+    pub(crate) fn keep_alive(&self, keepalive: Keepalive) {
         keep_alive(&self.socket, keepalive);
     }
 
     /// Where it really listens: port 0 has become a port.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match &self.listen.address {
             ListenAddress::Unix(path) => format!("unix:{}", path.display()),
             ListenAddress::Tcp(asked) => self
@@ -84,7 +84,7 @@ impl Listener {
     }
 
     /// The next connection, if there is one.
-    pub fn accept(&self) -> io::Result<(Socket, Address)> {
+    pub(crate) fn accept(&self) -> io::Result<(Socket, Address)> {
         let (socket, peer) = self.socket.accept()?;
         Ok((socket, (&peer).into()))
     }

@@ -2,16 +2,16 @@
 //!
 //! Protocol parsers and TLS engines do no I/O; they are in `dialect` and `tls`.
 
-pub mod address;
-pub mod client_conn;
-pub mod conn;
-pub mod error;
+pub(crate) mod address;
+pub(crate) mod client_conn;
+pub(crate) mod conn;
+pub(crate) mod error;
 mod handshake;
-pub mod http;
+pub(crate) mod http;
 mod input;
-pub mod leg;
-pub mod line;
-pub mod listen;
-pub mod proxy_protocol;
-pub mod resolve;
-pub mod socket;
+pub(crate) mod leg;
+pub(crate) mod line;
+pub(crate) mod listen;
+pub(crate) mod proxy_protocol;
+pub(crate) mod resolve;
+pub(crate) mod socket;

@@ -12,11 +12,11 @@ use crate::config::ProxyProtocol;
 
 /// Longest header that is accepted, in bytes: version 2 may say up to 65551, of which nobody needs
 /// more than the addresses and a few kilobytes of TLVs. A longer one is malformed.
-pub const MAX_HEADER: usize = V2_FIXED + 4096;
+pub(crate) const MAX_HEADER: usize = V2_FIXED + 4096;
 
 /// What a header says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
+pub(crate) struct Header {
     /// How it was written.
     pub version: Version,
     /// Source and destination of the client's connection, IPv4-mapped IPv6 as IPv4. `None` when the
@@ -28,7 +28,7 @@ pub struct Header {
 
 /// The two ways to write a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
+pub(crate) enum Version {
     /// One line of text.
     V1,
     /// Binary, with TLVs.
@@ -37,7 +37,7 @@ pub enum Version {
 
 /// What the bytes received so far are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Parsed {
+pub(crate) enum Parsed {
     /// The beginning of a header; call again with these bytes and more.
     Incomplete,
     /// A header, perhaps with data behind it.
@@ -51,7 +51,7 @@ pub enum Parsed {
 /// A version 1 header is `Incomplete` until its CRLF has come or 107 bytes have; version 2 only as
 /// long as some continuation is a header, and for fewer than [`MAX_HEADER`] bytes: a caller's
 /// buffer of that size is enough.
-pub fn parse(bytes: &[u8]) -> Parsed {
+pub(crate) fn parse(bytes: &[u8]) -> Parsed {
     match bytes.first() {
         None => Parsed::Incomplete,
         Some(b'P') => parse_v1(bytes),
@@ -62,7 +62,10 @@ pub fn parse(bytes: &[u8]) -> Parsed {
 
 /// Writes the header for a client's source and destination address; `None` (a Unix socket) gives
 /// `PROXY UNKNOWN` or LOCAL. Families that differ are both written as IPv6. Empty for `Off`.
-pub fn encode(version: ProxyProtocol, addresses: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
+pub(crate) fn encode(
+    version: ProxyProtocol,
+    addresses: Option<(SocketAddr, SocketAddr)>,
+) -> Vec<u8> {
     let endpoints = addresses.map(|(source, destination)| Endpoints::new(source, destination));
     match version {
         ProxyProtocol::Off => Vec::new(),

@@ -24,7 +24,7 @@ use lookup::{Failure, Resolver};
 /// The resolver of one `resolver` directive, or the system's. Cheap to clone; equal settings share
 /// one, with its cache.
 #[derive(Clone)]
-pub struct Dns {
+pub(crate) struct Dns {
     resolver: Arc<Resolver>,
     /// Whether there is a `resolver` directive.
     configured: bool,
@@ -39,7 +39,7 @@ impl Dns {
     ///
     /// # Errors
     /// `resolver = system` where resolv.conf names no server; the text is for people.
-    pub fn new(settings: Option<&config::Resolver>) -> Result<Dns, String> {
+    pub(crate) fn new(settings: Option<&config::Resolver>) -> Result<Dns, String> {
         let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
         in_use.retain(|(_, resolver)| resolver.strong_count() > 0);
         let known = in_use
@@ -67,7 +67,7 @@ impl Dns {
     /// asked, also for loopback: no hosts file, no search list. With `resolver` off the name is
     /// `[UNAVAILABLE]`.
     /// `done` is called when the answer is there, or never will be.
-    pub fn begin_client_name(
+    pub(crate) fn begin_client_name(
         &self,
         address: IpAddr,
         timeout: Duration,
@@ -98,7 +98,7 @@ impl Dns {
     ///
     /// # Errors
     /// The name cannot be one, does not exist, has no address, or nobody said so before `deadline`.
-    pub fn lookup_host(
+    pub(crate) fn lookup_host(
         &self,
         name: &str,
         port: u16,
@@ -149,7 +149,7 @@ impl fmt::Debug for Dns {
 
 /// Where a host is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostAddresses {
+pub(crate) struct HostAddresses {
     /// Never empty; in the order to try them: the families in turn, IPv6 first (RFC 8305, section 4).
     pub addresses: Vec<SocketAddr>,
     /// When to ask again.
@@ -158,7 +158,7 @@ pub struct HostAddresses {
 
 /// A client's name as XCLIENT `NAME` and `Client-Host` want it; Display writes it so.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HostName {
+pub(crate) enum HostName {
     /// The name, whose addresses include the client's: lower case letters, digits, `-` and `.`,
     /// without a final dot, at most 253 bytes.
     Name(String),
@@ -180,14 +180,14 @@ impl fmt::Display for HostName {
 
 /// A look-up of a client's name under way; dropping it ends the look-up.
 #[derive(Debug)]
-pub struct PendingName {
+pub(crate) struct PendingName {
     running: Option<thread::Running<ClientName>>,
     answer: Option<ClientName>,
 }
 
 impl PendingName {
     /// A name that needs no look-up: `[TEMPUNAVAIL]` for a Unix socket, say.
-    pub fn known(name: HostName) -> PendingName {
+    pub(crate) fn known(name: HostName) -> PendingName {
         PendingName {
             running: None,
             answer: Some(ClientName {
@@ -198,7 +198,7 @@ impl PendingName {
     }
 
     /// The name if it is there; never blocks.
-    pub fn try_get(&mut self) -> Option<HostName> {
+    pub(crate) fn try_get(&mut self) -> Option<HostName> {
         if let Some(running) = &self.running {
             match running.answer.try_recv() {
                 Ok(answer) => self.finish(answer),
@@ -210,7 +210,7 @@ impl PendingName {
     }
 
     /// Waits until `moment` for the name; whether it is there.
-    pub fn is_known_by(&mut self, moment: Instant) -> bool {
+    pub(crate) fn is_known_by(&mut self, moment: Instant) -> bool {
         if let Some(running) = &self.running {
             match running.answer.recv_deadline(moment) {
                 Ok(answer) => self.finish(answer),
@@ -223,13 +223,13 @@ impl PendingName {
 
     /// Waits for the name; `[TEMPUNAVAIL]` if it is not there at `deadline`.
     #[cfg(test)]
-    pub fn wait(&mut self, deadline: Instant) -> HostName {
+    pub(crate) fn wait(&mut self, deadline: Instant) -> HostName {
         self.is_known_by(deadline);
         self.try_get().unwrap_or(HostName::TempUnavail)
     }
 
     /// Why the name is `[TEMPUNAVAIL]`, for the log; holds text from the network.
-    pub fn failure(&self) -> Option<&str> {
+    pub(crate) fn failure(&self) -> Option<&str> {
         self.answer.as_ref()?.failure.as_deref()
     }
 
@@ -241,7 +241,7 @@ impl PendingName {
 
 /// Why a host has no addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ResolveError {
+pub(crate) enum ResolveError {
     /// Not a host name: letters, digits, `-` and `_` in labels of 63 bytes, 253 in all.
     NotAName(String),
     /// No such name, or it has no addresses of an allowed family.

@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use socket2::{SockAddr, SockRef, TcpKeepalive};
+use socket2::{SockAddr, TcpKeepalive};
 
 use super::address::Address;
 use crate::config::Keepalive;
 
 /// Until when something may take, and the directive that says so.
 #[derive(Debug, Clone, Copy)]
-pub struct Deadline {
+pub(crate) struct Deadline {
     /// The moment.
     pub at: Instant,
     /// Name of the directive it comes from, for the log.
@@ -26,7 +26,7 @@ pub struct Deadline {
 
 impl Deadline {
     /// `limit` from now on.
-    pub fn after(limit: Duration, directive: &'static str) -> Self {
+    pub(crate) fn after(limit: Duration, directive: &'static str) -> Self {
         Self {
             at: Instant::now() + limit,
             directive,
@@ -34,7 +34,7 @@ impl Deadline {
     }
 
     /// What is left; `None` when it is over.
-    pub fn remaining(&self) -> Option<Duration> {
+    pub(crate) fn remaining(&self) -> Option<Duration> {
         self.at
             .checked_duration_since(Instant::now())
             .filter(|left| !left.is_zero())
@@ -43,7 +43,7 @@ impl Deadline {
 
 /// A connected stream socket. Shared by the threads that read, write and end it.
 #[derive(Debug)]
-pub struct Socket {
+pub(crate) struct Socket {
     inner: socket2::Socket,
     /// What SO_RCVTIMEO and SO_SNDTIMEO are set to, in milliseconds: most reads need no system call
     /// to set them again.
@@ -57,7 +57,7 @@ pub struct Socket {
 
 /// What a blocking call on a socket came to.
 #[derive(Debug)]
-pub enum Waited {
+pub(crate) enum Waited {
     /// That many bytes; 0 is the end of the stream.
     Done(usize),
     /// Nothing happened in time.
@@ -66,13 +66,13 @@ pub enum Waited {
 
 impl Socket {
     /// Takes over a connected socket and makes its calls block.
-    pub fn new(inner: socket2::Socket) -> io::Result<Self> {
+    pub(crate) fn new(inner: socket2::Socket) -> io::Result<Self> {
         inner.set_nonblocking(false)?;
         Ok(Self::accepted(inner))
     }
 
     /// The same for one that was accepted, whose calls block anyway.
-    pub fn accepted(inner: socket2::Socket) -> Self {
+    pub(crate) fn accepted(inner: socket2::Socket) -> Self {
         Self {
             inner,
             read_timeout: AtomicU64::new(0),
@@ -83,7 +83,7 @@ impl Socket {
     }
 
     /// Connects within `limit`.
-    pub fn connect(address: &SockAddr, limit: Duration) -> io::Result<Self> {
+    pub(crate) fn connect(address: &SockAddr, limit: Duration) -> io::Result<Self> {
         let inner = socket2::Socket::new(address.domain(), socket2::Type::STREAM, None)?;
         if address.as_socket().is_some() {
             inner.connect_timeout(address, limit)?;
@@ -104,23 +104,18 @@ impl Socket {
         Ok(socket)
     }
 
-    /// For options that are set once.
-    pub fn options(&self) -> SockRef<'_> {
-        SockRef::from(&self.inner)
-    }
-
     /// As the function of this name.
-    pub fn keep_alive(&self, keepalive: Keepalive) {
+    pub(crate) fn keep_alive(&self, keepalive: Keepalive) {
         keep_alive(&self.inner, keepalive);
     }
 
     /// Our own end.
-    pub fn local(&self) -> io::Result<Address> {
+    pub(crate) fn local(&self) -> io::Result<Address> {
         self.inner.local_addr().map(|address| (&address).into())
     }
 
     /// Reads what is there, waiting for `limit` at most.
-    pub fn read(&self, buf: &mut [u8], limit: Duration) -> io::Result<Waited> {
+    pub(crate) fn read(&self, buf: &mut [u8], limit: Duration) -> io::Result<Waited> {
         let millis = whole_millis(limit);
         if self.read_timeout.swap(millis, Ordering::Relaxed) != millis {
             self.inner
@@ -130,7 +125,7 @@ impl Socket {
     }
 
     /// Reads what is there, waiting for `limit` at most; zero is not at all.
-    pub fn read_for(&self, buf: &mut [u8], limit: Duration) -> io::Result<Waited> {
+    pub(crate) fn read_for(&self, buf: &mut [u8], limit: Duration) -> io::Result<Waited> {
         match limit.is_zero() {
             true => self.read_now(buf),
             false => self.read(buf, limit),
@@ -138,14 +133,14 @@ impl Socket {
     }
 
     /// Reads what is there without waiting; `TimedOut` when there is nothing.
-    pub fn read_now(&self, buf: &mut [u8]) -> io::Result<Waited> {
+    pub(crate) fn read_now(&self, buf: &mut [u8]) -> io::Result<Waited> {
         use nix::sys::socket::{MsgFlags, recv};
         use std::os::fd::AsRawFd;
         retry(|| recv(self.inner.as_raw_fd(), buf, MsgFlags::MSG_DONTWAIT).map_err(io::Error::from))
     }
 
     /// Writes what fits, waiting for `limit` at most.
-    pub fn write(&self, buf: &[u8], limit: Duration) -> io::Result<Waited> {
+    pub(crate) fn write(&self, buf: &[u8], limit: Duration) -> io::Result<Waited> {
         let millis = whole_millis(limit);
         if self.write_timeout.swap(millis, Ordering::Relaxed) != millis {
             self.inner
@@ -155,7 +150,7 @@ impl Socket {
     }
 
     /// Writes what fits without waiting.
-    pub fn write_now(&self, buf: &[u8]) -> io::Result<Waited> {
+    pub(crate) fn write_now(&self, buf: &[u8]) -> io::Result<Waited> {
         use nix::sys::socket::{MsgFlags, send};
         use std::os::fd::AsRawFd;
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
@@ -163,7 +158,7 @@ impl Socket {
     }
 
     /// Waits until the socket can be read (the end of the stream included), or its peer has hung up.
-    pub fn wait(&self, what: WaitFor, limit: Duration) -> io::Result<Seen> {
+    pub(crate) fn wait(&self, what: WaitFor, limit: Duration) -> io::Result<Seen> {
         let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
         let mut fds = [PollFd::new(self.inner.as_fd(), what.flags())];
         match poll(&mut fds, timeout) {
@@ -180,21 +175,12 @@ impl Socket {
     }
 
     /// Whether it was in epoll's set before; from now on it counts as being there.
-    pub fn enter_epoll(&self) -> bool {
+    pub(crate) fn enter_epoll(&self) -> bool {
         self.in_epoll.swap(true, Ordering::AcqRel)
     }
 
-    /// Bytes that could be read at once.
-    pub fn has_unread(&self) -> bool {
-        use nix::sys::socket::{MsgFlags, recv};
-        use std::os::fd::AsRawFd;
-        let mut byte = [0];
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
-        matches!(recv(self.inner.as_raw_fd(), &mut byte, flags), Ok(1))
-    }
-
     /// Ends one or both directions; wakes whoever is blocked there.
-    pub fn shutdown(&self, how: Shutdown) {
+    pub(crate) fn shutdown(&self, how: Shutdown) {
         if how != Shutdown::Write {
             self.ends_reading.store(true, Ordering::Relaxed);
         }
@@ -203,13 +189,13 @@ impl Socket {
     }
 
     /// Whether we have ended reading ourselves.
-    pub fn ends_reading(&self) -> bool {
+    pub(crate) fn ends_reading(&self) -> bool {
         self.ends_reading.load(Ordering::Relaxed)
     }
 
     /// Ends our direction and lets the peer finish reading: a socket closed with unread input sends a
     /// reset, which can destroy the last line before it is read.
-    pub fn close_after_line(&self) {
+    pub(crate) fn close_after_line(&self) {
         const MOST: usize = 64 * 1024;
         const LONGEST: Duration = Duration::from_millis(200);
         self.shutdown(Shutdown::Write);
@@ -243,7 +229,7 @@ impl AsFd for Socket {
 /// Keepalive, which finds peers that are gone without a word. Not on Unix sockets, where the kernel
 /// knows at once. No TCP_USER_TIMEOUT: it would also end a peer that is there and does not read.
 /// What is accepted from a listener inherits its setting.
-pub fn keep_alive(socket: &socket2::Socket, keepalive: Keepalive) {
+pub(crate) fn keep_alive(socket: &socket2::Socket, keepalive: Keepalive) {
     /// 120 seconds of silence, then a probe every 30, four of them.
     const OURS: TcpKeepalive = TcpKeepalive::new()
         .with_time(Duration::from_secs(120))
@@ -279,7 +265,7 @@ pub fn keep_alive(socket: &socket2::Socket, keepalive: Keepalive) {
 
 /// What is waited for on a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WaitFor {
+pub(crate) enum WaitFor {
     /// Something to read, or a hang-up.
     Data,
     /// Room for something to write, or a reset.
@@ -306,7 +292,7 @@ impl WaitFor {
 
 /// What `Socket::wait` saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Seen {
+pub(crate) enum Seen {
     /// Time is over, or a signal came.
     Nothing,
     /// There is something to read, or room to write.
@@ -333,7 +319,7 @@ fn whole_millis(limit: Duration) -> u64 {
 
 /// Whether a failed call says that this process or system has no descriptors or memory left, which is
 /// nobody's fault at the other end.
-pub fn is_exhaustion(error: &io::Error) -> bool {
+pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
     use nix::errno::Errno;
     let codes = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
     codes

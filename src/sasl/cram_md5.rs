@@ -6,7 +6,7 @@ use super::{Credentials, Malformed, Method};
 ///
 /// # Errors
 /// No login, or no digest of 32 hex digits behind the last space.
-pub fn parse(message: &[u8], salt: &str) -> Result<Credentials, Malformed> {
+pub(crate) fn parse(message: &[u8], salt: &str) -> Result<Credentials, Malformed> {
     let space = message
         .iter()
         .rposition(|&byte| byte == b' ')

@@ -3,9 +3,9 @@
 //! No I/O and no line syntax: the dialects carry the messages, each in its own kind of line. One
 //! mechanism a file; here is what they share.
 
-pub mod cram_md5;
-pub mod oauth;
-pub mod plain;
+pub(crate) mod cram_md5;
+pub(crate) mod oauth;
+pub(crate) mod plain;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 /// Who the client says it is, and what it offers as proof.
 #[derive(Debug, Clone)]
-pub struct Credentials {
+pub(crate) struct Credentials {
     /// How it was said.
     pub method: Method,
     /// Authentication identity: the login. Empty with `Method::None`, perhaps with EXTERNAL.
@@ -32,7 +32,7 @@ pub struct Credentials {
 
 /// What an SMTP client without login has said, free of control characters.
 #[derive(Debug, Clone)]
-pub struct Envelope {
+pub(crate) struct Envelope {
     /// Its name for itself; empty if it gave none.
     pub helo: Vec<u8>,
     /// Its MAIL line.
@@ -43,7 +43,7 @@ pub struct Envelope {
 
 impl Credentials {
     /// A login without authorization identity or challenge.
-    pub fn new(method: Method, login: Vec<u8>, secret: Secret) -> Self {
+    pub(crate) fn new(method: Method, login: Vec<u8>, secret: Secret) -> Self {
         Self {
             method,
             login,
@@ -57,7 +57,7 @@ impl Credentials {
 
 /// How a client logged in, as an auth server is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
+pub(crate) enum Method {
     /// A password in the clear: PLAIN, LOGIN, USER and PASS.
     Plain,
     /// APOP (RFC 1939).
@@ -76,7 +76,7 @@ pub enum Method {
 
 impl Method {
     /// The value of `Auth-Method`.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
             Self::Apop => "apop",
@@ -89,7 +89,7 @@ impl Method {
     }
 
     /// Whether the secret is of no use to a backend, which needs a password of its own.
-    pub fn has_no_password(self) -> bool {
+    pub(crate) fn has_no_password(self) -> bool {
         match self {
             Self::Apop | Self::CramMd5 | Self::External => true,
             Self::Plain | Self::Xoauth2 | Self::OauthBearer | Self::None => false,
@@ -97,7 +97,7 @@ impl Method {
     }
 
     /// Whether an OAuth token takes the password's place.
-    pub fn is_oauth(self) -> bool {
+    pub(crate) fn is_oauth(self) -> bool {
         match self {
             Self::Xoauth2 | Self::OauthBearer => true,
             Self::Plain | Self::Apop | Self::CramMd5 | Self::External | Self::None => false,
@@ -107,7 +107,7 @@ impl Method {
 
 /// The mechanisms that a client can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mechanism {
+pub(crate) enum Mechanism {
     /// RFC 4616.
     Plain,
     /// The older way to say the same, in two answers.
@@ -124,7 +124,7 @@ pub enum Mechanism {
 
 impl Mechanism {
     /// All of them, in the order in which they are announced.
-    pub const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Plain,
         Self::Login,
         Self::CramMd5,
@@ -134,7 +134,7 @@ impl Mechanism {
     ];
 
     /// The registered name.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
             Self::Login => "LOGIN",
@@ -146,7 +146,7 @@ impl Mechanism {
     }
 
     /// The mechanism of this name, in any case.
-    pub fn by_name(name: &[u8]) -> Option<Self> {
+    pub(crate) fn by_name(name: &[u8]) -> Option<Self> {
         Self::ALL
             .into_iter()
             .find(|mechanism| name.eq_ignore_ascii_case(mechanism.name().as_bytes()))
@@ -155,11 +155,11 @@ impl Mechanism {
 
 /// The exchange cannot go on: bad base64, a malformed message, an empty login or password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed;
+pub(crate) struct Malformed;
 
 /// What comes next in an exchange.
 #[derive(Debug)]
-pub enum Next {
+pub(crate) enum Next {
     /// Send this (base64 already) and wait for the answer.
     Challenge(String),
     /// The client has said everything.
@@ -168,7 +168,7 @@ pub enum Next {
 
 /// One exchange with a client, from the command on.
 #[derive(Debug)]
-pub struct Exchange {
+pub(crate) struct Exchange {
     mechanism: Mechanism,
     salt: String,
     /// LOGIN's first answer.
@@ -177,7 +177,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// `salt` is only used by CRAM-MD5.
-    pub fn new(mechanism: Mechanism, salt: String) -> Self {
+    pub(crate) fn new(mechanism: Mechanism, salt: String) -> Self {
         Self {
             mechanism,
             salt,
@@ -186,7 +186,7 @@ impl Exchange {
     }
 
     /// Begins, with the initial response if there is one (RFC 4422, section 3; `=` is an empty one).
-    pub fn begin(&mut self, initial: Option<&[u8]>) -> Result<Next, Malformed> {
+    pub(crate) fn begin(&mut self, initial: Option<&[u8]>) -> Result<Next, Malformed> {
         match (self.mechanism, initial) {
             // The server speaks first.
             (Mechanism::CramMd5, Some(_)) => Err(Malformed),
@@ -197,7 +197,7 @@ impl Exchange {
     }
 
     /// Takes the client's answer to the last challenge, as it stands on the line.
-    pub fn answer(&mut self, encoded: &[u8]) -> Result<Next, Malformed> {
+    pub(crate) fn answer(&mut self, encoded: &[u8]) -> Result<Next, Malformed> {
         let message = Zeroizing::new(STANDARD.decode(encoded).map_err(|_| Malformed)?);
         self.take(&message)
     }
@@ -237,7 +237,7 @@ impl Exchange {
 ///
 /// # Errors
 /// The system has no random numbers.
-pub fn salt(server_name: &str) -> Result<String, getrandom::Error> {
+pub(crate) fn salt(server_name: &str) -> Result<String, getrandom::Error> {
     let random = getrandom::u64()?;
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

@@ -8,12 +8,12 @@ use crate::secret::Secret;
 const SEPARATOR: u8 = 1;
 
 /// The client's dummy answer to an error challenge of XOAUTH2.
-pub const XOAUTH2_DUMMY: &[u8] = b"";
+pub(crate) const XOAUTH2_DUMMY: &[u8] = b"";
 /// The client's dummy answer to an error challenge of OAUTHBEARER (RFC 7628, section 3.2.3).
-pub const OAUTHBEARER_DUMMY: &[u8] = b"AQ==";
+pub(crate) const OAUTHBEARER_DUMMY: &[u8] = b"AQ==";
 
 /// The dummy answer to an error challenge, of any mechanism.
-pub fn dummy_answer(mechanism: Mechanism) -> &'static [u8] {
+pub(crate) fn dummy_answer(mechanism: Mechanism) -> &'static [u8] {
     match mechanism {
         Mechanism::OauthBearer => OAUTHBEARER_DUMMY,
         Mechanism::Xoauth2 => XOAUTH2_DUMMY,
@@ -26,7 +26,7 @@ pub fn dummy_answer(mechanism: Mechanism) -> &'static [u8] {
 ///
 /// # Errors
 /// The message is anything else, or one of the two is empty.
-pub fn parse_xoauth2(message: &[u8]) -> Result<Credentials, Malformed> {
+pub(crate) fn parse_xoauth2(message: &[u8]) -> Result<Credentials, Malformed> {
     let fields = message
         .strip_suffix(&[SEPARATOR, SEPARATOR])
         .ok_or(Malformed)?;
@@ -42,7 +42,7 @@ pub fn parse_xoauth2(message: &[u8]) -> Result<Credentials, Malformed> {
 ///
 /// # Errors
 /// The message is anything else, or one of the two is empty.
-pub fn parse_oauthbearer(message: &[u8]) -> Result<Credentials, Malformed> {
+pub(crate) fn parse_oauthbearer(message: &[u8]) -> Result<Credentials, Malformed> {
     let fields = message
         .strip_suffix(&[SEPARATOR, SEPARATOR])
         .ok_or(Malformed)?;
@@ -71,7 +71,7 @@ fn credentials(method: Method, login: Vec<u8>, auth: &[u8]) -> Result<Credential
 }
 
 /// Builds XOAUTH2's message for a backend.
-pub fn encode_xoauth2(login: &[u8], token: &Secret) -> Line {
+pub(crate) fn encode_xoauth2(login: &[u8], token: &Secret) -> Line {
     message(&[
         b"user=",
         login,
@@ -82,7 +82,7 @@ pub fn encode_xoauth2(login: &[u8], token: &Secret) -> Line {
 }
 
 /// Builds OAUTHBEARER's message for a backend.
-pub fn encode_oauthbearer(login: &[u8], token: &Secret) -> Line {
+pub(crate) fn encode_oauthbearer(login: &[u8], token: &Secret) -> Line {
     let mut name = Vec::with_capacity(login.len());
     for &byte in login {
         match byte {

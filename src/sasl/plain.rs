@@ -8,7 +8,7 @@ use crate::secret::Secret;
 ///
 /// # Errors
 /// The message is anything else.
-pub fn parse(message: &[u8]) -> Result<Credentials, Malformed> {
+pub(crate) fn parse(message: &[u8]) -> Result<Credentials, Malformed> {
     let mut fields = message.split(|&byte| byte == 0);
     let (Some(authzid), Some(login), Some(password), None) =
         (fields.next(), fields.next(), fields.next(), fields.next())
@@ -26,7 +26,7 @@ pub fn parse(message: &[u8]) -> Result<Credentials, Malformed> {
 }
 
 /// Builds the message for a backend; `None` if a field has a NUL in it.
-pub fn encode(authzid: Option<&[u8]>, login: &[u8], password: &Secret) -> Option<Line> {
+pub(crate) fn encode(authzid: Option<&[u8]>, login: &[u8], password: &Secret) -> Option<Line> {
     let authzid = authzid.unwrap_or_default();
     let fields = [authzid, login, password.expose()];
     if fields.iter().any(|field| field.contains(&0)) {

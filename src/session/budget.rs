@@ -7,7 +7,7 @@ use crate::net::socket::Deadline;
 
 /// The three allowances of one session.
 #[derive(Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     deadline: Deadline,
     timeout: Duration,
     errors_left: u32,
@@ -16,7 +16,7 @@ pub struct Budget {
 
 /// Whether there was something left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Allowance {
+pub(crate) enum Allowance {
     /// Go on.
     Left,
     /// Answer with the bad-command line and close.
@@ -25,7 +25,12 @@ pub enum Allowance {
 
 impl Budget {
     /// Time runs from accept.
-    pub fn new(accepted: Instant, timeout: Duration, max_errors: u32, max_commands: u32) -> Self {
+    pub(crate) fn new(
+        accepted: Instant,
+        timeout: Duration,
+        max_errors: u32,
+        max_commands: u32,
+    ) -> Self {
         Self {
             deadline: Deadline {
                 at: accepted + timeout,
@@ -38,17 +43,17 @@ impl Budget {
     }
 
     /// Until when the client must have logged in.
-    pub fn deadline(&self) -> Deadline {
+    pub(crate) fn deadline(&self) -> Deadline {
         self.deadline
     }
 
     /// Gives the client its time once more, after a failed login.
-    pub fn restart_time(&mut self) {
+    pub(crate) fn restart_time(&mut self) {
         self.deadline = Deadline::after(self.timeout, "timeout");
     }
 
     /// Counts a line that could not be parsed: the Nth is the last.
-    pub fn count_error(&mut self) -> Allowance {
+    pub(crate) fn count_error(&mut self) -> Allowance {
         self.errors_left = self.errors_left.saturating_sub(1);
         match self.errors_left {
             0 => Allowance::Spent,
@@ -57,7 +62,7 @@ impl Budget {
     }
 
     /// Counts a command or a SASL answer: N are carried out, the next one is not.
-    pub fn count_command(&mut self) -> Allowance {
+    pub(crate) fn count_command(&mut self) -> Allowance {
         match self.commands_left {
             0 => Allowance::Spent,
             _ => {

@@ -17,7 +17,7 @@ use crate::session::error::Cause;
 use crate::session::{Session, Step};
 
 /// The addresses that a grant can go to, in the order in which they are to be tried; never empty.
-pub fn candidates(session: &Session, grant: &Grant) -> Result<Vec<Candidate>, Cause> {
+pub(crate) fn candidates(session: &Session, grant: &Grant) -> Result<Vec<Candidate>, Cause> {
     let deadline = session.login_deadline().at;
     let dns = &session.service.dns;
     let not_found =
@@ -39,7 +39,11 @@ pub fn candidates(session: &Session, grant: &Grant) -> Result<Vec<Candidate>, Ca
 }
 
 /// Connects to one address, within the login's time.
-pub fn dial(session: &mut Session, grant: &Grant, candidate: &Candidate) -> Result<Conn, Cause> {
+pub(crate) fn dial(
+    session: &mut Session,
+    grant: &Grant,
+    candidate: &Candidate,
+) -> Result<Conn, Cause> {
     session.set_step(Step::ConnectingToUpstream);
     session.set_upstream(Some(candidate.address.to_string()));
     session.upstream_host = candidate.host.clone();

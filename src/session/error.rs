@@ -16,7 +16,7 @@ use crate::tls::TlsError;
 
 /// The classes of failures.
 #[derive(Debug)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// The client said goodbye and was answered.
     Quit,
     /// The client closed the connection.
@@ -62,7 +62,7 @@ pub enum Cause {
 
 /// An answer of a backend other than the expected one.
 #[derive(Debug)]
-pub struct BackendReply {
+pub(crate) struct BackendReply {
     /// All its lines, as they came.
     pub answer: Vec<u8>,
     /// How the administrator can help, where that is known.
@@ -75,7 +75,7 @@ pub struct BackendReply {
 
 /// What a backend refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RefusalKind {
+pub(crate) enum RefusalKind {
     /// To talk at all: its greeting is none that welcomes, or it says goodbye.
     Greeting,
     /// The same, in words that must not reach a client raw (IMAP's BYE and PREAUTH).
@@ -90,7 +90,7 @@ pub enum RefusalKind {
 
 impl Cause {
     /// How loud the log is about it. What a client does is never an error.
-    pub fn severity(&self) -> Severity {
+    pub(crate) fn severity(&self) -> Severity {
         match self {
             // The closing line says it again.
             Self::Quit | Self::Refused => Severity::Debug,
@@ -109,7 +109,7 @@ impl Cause {
     }
 
     /// Whether another host of the backend may do better. A login that was refused never goes to one.
-    pub fn is_of_host(&self) -> bool {
+    pub(crate) fn is_of_host(&self) -> bool {
         match self {
             Self::BackendConnect(..) | Self::BackendTimeout => true,
             Self::BackendGone(_) | Self::BackendTls(_) => true,
@@ -124,7 +124,7 @@ impl Cause {
     }
 
     /// The failed system call, for the end of the log line.
-    pub fn io_error(&self) -> Option<&io::Error> {
+    pub(crate) fn io_error(&self) -> Option<&io::Error> {
         match self {
             Self::ClientIo(error) => Some(error),
             Self::AuthService(_, error)
@@ -135,7 +135,7 @@ impl Cause {
     }
 
     /// The class in two words, for the closing line.
-    pub fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Quit => "client quit",
             Self::ClientGone => "client closed",
@@ -227,7 +227,7 @@ impl From<NetError> for Cause {
 
 /// Why the script does not go on now.
 #[derive(Debug)]
-pub enum Halt {
+pub(crate) enum Halt {
     /// It waits for its client, or for a time: run again from the top when that has come.
     Asleep(Wake),
     /// The session is over.

@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const UNWATCHED: Duration = Duration::from_millis(100);
 
 /// Somebody who waits without a thread.
-pub trait Sleeper: Send {
+pub(crate) trait Sleeper: Send {
     /// Goes on. It must not block: it asks for a worker, or for threads of its own.
     fn wake(self: Box<Self>);
 
@@ -41,7 +41,7 @@ pub trait Sleeper: Send {
 
 /// A socket that wakes a sleeper.
 #[derive(Debug, Clone)]
-pub struct Watched {
+pub(crate) struct Watched {
     /// The socket.
     pub socket: Arc<Socket>,
     /// What it has to say.
@@ -49,7 +49,7 @@ pub struct Watched {
 }
 
 /// All sleepers of the process.
-pub struct Hibernation {
+pub(crate) struct Hibernation {
     epoll: Epoll,
     kick: EventFd,
     state: Mutex<State>,
@@ -78,7 +78,7 @@ impl Hibernation {
     ///
     /// # Errors
     /// The system has no descriptors left.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let kick = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         epoll.add(&kick, EpollEvent::new(EpollFlags::EPOLLIN, KICK))?;
@@ -91,7 +91,7 @@ impl Hibernation {
 
     /// Puts a session to sleep until one of the sockets has something to say, or until a time. It may be
     /// woken before this returns.
-    pub fn sleep(
+    pub(crate) fn sleep(
         &self,
         session: u64,
         watched: &[Watched],
@@ -139,7 +139,7 @@ impl Hibernation {
     }
 
     /// Wakes a sleeper at this moment, if it sleeps for longer; whether it sleeps at all.
-    pub fn wake_by(&self, session: u64, until: Instant) -> bool {
+    pub(crate) fn wake_by(&self, session: u64, until: Instant) -> bool {
         let mut state = self.lock();
         let Some(asleep) = state.sleepers.get_mut(&session) else {
             return false;
@@ -157,7 +157,7 @@ impl Hibernation {
     }
 
     /// Wakes a session, or if it is awake keeps it from falling asleep the next time.
-    pub fn wake(&self, session: u64) {
+    pub(crate) fn wake(&self, session: u64) {
         let mut state = self.lock();
         match state.take(session) {
             Some(sleeper) => {
@@ -169,22 +169,22 @@ impl Hibernation {
     }
 
     /// Takes a sleeper out, if it sleeps.
-    pub fn take(&self, session: u64) -> Option<Box<dyn Sleeper>> {
+    pub(crate) fn take(&self, session: u64) -> Option<Box<dyn Sleeper>> {
         self.lock().take(session)
     }
 
     /// The session has ended.
-    pub fn forget(&self, session: u64) {
+    pub(crate) fn forget(&self, session: u64) {
         self.lock().woken.remove(&session);
     }
 
     /// How many sleep.
-    pub fn sleepers(&self) -> usize {
+    pub(crate) fn sleepers(&self) -> usize {
         self.lock().sleepers.len()
     }
 
     /// The end of the process: whoever sleeps, or falls asleep, is gone, and the thread ends.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let mut state = self.lock();
         state.stopping = true;
         let sleepers = std::mem::take(&mut state.sleepers);
@@ -196,7 +196,7 @@ impl Hibernation {
     }
 
     /// Wakes sleepers until it is stopped. Runs on a thread of its own.
-    pub fn run(runtime: &Runtime) {
+    pub(crate) fn run(runtime: &Runtime) {
         let this = &runtime.hibernation;
         let mut events = [EpollEvent::empty(); 256];
         while let Some(timeout) = this.timeout() {

@@ -22,7 +22,7 @@ pub(super) const MOMENT: Duration = Duration::from_millis(200);
 
 /// Why a session is ended from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// The program stops.
     Stop,
     /// The program stops, and has waited for `shutdown_timeout`.
@@ -33,7 +33,7 @@ pub enum Ending {
 
 impl Ending {
     /// In two words, for the closing line.
-    pub fn reason(self) -> &'static str {
+    pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Stop => "stopped",
             Self::ShutdownTimeout => "shutdown timeout",
@@ -44,7 +44,7 @@ impl Ending {
 
 /// One session as others may see it.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Its number, unique in the process.
     pub number: u64,
     /// The server that it came to.
@@ -67,7 +67,7 @@ pub struct Entry {
 
 /// What changes while a session goes on.
 #[derive(Debug)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// Who the client is: the peer, or whom a trusted PROXY header names.
     pub client: Address,
     /// What it is doing.
@@ -84,12 +84,12 @@ pub struct Facts {
 
 impl Entry {
     /// What is known now.
-    pub fn facts(&self) -> MutexGuard<'_, Facts> {
+    pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether and why it was told to end.
-    pub fn ending(&self) -> Option<Ending> {
+    pub(crate) fn ending(&self) -> Option<Ending> {
         self.facts().ending
     }
 
@@ -99,7 +99,7 @@ impl Entry {
     }
 
     /// Whether it is logged in and its bytes pass unread.
-    pub fn is_relayed(&self) -> bool {
+    pub(crate) fn is_relayed(&self) -> bool {
         self.facts().backend.is_some()
     }
 
@@ -136,7 +136,7 @@ impl Entry {
 
 /// All sessions of the process.
 #[derive(Debug, Default)]
-pub struct Live {
+pub(crate) struct Live {
     entries: Mutex<HashMap<u64, Arc<Entry>>>,
 }
 
@@ -178,12 +178,12 @@ impl Live {
     }
 
     /// All sessions that there are at this moment.
-    pub fn all(&self) -> Vec<Arc<Entry>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Entry>> {
         self.lock().values().cloned().collect()
     }
 
     /// The session of this number.
-    pub fn find(&self, number: u64) -> Option<Arc<Entry>> {
+    pub(crate) fn find(&self, number: u64) -> Option<Arc<Entry>> {
         self.lock().get(&number).cloned()
     }
 
@@ -194,13 +194,13 @@ impl Live {
 
 impl super::Runtime {
     /// Tells a session to end in good order.
-    pub fn end(&self, entry: &Entry, ending: Ending) {
+    pub(crate) fn end(&self, entry: &Entry, ending: Ending) {
         entry.end(ending);
         self.hibernation.wake(entry.number);
     }
 
     /// Ends a session at once.
-    pub fn cut(&self, entry: &Entry, ending: Ending) {
+    pub(crate) fn cut(&self, entry: &Entry, ending: Ending) {
         entry.cut(ending);
         self.hibernation.wake(entry.number);
     }
@@ -208,7 +208,7 @@ impl super::Runtime {
     /// Lets these sessions make room in a moment, as far as they still sleep then: who says something
     /// meanwhile is heard first. So a crowd of connections that come back at once, as soon as they are
     /// closed, is held up, and not those who are behind it in line.
-    pub fn make_room(&self, sessions: &[u64]) {
+    pub(crate) fn make_room(&self, sessions: &[u64]) {
         for &number in sessions {
             match self.live.find(number) {
                 Some(entry) if self.hibernation.wake_by(number, Instant::now() + MOMENT) => {
@@ -220,7 +220,7 @@ impl super::Runtime {
     }
 
     /// Lets these sessions make room at once, as far as they sleep.
-    pub fn make_room_now(&self, sessions: &[u64]) {
+    pub(crate) fn make_room_now(&self, sessions: &[u64]) {
         for &number in sessions {
             if let Some(sleeper) = self.hibernation.take(number) {
                 sleeper.make_room();

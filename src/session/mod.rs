@@ -2,17 +2,17 @@
 //!
 //! The course of events is in `run`, how it gets its turns in `turn`; this is what it carries along.
 
-pub mod budget;
+pub(crate) mod budget;
 mod copy;
-pub mod dial;
-pub mod error;
+pub(crate) mod dial;
+pub(crate) mod error;
 mod goodbye;
-pub mod hibernate;
-pub mod live;
+pub(crate) mod hibernate;
+pub(crate) mod live;
 mod relay;
 mod run;
 mod slot;
-pub mod turn;
+pub(crate) mod turn;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use crate::admission::{Admission, Limits, Place};
 use crate::backend::grant::Grant;
-use crate::log::{Closing, Context, Severity};
+use crate::log::{Closing, Context, Severity, escape};
 use crate::net::address::Address;
 use crate::net::client_conn::ClientConn;
 use crate::net::conn::Conn;
@@ -40,8 +40,7 @@ use self::live::{Entry, Live};
 
 /// What a session is doing; names the moment in the log, and steers nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "`action` says what each is")]
-pub enum Step {
+pub(crate) enum Step {
     Initializing,
     ReadingProxyProtocol,
     SslHandshaking,
@@ -68,7 +67,7 @@ pub enum Step {
 
 impl Step {
     /// The words after "while" in a log line.
-    pub fn action(self) -> &'static str {
+    pub(crate) fn action(self) -> &'static str {
         match self {
             Self::Initializing => "initializing session",
             Self::ReadingProxyProtocol => "reading PROXY protocol",
@@ -98,7 +97,7 @@ impl Step {
 
 /// What all sessions of the process share.
 #[derive(Debug)]
-pub struct Runtime {
+pub(crate) struct Runtime {
     /// Who is let in, and whose turn it is.
     pub admission: Arc<Admission>,
     /// Who waits without a thread.
@@ -115,7 +114,7 @@ impl Runtime {
     ///
     /// # Errors
     /// The system has no descriptors or threads left.
-    pub fn start(limits: Limits) -> std::io::Result<Arc<Self>> {
+    pub(crate) fn start(limits: Limits) -> std::io::Result<Arc<Self>> {
         let runtime = Arc::new(Self {
             admission: Admission::new(limits),
             hibernation: Hibernation::new()?,
@@ -130,7 +129,7 @@ impl Runtime {
 
 /// Why the client's next bytes belong to a TLS handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TlsDue {
+pub(crate) enum TlsDue {
     /// They do not.
     No,
     /// The listener wants TLS from the first byte.
@@ -141,7 +140,7 @@ pub enum TlsDue {
 
 /// One client connection. What others may see of it is in its `entry`.
 #[derive(Debug)]
-pub struct Session {
+pub(crate) struct Session {
     /// What it shares with all others.
     pub runtime: Arc<Runtime>,
     /// The server that it came to.
@@ -179,7 +178,7 @@ pub struct Session {
 
 impl Session {
     /// A session in this place, whose client is at the other end of `socket`.
-    pub fn new(
+    pub(crate) fn new(
         runtime: &Arc<Runtime>,
         service: Arc<Service>,
         place: Place,
@@ -217,7 +216,7 @@ impl Session {
     }
 
     /// Ends the session, if it was told to from outside.
-    pub fn end_if_told(&self) -> Result<(), Cause> {
+    pub(crate) fn end_if_told(&self) -> Result<(), Cause> {
         match self.entry.ending() {
             Some(ending) => Err(ending.into()),
             None => Ok(()),
@@ -225,50 +224,45 @@ impl Session {
     }
 
     /// Who the client is: the peer, or whom a trusted PROXY header names.
-    pub fn client(&self) -> Address {
+    pub(crate) fn client(&self) -> Address {
         self.entry.facts().client
     }
 
     /// Our end of the client's connection.
-    pub fn local(&self) -> Address {
+    pub(crate) fn local(&self) -> Address {
         self.entry.local
     }
 
     /// When it was accepted.
-    pub fn accepted(&self) -> Instant {
+    pub(crate) fn accepted(&self) -> Instant {
         self.entry.accepted
     }
 
-    /// What it is doing.
-    pub fn step(&self) -> Step {
-        self.entry.facts().step
-    }
-
     /// Says what it is about to do; returns what it did before.
-    pub fn set_step(&self, step: Step) -> Step {
+    pub(crate) fn set_step(&self, step: Step) -> Step {
         std::mem::replace(&mut self.entry.facts().step, step)
     }
 
     /// The login that is tried, or the backend's name for it; none if it is empty.
-    pub fn set_login(&self, login: &[u8]) {
+    pub(crate) fn set_login(&self, login: &[u8]) {
         let login = Some(login.to_vec()).filter(|login| !login.is_empty());
         self.entry.facts().login = login;
     }
 
     /// The backend that is talked to.
-    pub fn set_upstream(&self, upstream: Option<String>) {
+    pub(crate) fn set_upstream(&self, upstream: Option<String>) {
         self.entry.facts().upstream = upstream;
     }
 
     /// The time for the whole backend login runs from here.
-    pub fn begin_login(&mut self) {
+    pub(crate) fn begin_login(&mut self) {
         self.login_deadline = Some(Deadline::after(self.service.conf.timeout, "timeout"));
         self.host_deadline = None;
         self.greeted_deadline = None;
     }
 
     /// What is left of that time is shared by this many hosts; the share of the first runs from here.
-    pub fn begin_host(&mut self, hosts: usize) {
+    pub(crate) fn begin_host(&mut self, hosts: usize) {
         let login = self.login_deadline.unwrap_or(self.budget.deadline());
         let hosts = u32::try_from(hosts).unwrap_or(u32::MAX).max(1);
         let share = login.remaining().unwrap_or_default() / hosts;
@@ -277,7 +271,7 @@ impl Session {
     }
 
     /// Until it has greeted, the host has this long at most.
-    pub fn limit_connect(&mut self, limit: Duration) {
+    pub(crate) fn limit_connect(&mut self, limit: Duration) {
         let share = self.login_deadline();
         let own = Deadline::after(limit, "connect_timeout");
         if own.at < share.at {
@@ -286,7 +280,7 @@ impl Session {
     }
 
     /// The host has greeted: what is left of its share of the time holds.
-    pub fn host_has_greeted(&mut self) {
+    pub(crate) fn host_has_greeted(&mut self) {
         if self.greeted_deadline.is_some() {
             self.host_deadline = self.greeted_deadline.take();
         }
@@ -294,19 +288,19 @@ impl Session {
 
     /// The backend has the credentials, and all of the login's time to judge them: servers answer a
     /// wrong password late on purpose, which must not look like a host that is down.
-    pub fn credentials_are_out(&mut self) {
+    pub(crate) fn credentials_are_out(&mut self) {
         self.host_deadline = None;
         self.greeted_deadline = None;
     }
 
     /// Until when the backend's next answer must have come.
-    pub fn login_deadline(&self) -> Deadline {
+    pub(crate) fn login_deadline(&self) -> Deadline {
         let deadline = self.host_deadline.or(self.login_deadline);
         deadline.unwrap_or(self.budget.deadline())
     }
 
     /// Runs the client's TLS handshake, if one is due, and judges its certificate.
-    pub fn start_tls(&mut self, client: &mut ClientConn) -> Result<(), Halt> {
+    pub(crate) fn start_tls(&mut self, client: &mut ClientConn) -> Result<(), Halt> {
         if self.tls_due == TlsDue::No {
             return Ok(());
         }
@@ -337,7 +331,7 @@ impl Session {
 
     /// Runs the TLS handshake with a backend, behind STARTTLS or at once. A byte that came before it is an
     /// attempt to have something believed that was never encrypted.
-    pub fn start_backend_tls(&self, backend: &mut Conn, grant: &Grant) -> Result<(), Cause> {
+    pub(crate) fn start_backend_tls(&self, backend: &mut Conn, grant: &Grant) -> Result<(), Cause> {
         self.set_step(Step::SslHandshaking);
         if !backend.buffered().is_empty() {
             return Err(Cause::BackendTls(TlsError::new(
@@ -354,7 +348,7 @@ impl Session {
     }
 
     /// The challenge of APOP and CRAM-MD5, one for the whole session.
-    pub fn salt(&mut self) -> Result<String, Cause> {
+    pub(crate) fn salt(&mut self) -> Result<String, Cause> {
         if let Some(salt) = &self.salt {
             return Ok(salt.clone());
         }
@@ -366,7 +360,7 @@ impl Session {
 
     /// Starts looking the client's host name up, where the server wants it. The session is woken when it
     /// is known.
-    pub fn begin_host_name(&mut self) {
+    pub(crate) fn begin_host_name(&mut self) {
         let (runtime, number) = (Arc::downgrade(&self.runtime), self.entry.number);
         let wake = move || {
             if let Some(runtime) = runtime.upgrade() {
@@ -377,7 +371,7 @@ impl Session {
     }
 
     /// Sleeps until the client's host name has been looked up, or could not be in time.
-    pub fn await_host_name(&mut self, client: &mut ClientConn) -> Result<(), Halt> {
+    pub(crate) fn await_host_name(&mut self, client: &mut ClientConn) -> Result<(), Halt> {
         let limit = 2 * self.service.conf.resolver_timeout;
         let step = self.set_step(Step::ResolvingClientAddress);
         if let Some(pending) = &mut self.host_name {
@@ -389,13 +383,17 @@ impl Session {
             if !is_known && deadline.remaining().is_some() {
                 return Err(client.sleep_unless_gone(deadline).into());
             }
+            if let Some(reason) = pending.failure() {
+                let text = format!("no host name of the client: {}", escape(reason.as_bytes()));
+                self.log(Severity::Debug, file!(), &text);
+            }
         }
         self.set_step(step);
         Ok(())
     }
 
     /// The client's host name, as far as it is known.
-    pub fn host_name(&mut self) -> HostName {
+    pub(crate) fn host_name(&mut self) -> HostName {
         let client = self.client();
         match (&mut self.host_name, client) {
             (Some(pending), _) => pending.try_get().unwrap_or(HostName::TempUnavail),
@@ -405,19 +403,19 @@ impl Session {
     }
 
     /// Writes a line with everything that is known of the session.
-    pub fn log(&self, severity: Severity, src: &'static str, message: &str) {
+    pub(crate) fn log(&self, severity: Severity, src: &'static str, message: &str) {
         self.log_failure(severity, src, message, None);
     }
 
     /// Writes a line about what happened between two steps: without the words after "while".
-    pub fn log_event(&self, src: &'static str, message: &str) {
+    pub(crate) fn log_event(&self, src: &'static str, message: &str) {
         if self.service.log.enabled(Severity::Info) {
             self.write_log(Severity::Info, src, message, None, Shown::Event);
         }
     }
 
     /// The same, after a failed system call.
-    pub fn log_failure(
+    pub(crate) fn log_failure(
         &self,
         severity: Severity,
         src: &'static str,
@@ -430,7 +428,7 @@ impl Session {
     }
 
     /// The closing line.
-    pub fn log_closing(&self, reason: &str) {
+    pub(crate) fn log_closing(&self, reason: &str) {
         if !self.service.log.enabled(Severity::Info) {
             return;
         }

@@ -26,7 +26,7 @@ use crate::system::threads::rename;
 
 /// A connection that was accepted and let in.
 #[derive(Debug)]
-pub struct Arrival {
+pub(crate) struct Arrival {
     /// The server it came to.
     pub service: Arc<Service>,
     /// TLS from the first byte on.
@@ -42,7 +42,7 @@ pub struct Arrival {
 }
 
 /// Begins the session of an accepted connection.
-pub fn begin(runtime: &Arc<Runtime>, arrival: Arrival) {
+pub(crate) fn begin(runtime: &Arc<Runtime>, arrival: Arrival) {
     let Arrival {
         service,
         implicit_tls,

@@ -1,5 +1,5 @@
 //! What the operating system has to give: threads that are used again, privileges, signals.
 
-pub mod privileges;
-pub mod signals;
-pub mod threads;
+pub(crate) mod privileges;
+pub(crate) mod signals;
+pub(crate) mod threads;

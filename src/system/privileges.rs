@@ -11,7 +11,7 @@ use nix::unistd::{Gid, Group, Uid, User, geteuid, initgroups, setgid, setgroups,
 ///
 /// # Errors
 /// For people: there is no such user or group.
-pub fn target(
+pub(crate) fn target(
     user: &Option<String>,
     group: &Option<String>,
 ) -> Result<Option<(User, Gid)>, String> {
@@ -32,7 +32,7 @@ pub fn target(
 ///
 /// # Errors
 /// For people: the system refused; then nothing may go on.
-pub fn drop_root(user: &User, gid: Gid) -> Result<(), String> {
+pub(crate) fn drop_root(user: &User, gid: Gid) -> Result<(), String> {
     let name = &user.name;
     become_user(user, gid).map_err(|error| format!("cannot become user `{name}`: {error}"))?;
     if !user.uid.is_root() && regains_root() {
@@ -47,12 +47,12 @@ pub fn drop_root(user: &User, gid: Gid) -> Result<(), String> {
 ///
 /// # Errors
 /// For people: the system refused.
-pub fn renounce_new() -> Result<(), String> {
+pub(crate) fn renounce_new() -> Result<(), String> {
     prctl::set_no_new_privs().map_err(|error| format!("cannot renounce new privileges: {error}"))
 }
 
 /// Whether the process has root's rights.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     geteuid().is_root()
 }
 
@@ -82,13 +82,13 @@ fn regains_root() -> bool {
 ///
 /// # Errors
 /// The system's; it has little to say here.
-pub fn forbid_core_files() -> nix::Result<()> {
+pub(crate) fn forbid_core_files() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     prctl::set_dumpable(false)
 }
 
 /// Raises the limit of open files as far as allowed, and returns it.
-pub fn raise_open_files() -> u64 {
+pub(crate) fn raise_open_files() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
         return u64::MAX;
     };

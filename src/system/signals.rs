@@ -8,7 +8,7 @@ use super::threads::spawn;
 
 /// What the administrator wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
+pub(crate) enum Wish {
     /// INT, TERM: end now.
     Stop,
     /// QUIT: end when the sessions have.
@@ -23,7 +23,7 @@ pub enum Wish {
 ///
 /// # Errors
 /// For people: the system refused a handler.
-pub fn listen() -> Result<Receiver<Wish>, String> {
+pub(crate) fn listen() -> Result<Receiver<Wish>, String> {
     let failed = |error: String| format!("cannot handle signals: {error}");
     let (sender, wishes) = unbounded();
     let of_ctrlc = sender.clone();

@@ -25,7 +25,7 @@ const STACK: usize = 256 * 1024;
 ///
 /// # Errors
 /// The system starts no more threads.
-pub fn spawn(name: &str, job: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+pub(crate) fn spawn(name: &str, job: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.into()).spawn(job)
 }
 
@@ -33,7 +33,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// A cache of idle threads.
 #[derive(Debug, Clone)]
-pub struct Threads {
+pub(crate) struct Threads {
     /// Holds nothing: a job is taken only by a thread that waits for one.
     jobs: Sender<Job>,
     waiting: Receiver<Job>,
@@ -56,7 +56,7 @@ impl Threads {
     ///
     /// # Errors
     /// The system starts no more threads; the job has not run.
-    pub fn run(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let job = match self.jobs.try_send(Box::new(job)) {
             Ok(()) => return Ok(()),
             Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => job,
@@ -90,7 +90,7 @@ impl Threads {
 }
 
 /// Gives the current thread a name, of which the kernel keeps 15 bytes.
-pub fn rename(name: &str) {
+pub(crate) fn rename(name: &str) {
     let short: Vec<u8> = name.bytes().filter(|&byte| byte != 0).take(15).collect();
     if let Ok(name) = std::ffi::CString::new(short) {
         let _ = nix::sys::prctl::set_name(&name);

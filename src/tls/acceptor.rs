@@ -29,7 +29,7 @@ const DIRECTIVES: Directives = Directives {
 
 /// Makes engines for the clients of one server. Clones share keys and sessions.
 #[derive(Clone)]
-pub struct Acceptor(Arc<Shared>);
+pub(crate) struct Acceptor(Arc<Shared>);
 
 struct Shared {
     settings: ServerSettings,
@@ -60,7 +60,7 @@ impl std::fmt::Debug for Acceptor {
 impl Acceptor {
     /// Reads all files and checks everything; `alpn` is `imap`, `pop3` or `smtp`, and `caches` are
     /// those of the whole configuration. Success brings warnings with it.
-    pub fn new(
+    pub(crate) fn new(
         settings: ServerSettings,
         alpn: &str,
         caches: &SessionCaches,
@@ -84,7 +84,7 @@ impl Acceptor {
     }
 
     /// An engine for one client.
-    pub fn engine(&self) -> Result<Box<dyn Engine>, TlsError> {
+    pub(crate) fn engine(&self) -> Result<Box<dyn Engine>, TlsError> {
         let current = self
             .0
             .current
@@ -125,13 +125,13 @@ impl Acceptor {
     }
 
     /// Whether clients need a certificate.
-    pub fn verify_client(&self) -> VerifyClient {
+    pub(crate) fn verify_client(&self) -> VerifyClient {
         self.0.settings.ssl_verify_client
     }
 
     /// Reads the files again if any has changed; true if the new ones are now in use. On an error,
     /// told once for each change, the old ones stay.
-    pub fn refresh(&self) -> Result<bool, String> {
+    pub(crate) fn refresh(&self) -> Result<bool, String> {
         let mut seen = match self.0.seen.try_lock() {
             Ok(seen) => seen,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),

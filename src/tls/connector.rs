@@ -22,7 +22,7 @@ use super::{Engine, native, native_setup, rustls};
 
 /// Makes engines for connections to one backend. Clones share everything.
 #[derive(Clone)]
-pub struct Connector(Arc<Shared>);
+pub(crate) struct Connector(Arc<Shared>);
 
 struct Shared {
     settings: ClientSettings,
@@ -50,7 +50,7 @@ impl std::fmt::Debug for Connector {
 
 impl Connector {
     /// Reads all files and checks everything. Success brings warnings with it.
-    pub fn new(settings: ClientSettings) -> Result<(Connector, Vec<Problem>), Vec<Problem>> {
+    pub(crate) fn new(settings: ClientSettings) -> Result<(Connector, Vec<Problem>), Vec<Problem>> {
         let mut warnings = Vec::new();
         let seen = Stamps::of(&files_of(&settings));
         let material = read(&settings, &mut warnings)?;
@@ -64,7 +64,7 @@ impl Connector {
 
     /// An engine for one connection to the backend with this host name or address, which
     /// `proxy_ssl_name` overrides.
-    pub fn engine(&self, name: &str) -> Result<Box<dyn Engine>, TlsError> {
+    pub(crate) fn engine(&self, name: &str) -> Result<Box<dyn Engine>, TlsError> {
         let settings = &self.0.settings;
         let name = settings.proxy_ssl_name.as_deref().unwrap_or(name);
         let name = name.strip_suffix('.').unwrap_or(name).to_owned();
@@ -102,7 +102,7 @@ impl Connector {
 
     /// Reads the files again if any has changed; true if the new ones are now in use. On an error,
     /// told once for each change, the old ones stay. The system's store is read only at start.
-    pub fn refresh(&self) -> Result<bool, String> {
+    pub(crate) fn refresh(&self) -> Result<bool, String> {
         let mut seen = match self.0.seen.try_lock() {
             Ok(seen) => seen,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),

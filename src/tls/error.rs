@@ -4,14 +4,14 @@ use std::fmt;
 
 /// Why a TLS connection failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsError {
+pub(crate) struct TlsError {
     kind: TlsErrorKind,
     message: String,
 }
 
 /// The kinds of failure that callers tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TlsErrorKind {
+pub(crate) enum TlsErrorKind {
     /// The peer closed its stream during the handshake.
     PeerGone,
     /// The peer ended the connection with an alert.
@@ -34,7 +34,7 @@ pub enum TlsErrorKind {
 
 impl TlsError {
     /// An error of `kind`; `message` is lower case, without a full stop, its cause last.
-    pub fn new(kind: TlsErrorKind, message: impl Into<String>) -> TlsError {
+    pub(crate) fn new(kind: TlsErrorKind, message: impl Into<String>) -> TlsError {
         TlsError {
             kind,
             message: message.into(),
@@ -42,7 +42,8 @@ impl TlsError {
     }
 
     /// The kind of failure.
-    pub fn kind(&self) -> TlsErrorKind {
+    #[cfg(test)]
+    pub(crate) fn kind(&self) -> TlsErrorKind {
         self.kind
     }
 }
@@ -57,7 +58,7 @@ impl std::error::Error for TlsError {}
 
 /// A mistake in the settings, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// The directive that is wrong.
     pub directive: &'static str,
     /// Which of its entries, from 0, where it may be repeated.
@@ -68,12 +69,12 @@ pub struct Problem {
 
 impl Problem {
     /// A mistake in the only, or first, entry of `directive`.
-    pub fn new(directive: &'static str, text: impl Into<String>) -> Problem {
+    pub(crate) fn new(directive: &'static str, text: impl Into<String>) -> Problem {
         Problem::at(directive, 0, text)
     }
 
     /// A mistake in one of several entries of `directive`.
-    pub fn at(directive: &'static str, entry: usize, text: impl Into<String>) -> Problem {
+    pub(crate) fn at(directive: &'static str, entry: usize, text: impl Into<String>) -> Problem {
         Problem {
             directive,
             entry,

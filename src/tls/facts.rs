@@ -10,7 +10,7 @@ const ISSUER_UNKNOWN: [i32; 4] = [18, 19, 20, 21];
 
 /// What is known about a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// `TLSv1.3`; empty before the handshake.
     pub protocol: String,
     /// `TLS_AES_256_GCM_SHA384`, `ECDHE-RSA-AES128-GCM-SHA256`: OpenSSL's name; empty before.
@@ -29,7 +29,7 @@ pub struct Facts {
 
 /// Judgement of a peer's certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// No certificate was asked for, or its judgement is switched off.
     #[default]
     NotAsked,
@@ -60,7 +60,7 @@ impl fmt::Display for Verdict {
 
 /// A peer's certificate, in the spelling of the `Auth-SSL-*` headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerCertificate {
+pub(crate) struct PeerCertificate {
     /// Subject, as RFC 2253 writes it.
     pub subject: String,
     /// Issuer, as RFC 2253 writes it.
@@ -75,7 +75,7 @@ pub struct PeerCertificate {
 
 /// Why a client with this certificate, or without one, must not go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CertificateRefusal {
+pub(crate) enum CertificateRefusal {
     /// Its certificate is not good.
     Failed {
         /// OpenSSL's verification code.
@@ -103,7 +103,7 @@ impl fmt::Display for CertificateRefusal {
 ///
 /// The handshake lets every client in whose signature is right, so that the refusal can be a line
 /// of the mail protocol.
-pub fn certificate_refusal(facts: &Facts, mode: VerifyClient) -> Option<CertificateRefusal> {
+pub(crate) fn certificate_refusal(facts: &Facts, mode: VerifyClient) -> Option<CertificateRefusal> {
     if mode == VerifyClient::Off {
         return None;
     }

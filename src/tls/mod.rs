@@ -25,19 +25,23 @@ mod tests;
 mod tickets;
 mod verify;
 
-pub use acceptor::Acceptor;
-pub use connector::Connector;
-pub use error::{Problem, TlsError, TlsErrorKind};
-pub use facts::{CertificateRefusal, Facts, PeerCertificate, Verdict, certificate_refusal};
-pub use settings::{
-    ClientDirectives, ClientSettings, DEFAULT_SESSION_TIMEOUT, DEFAULT_VERIFY_DEPTH, Library,
-    ServerSettings, SessionCache, VerifyClient,
+pub(crate) use acceptor::Acceptor;
+pub(crate) use connector::Connector;
+pub(crate) use error::{Problem, TlsError, TlsErrorKind};
+pub(crate) use facts::{CertificateRefusal, Facts, Verdict, certificate_refusal};
+pub(crate) use settings::{
+    ClientDirectives, ClientSettings, Library, ServerSettings, SessionCache, VerifyClient,
 };
-pub use tickets::SessionCaches;
+pub(crate) use tickets::SessionCaches;
+
+#[cfg(test)]
+pub(crate) use facts::PeerCertificate;
+#[cfg(test)]
+pub(crate) use settings::{DEFAULT_SESSION_TIMEOUT, DEFAULT_VERIFY_DEPTH};
 
 /// What an engine had to say when asked for plaintext.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Plain {
+pub(crate) enum Plain {
     /// That many bytes are in the buffer; never 0.
     Bytes(usize),
     /// More ciphertext is needed first.
@@ -58,7 +62,7 @@ pub enum Plain {
 ///
 /// After an error nothing more can be taken, written or read, except plaintext that came before
 /// the error; `give` may still hold an alert for the peer.
-pub trait Engine: Send {
+pub(crate) trait Engine: Send {
     /// Hands over ciphertext from the socket; returns how many bytes were taken. That is less than
     /// given only when plaintext must be read first.
     fn take(&mut self, ciphertext: &[u8]) -> Result<usize, TlsError>;

@@ -8,10 +8,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 /// `ssl_session_timeout` when it is not set.
-pub const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+pub(crate) const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// Certificates between the peer's own and the trusted one, when `ssl_verify_depth` is not set.
-pub const DEFAULT_VERIFY_DEPTH: u32 = 1;
+pub(crate) const DEFAULT_VERIFY_DEPTH: u32 = 1;
 
 /// Smallest `shared` session cache, as in nginx: eight pages.
 const SMALLEST_SHARED_CACHE: usize = 8 * 4096;

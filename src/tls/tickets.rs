@@ -31,7 +31,7 @@ const LONGEST_LIFETIME: u64 = 7 * 24 * 60 * 60;
 
 /// Session caches by name, for all servers of one configuration.
 #[derive(Debug, Clone, Default)]
-pub struct SessionCaches(Arc<Mutex<HashMap<String, Arc<Cache>>>>);
+pub(crate) struct SessionCaches(Arc<Mutex<HashMap<String, Arc<Cache>>>>);
 
 impl SessionCaches {
     /// The cache `name`, made if it is not there; one name has one size.

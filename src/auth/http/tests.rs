@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use super::*;
 use crate::backend::grant::Target;
 use crate::config::AuthMechanism;
-use crate::log::{Log, Severity};
+use crate::log::Log;
 use crate::net::resolve::{Dns, HostName};
 use crate::sasl::Method;
 use crate::secret::Secret;
@@ -74,7 +74,12 @@ fn method(servers: &[SocketAddr], lines: &str) -> AuthHttp {
     let dns = Dns::new(None).expect("a resolver");
     let clients = conf.auth_http.iter();
     let clients = clients.map(|url| HttpClient::new(url.clone(), dns.clone(), None));
-    let router = Router::new(Vec::new(), &[], Log::stderr(Severity::Crit)).expect("no routes");
+    let router = Router::new(
+        Vec::new(),
+        &[],
+        Log::open_process(&[], &[]).expect("standard error"),
+    )
+    .expect("no routes");
     let no_tls = Err("no certificates".to_owned());
     AuthHttp::new(conf, clients.collect(), Arc::new(router), no_tls)
 }
