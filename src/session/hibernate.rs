@@ -313,3 +313,114 @@ fn flags(on: WaitFor) -> EpollFlags {
         WaitFor::Reset => EpollFlags::empty(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use crossbeam_channel::{Receiver, Sender, unbounded};
+
+    use super::*;
+    use crate::admission::Limits;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    struct Told(Sender<&'static str>, &'static str);
+
+    impl Sleeper for Told {
+        fn wake(self: Box<Self>) {
+            // The test may have ended.
+            let _ = self.0.send(self.1);
+        }
+    }
+
+    fn runtime() -> Arc<Runtime> {
+        Runtime::start(Limits {
+            workers: 1,
+            max_sessions: 10,
+            max_prelogin_per_ip: None,
+            client_wait: Duration::ZERO,
+            send_timeout: Duration::from_secs(1),
+        })
+        .expect("there are descriptors and threads")
+    }
+
+    fn pair() -> (Arc<Socket>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+        let ours = socket2::Socket::from(std::os::fd::OwnedFd::from(ours));
+        (Arc::new(Socket::accepted(ours)), theirs)
+    }
+
+    fn on(socket: &Arc<Socket>, on: WaitFor) -> [Watched; 1] {
+        let socket = Arc::clone(socket);
+        [Watched { socket, on }]
+    }
+
+    fn is_silent(woken: &Receiver<&'static str>) -> bool {
+        woken.recv_timeout(Duration::from_millis(50)).is_err()
+    }
+
+    #[test]
+    fn data_the_end_of_a_stream_and_a_time_wake() {
+        let runtime = runtime();
+        let (tell, woken) = unbounded();
+        let (socket, mut peer) = pair();
+        let sleep = |on_what, until, name| {
+            let watched = on(&socket, on_what);
+            let until = Instant::now() + until;
+            let sleeper = Box::new(Told(tell.clone(), name));
+            runtime.hibernation.sleep(1, &watched, until, sleeper);
+        };
+        sleep(WaitFor::Data, SOON, "data");
+        assert!(is_silent(&woken));
+        peer.write_all(b"x").expect("it is open");
+        assert_eq!(woken.recv_timeout(SOON), Ok("data"));
+        // What is there already wakes at once, as often as it is asked for.
+        sleep(WaitFor::Data, SOON, "data again");
+        assert_eq!(woken.recv_timeout(SOON), Ok("data again"));
+        sleep(WaitFor::HangUp, Duration::from_millis(20), "time");
+        assert_eq!(woken.recv_timeout(SOON), Ok("time"));
+        sleep(WaitFor::HangUp, SOON, "end");
+        assert!(is_silent(&woken));
+        drop(peer);
+        assert_eq!(woken.recv_timeout(SOON), Ok("end"));
+        assert_eq!(runtime.hibernation.sleepers(), 0);
+        runtime.hibernation.stop();
+    }
+
+    #[test]
+    fn a_wake_that_comes_before_the_sleep_is_not_lost() {
+        let runtime = runtime();
+        let (tell, woken) = unbounded();
+        runtime.hibernation.wake(7);
+        let until = Instant::now() + SOON;
+        let sleeper = Box::new(Told(tell.clone(), "at once"));
+        runtime.hibernation.sleep(7, &[], until, sleeper);
+        assert_eq!(woken.try_recv(), Ok("at once"));
+        // It counts once.
+        let sleeper = Box::new(Told(tell, "later"));
+        runtime.hibernation.sleep(7, &[], until, sleeper);
+        assert!(is_silent(&woken));
+        runtime.hibernation.wake(7);
+        assert_eq!(woken.try_recv(), Ok("later"));
+        runtime.hibernation.stop();
+    }
+
+    #[test]
+    fn a_sleeper_can_be_hurried_and_never_delayed() {
+        let runtime = runtime();
+        let (tell, woken) = unbounded();
+        let hibernation = &runtime.hibernation;
+        let until = Instant::now() + Duration::from_millis(100);
+        hibernation.sleep(1, &[], until, Box::new(Told(tell.clone(), "first")));
+        assert!(hibernation.wake_by(1, Instant::now() + SOON));
+        assert_eq!(woken.recv_timeout(SOON), Ok("first"));
+        let until = Instant::now() + SOON;
+        hibernation.sleep(2, &[], until, Box::new(Told(tell, "second")));
+        assert!(hibernation.wake_by(2, Instant::now()));
+        assert_eq!(woken.recv_timeout(SOON), Ok("second"));
+        assert!(!hibernation.wake_by(2, Instant::now()));
+        hibernation.stop();
+    }
+}

@@ -249,3 +249,71 @@ impl Entry {
         self.sleeps.store(sleeps, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    use std::path::Path;
+
+    use super::*;
+    use crate::net::socket::Waited;
+
+    fn service() -> Arc<Service> {
+        let ini = "[server imap]\nlisten = 127.0.0.1:143\nauth_http = 127.0.0.1:9\n";
+        let config = crate::config::parse(ini, Path::new("live.ini")).expect("a configuration");
+        let mut services = crate::service::build(&config).expect("a service");
+        services.remove(0)
+    }
+
+    fn socket() -> (Arc<Socket>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+        let ours = socket2::Socket::from(std::os::fd::OwnedFd::from(ours));
+        (Arc::new(Socket::accepted(ours)), theirs)
+    }
+
+    fn is_at_end(socket: &Socket) -> bool {
+        let read = socket.read_now(&mut [0]).expect("a socket");
+        matches!(read, Waited::Done(0))
+    }
+
+    #[test]
+    fn a_session_before_its_relay_is_ended_by_its_stream_and_can_still_say_goodbye() {
+        let (live, (client, mut peer)) = (Live::default(), socket());
+        let entry = live.add(7, &service(), Address::Unix, &client);
+        entry.facts().step = Step::InAuth;
+        let seen = live.find(7).expect("it is there");
+        assert_eq!(seen.facts().step, Step::InAuth);
+        let nothing = client.read_now(&mut [0]).expect("a socket");
+        assert!(matches!(nothing, Waited::TimedOut));
+        seen.cut(Ending::Stop);
+        // The first reason counts.
+        seen.end(Ending::ReloadTimeout);
+        assert_eq!(entry.ending(), Some(Ending::Stop));
+        assert!(is_at_end(&client));
+        client.write_now(b"bye").expect("it is open");
+        client.shutdown(Shutdown::Write);
+        let mut said = String::new();
+        peer.read_to_string(&mut said).expect("a line and the end");
+        assert_eq!(said, "bye");
+        live.remove(7);
+        assert!(live.find(7).is_none() && live.all().is_empty());
+    }
+
+    #[test]
+    fn a_relay_is_ended_at_both_legs_and_one_that_begins_too_late_as_well() {
+        let (live, service) = (Live::default(), service());
+        let ((client, _peer), (backend, _server)) = (socket(), socket());
+        let entry = live.add(1, &service, Address::Unix, &client);
+        entry.set_backend(&backend);
+        assert!(entry.is_relayed());
+        entry.end(Ending::ShutdownTimeout);
+        assert!(is_at_end(&client) && is_at_end(&backend));
+
+        let ((client, _peer), (backend, _server)) = (socket(), socket());
+        let entry = live.add(2, &service, Address::Unix, &client);
+        entry.end(Ending::Stop);
+        entry.set_backend(&backend);
+        assert!(is_at_end(&client) && is_at_end(&backend));
+    }
+}
