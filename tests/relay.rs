@@ -238,3 +238,47 @@ fn many_sessions_that_end_at_once_lose_nothing() {
         assert!(received == pattern(0, 200_000), "{} bytes", received.len());
     }
 }
+
+#[test]
+fn a_slow_reader_behind_a_large_buffer_is_not_silent() {
+    const SIZE: usize = 8_000_000;
+    let setting = proxy("imap", "timeout = 400ms", pours_after_login(SIZE));
+    let mut client = setting.logged_in();
+    client.half_close();
+    let mut received = Vec::new();
+    while received.len() < SIZE {
+        received.extend(client.bytes((SIZE - received.len()).min(100_000)));
+        // A megabyte a second: what the kernel holds takes longer than `timeout`.
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(received == pattern(0, SIZE));
+    client.expect_close();
+}
+
+#[test]
+fn a_reader_that_has_stopped_is_silent() {
+    let setting = proxy("imap", "timeout = 400ms", pours_after_login(64 << 20));
+    let mut client = setting.logged_in();
+    client.half_close();
+    let start = Instant::now();
+    setting.postern.wait_for_log("session closed");
+    assert!(start.elapsed() < Duration::from_secs(3));
+}
+
+#[test]
+fn a_backend_is_not_read_on_for_a_client_that_is_gone() {
+    let setting = proxy("imap", "", pours_after_login(usize::MAX));
+    let mut client = setting.logged_in();
+    client.bytes(1_000_000);
+    socket2::SockRef::from(&client.stream())
+        .set_linger(Some(Duration::ZERO))
+        .expect("a socket");
+    drop(client);
+    let start = Instant::now();
+    let line = setting.postern.wait_for_log("session closed");
+    assert!(start.elapsed() < Duration::from_secs(1), "{line}");
+    let out = line.split("out=").nth(1).expect("a count");
+    let out = out.split(' ').next().expect("a count");
+    let out: u64 = out.parse().expect("a number");
+    assert!(out < 64 << 20, "{line}");
+}

@@ -188,6 +188,12 @@ impl Socket {
         let _ = self.inner.shutdown(how);
     }
 
+    /// Bytes that lie in the kernel because the peer has not acknowledged them yet; 0 if it cannot say.
+    pub(crate) fn unacknowledged(&self) -> u64 {
+        use std::os::fd::AsRawFd;
+        outq::unacknowledged(self.inner.as_raw_fd())
+    }
+
     /// Whether we have ended reading ourselves.
     pub(crate) fn ends_reading(&self) -> bool {
         self.ends_reading.load(Ordering::Relaxed)
@@ -223,6 +229,21 @@ impl Socket {
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.as_fd()
+    }
+}
+
+/// SIOCOUTQ (tcp(7)), which nobody wraps.
+mod outq {
+    #![expect(unsafe_code, reason = "an ioctl that writes one int, where we say")]
+
+    // For sockets TIOCOUTQ is called SIOCOUTQ.
+    nix::ioctl_read_bad!(siocoutq, nix::libc::TIOCOUTQ, nix::libc::c_int);
+
+    pub(super) fn unacknowledged(socket: std::os::fd::RawFd) -> u64 {
+        let mut bytes = 0;
+        // Sound: the pointer is to an int that lives until the call is over.
+        let asked = unsafe { siocoutq(socket, &raw mut bytes) };
+        asked.map_or(0, |_| u64::try_from(bytes).unwrap_or(0))
     }
 }
 

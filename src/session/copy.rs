@@ -13,6 +13,10 @@ use crate::net::leg::Got;
 /// What is read while a direction is silent: a command or an answer usually fits.
 const SMALL: usize = 512;
 
+/// Most bytes that are read on after the destination is gone: as much as was under way, and not what a
+/// peer goes on sending for ever.
+const DISCARDED: usize = 1024 * 1024;
+
 /// The two directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Which {
@@ -135,9 +139,14 @@ impl Relay {
     /// any more would be cut off by a reset before it has read what came the other way.
     pub(super) fn discard(&self, which: Which) {
         let mut sink = Zeroizing::new([0; 4096]);
-        while let Some(patience) = self.patience() {
+        let mut left = DISCARDED;
+        while left > 0 {
+            let Some(patience) = self.patience() else {
+                return;
+            };
             match self.source(which).read(&mut sink[..], patience) {
-                Ok(Got::Bytes(_) | Got::TimedOut) => {}
+                Ok(Got::Bytes(n)) => left = left.saturating_sub(n),
+                Ok(Got::TimedOut) => {}
                 Ok(Got::End) | Err(_) => return,
             }
         }

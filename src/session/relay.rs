@@ -53,9 +53,14 @@ struct Clock {
     limit: AtomicU64,
     /// `hibernate_timeout`, in milliseconds.
     hibernate: Option<u64>,
+    /// What the peers had not acknowledged when the silence was last found too long.
+    unacknowledged: AtomicU64,
     /// Nobody is to wait any more.
     stopped: AtomicBool,
 }
+
+/// Nothing has moved for a while, and nobody has looked yet at what is not acknowledged.
+const NOT_LOOKED: u64 = u64::MAX;
 
 struct State {
     /// Taken by the last direction to end.
@@ -68,6 +73,8 @@ struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Direction {
     Running,
+    /// Its destination is gone: it reads on for the sake of the other direction alone.
+    Discarding,
     /// It has left; whoever needs the direction starts another.
     Away,
     Ended,
@@ -96,6 +103,7 @@ impl Relay {
                 active: AtomicU64::new(0),
                 limit: AtomicU64::new(millis(conf.proxy_timeout)),
                 hibernate: conf.hibernate_timeout.map(millis),
+                unacknowledged: AtomicU64::new(NOT_LOOKED),
                 stopped: AtomicBool::new(false),
             },
             half_closed: conf.timeout,
@@ -142,7 +150,9 @@ impl Relay {
             Ok(Outcome::WriteFailed) => {
                 self.give_reason(which.other().closed());
                 self.limit_silence();
-                self.discard(which);
+                if self.begin_discarding(which) {
+                    self.discard(which);
+                }
             }
             Ok(Outcome::Silent) => self.stop("silent"),
             Err(_) => self.stop("internal error"),
@@ -200,12 +210,24 @@ impl Relay {
 
     /// How long a direction may wait for more now; `None` when the session has been silent for too long.
     pub(super) fn patience(&self) -> Option<Duration> {
-        self.clock.patience()
+        self.clock.patience().or_else(|| {
+            // The other direction may be looking at this moment.
+            let _looking = self.lock();
+            if let Some(patience) = self.clock.patience() {
+                return Some(patience);
+            }
+            let unacknowledged = [&self.client, &self.backend]
+                .map(|leg| leg.socket.unacknowledged())
+                .iter()
+                .sum();
+            self.clock.notice_progress(unacknowledged);
+            self.clock.patience()
+        })
     }
 
     /// The same, but at most until it can leave because of the silence.
     pub(super) fn patience_awake(&self) -> Option<Duration> {
-        let patience = self.clock.patience()?;
+        let patience = self.patience()?;
         let until_sleep = self.clock.until_sleep();
         Some(until_sleep.map_or(patience, |until| patience.min(until)))
     }
@@ -225,7 +247,12 @@ impl Relay {
         let mut state = self.lock();
         let other = which.other();
         let of_other = state.directions[other as usize];
-        if of_other == Direction::Running && !self.idle[other as usize].load(Ordering::SeqCst) {
+        let is_busy = match of_other {
+            Direction::Running => !self.idle[other as usize].load(Ordering::SeqCst),
+            Direction::Discarding => true,
+            Direction::Away | Direction::Ended => false,
+        };
+        if is_busy {
             return false;
         }
         // First this, then the clock: the other direction looks at them the other way round.
@@ -264,6 +291,17 @@ impl Relay {
         hibernation.sleep(self.entry.number, &watched, self.clock.end(), sleeper);
     }
 
+    /// Whether the other direction still delivers something, for which a direction without a destination
+    /// has to read on.
+    fn begin_discarding(&self, which: Which) -> bool {
+        let mut state = self.lock();
+        let delivers = state.directions[which.other() as usize] == Direction::Running;
+        if delivers {
+            state.directions[which as usize] = Direction::Discarding;
+        }
+        delivers
+    }
+
     /// A direction has ended. The other may go on, but no longer silent for longer than `timeout`: the
     /// first to end keeps watch over it, since a blocked read does not learn of a new limit. The last
     /// closes the session.
@@ -273,21 +311,33 @@ impl Relay {
         state.directions[which as usize] = Direction::Ended;
         self.changed.notify_all();
         self.limit_silence();
-        if state.directions[other] == Direction::Away {
+        match state.directions[other] {
             // It left before, and nobody has put it to sleep.
-            return self.sleep(state);
+            Direction::Away => return self.sleep(state),
+            // It read on only for the sake of this one.
+            Direction::Discarding => {
+                self.source(which.other()).socket.shutdown(Shutdown::Read);
+            }
+            Direction::Running | Direction::Ended => {}
         }
-        while state.directions[other] == Direction::Running {
-            let Some(patience) = self.patience() else {
+        while matches!(
+            state.directions[other],
+            Direction::Running | Direction::Discarding
+        ) {
+            let Some(patience) = self.clock.patience() else {
                 drop(state);
-                return self.stop("silent after half-close");
+                if self.patience().is_none() {
+                    return self.stop("silent after half-close");
+                }
+                state = self.lock();
+                continue;
             };
             let waited = self.changed.wait_timeout(state, patience);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let session = match state.directions[other] {
             Direction::Ended => state.session.take(),
-            Direction::Running | Direction::Away => None,
+            Direction::Running | Direction::Discarding | Direction::Away => None,
         };
         let reason = state.reason;
         drop(state);
@@ -364,7 +414,22 @@ impl Sleeper for Asleep {
 
 impl Clock {
     fn touch(&self) {
+        self.unacknowledged.store(NOT_LOOKED, Ordering::Relaxed);
         self.active.store(self.now(), Ordering::SeqCst);
+    }
+
+    /// The silence is too long for what we see: neither side has sent anything, and the kernel has taken
+    /// nothing. But a slow reader behind a large buffer is not silent: as long as it acknowledges
+    /// something of what is under way, it has a quarter of the time again.
+    fn notice_progress(&self, unacknowledged: u64) {
+        let before = self.unacknowledged.swap(unacknowledged, Ordering::Relaxed);
+        if unacknowledged == 0 || unacknowledged >= before {
+            return;
+        }
+        let again = self.limit.load(Ordering::Relaxed) / 4;
+        let limit = self.limit.load(Ordering::Relaxed);
+        let active = self.now().saturating_sub(limit - again.max(1).min(limit));
+        self.active.fetch_max(active, Ordering::SeqCst);
     }
 
     fn now(&self) -> u64 {
