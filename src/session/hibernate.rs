@@ -156,8 +156,9 @@ impl Hibernation {
         true
     }
 
-    /// Wakes a session, or if it is awake keeps it from falling asleep the next time.
-    pub(crate) fn wake(&self, session: u64) {
+    /// Wakes a session, or if it is awake keeps it from falling asleep the next time. Once it has ended
+    /// it must be forgotten again.
+    pub(super) fn wake(&self, session: u64) {
         let mut state = self.lock();
         match state.take(session) {
             Some(sleeper) => {
@@ -260,23 +261,20 @@ impl Hibernation {
     /// An event that comes too late, for somebody who is awake already, means nothing.
     fn wake_asleep(&self, session: u64) {
         if let Some(sleeper) = self.take(session) {
-            sleeper.wake();
+            at_its_own_cost(|| sleeper.wake());
         }
     }
 
     fn wake_due(&self) {
         let now = Instant::now();
         loop {
-            let mut state = self.lock();
+            let state = self.lock();
             let session = match state.deadlines.first() {
                 Some(&(until, session)) if until <= now => session,
                 _ => return,
             };
-            let sleeper = state.take(session);
             drop(state);
-            if let Some(sleeper) = sleeper {
-                sleeper.wake();
-            }
+            self.wake_asleep(session);
         }
     }
 
@@ -302,6 +300,12 @@ impl std::fmt::Debug for Hibernation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Hibernation {{ sleepers: {} }}", self.sleepers())
     }
+}
+
+/// A panic costs the session that it happens to, and not the thread of others.
+pub(super) fn at_its_own_cost(step: impl FnOnce()) {
+    // The panic hook has said where it happened.
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(step));
 }
 
 /// epoll's flags. Hang-ups by reset and errors are always told.

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Step;
+use super::hibernate::at_its_own_cost;
 use crate::admission::{Job, Turn};
 use crate::net::address::Address;
 use crate::net::socket::Socket;
@@ -196,13 +197,22 @@ impl super::Runtime {
     /// Tells a session to end in good order.
     pub(crate) fn end(&self, entry: &Entry, ending: Ending) {
         entry.end(ending);
-        self.hibernation.wake(entry.number);
+        self.wake(entry.number);
     }
 
     /// Ends a session at once.
     pub(crate) fn cut(&self, entry: &Entry, ending: Ending) {
         entry.cut(ending);
-        self.hibernation.wake(entry.number);
+        self.wake(entry.number);
+    }
+
+    /// Wakes a session: something has come that it may wait for.
+    pub(super) fn wake(&self, session: u64) {
+        self.hibernation.wake(session);
+        // It may have ended at this moment, and nobody else would forget that it was woken.
+        if self.live.find(session).is_none() {
+            self.hibernation.forget(session);
+        }
     }
 
     /// Lets these sessions make room in a moment, as far as they still sleep then: who says something
@@ -223,7 +233,7 @@ impl super::Runtime {
     pub(crate) fn make_room_now(&self, sessions: &[u64]) {
         for &number in sessions {
             if let Some(sleeper) = self.hibernation.take(number) {
-                sleeper.make_room();
+                at_its_own_cost(|| sleeper.make_room());
             }
         }
     }

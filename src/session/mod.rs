@@ -364,7 +364,7 @@ impl Session {
         let (runtime, number) = (Arc::downgrade(&self.runtime), self.entry.number);
         let wake = move || {
             if let Some(runtime) = runtime.upgrade() {
-                runtime.hibernation.wake(number);
+                runtime.wake(number);
             }
         };
         self.host_name = self.service.begin_host_name(self.client(), wake);

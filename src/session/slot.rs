@@ -41,7 +41,7 @@ impl Drop for Slot {
             false => admission.leave_line(&self.target, self.session),
         };
         if let Some(next) = next {
-            self.runtime.hibernation.wake(next);
+            self.runtime.wake(next);
         }
     }
 }
