@@ -1,347 +1,423 @@
-//! Crowds and slow clients: a thousand connections that only stand there do not keep an honest client
-//! waiting, and an office that comes back all at once gets in.
+//! Crowds: a thousand connections that stand at any point where a session can wait for its client do not
+//! keep an honest client waiting, whatever they do when they are closed.
 
 mod common;
 mod peers;
 mod servers;
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::auth_server::{Answer, AuthServer};
-use common::line_client::LineClient;
+use common::auth_server::{Answer, AuthServer, Request};
+use common::crowd::{Crowd, Manner, log_in, log_in_from_afar};
 use common::postern::Postern;
-use common::temp::TempDir;
-use common::{service, wait};
-use peers::{Peer, imap_server, pop3_server, smtp_server};
-use servers::certificate;
-use socket2::{Domain, Socket, Type};
-
-const CROWD: usize = 1000;
+use common::service;
+use common::tls::Client;
+use common::wait::{PATIENCE, until_true};
+use peers::{Peer, server_of};
+use servers::pki::Pki;
 
 /// The promise.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// When a member of a crowd that was closed comes back.
-const BACK_AFTER: Duration = Duration::from_secs(5);
-
-/// Connections that stand there. One that is closed comes back, but not at once: against a flood of
-/// connections only a packet filter helps.
-struct Crowd {
-    end: Arc<AtomicBool>,
-    threads: Vec<thread::JoinHandle<()>>,
+/// Two crowds at a time would measure the machine.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Crowd {
-    /// `says` is sent once, then a byte of `trickle` now and then. With `addresses` = 1 all come from
-    /// 127.0.0.1, otherwise from that many addresses of 127.1.0.0/16.
-    fn gather(
-        target: SocketAddr,
-        addresses: u16,
-        says: &'static [u8],
-        trickle: &'static [u8],
-    ) -> Self {
-        let end = Arc::new(AtomicBool::new(false));
-        let standing = Arc::new(AtomicUsize::new(0));
-        let threads = (0..10).map(|group| {
-            let (end, standing) = (Arc::clone(&end), Arc::clone(&standing));
-            thread::spawn(move || {
-                let mut members: Vec<_> = (0..CROWD / 10)
-                    .map(|member| u16::try_from(group * (CROWD / 10) + member).expect("small"))
-                    .map(|member| Member::new(member % addresses, target, says))
-                    .collect();
-                standing.fetch_add(members.len(), Ordering::SeqCst);
-                while !end.load(Ordering::SeqCst) {
-                    members
-                        .iter_mut()
-                        .for_each(|member| member.stand(target, says, trickle));
-                    thread::sleep(Duration::from_millis(50));
-                }
-            })
-        });
-        let threads = threads.collect();
-        wait::until_true("the crowd stands", Duration::from_secs(30), || {
-            standing.load(Ordering::SeqCst) == CROWD
-        });
-        Self { end, threads }
-    }
+/// The proxy with its first listener for honest clients, and what it needs.
+struct Setting {
+    postern: Postern,
+    _backend: Peer,
+    _auth: AuthServer,
+}
 
-    fn disperse(self) {
-        self.end.store(true, Ordering::SeqCst);
-        for thread in self.threads {
-            thread.join().expect("no member of the crowd panics");
-        }
+/// What the auth server says of a login depends on its name.
+fn judge(request: &Request, backend: SocketAddr) -> Answer {
+    match request.header("Auth-User").unwrap_or_default() {
+        "refused" => Answer::headers(&["Auth-Status: no", "Auth-Wait: 1"]),
+        "kept" => Answer::headers(&["Auth-Status: no", "Auth-Wait: 60"]),
+        "asks" => Answer::headers(&["Auth-Status: WAIT", "Auth-Wait: 60"]),
+        "token" => Answer::headers(&["Auth-Status: no", "Auth-Wait: 1", "Auth-Error-SASL: e30="]),
+        _ => Answer::ok(backend),
     }
 }
 
-struct Member {
-    address: u16,
-    stream: TcpStream,
-    closed: Option<Instant>,
-}
-
-impl Member {
-    fn new(address: u16, target: SocketAddr, says: &[u8]) -> Self {
-        Self {
-            address,
-            stream: connect(address, target, says),
-            closed: None,
-        }
-    }
-
-    fn stand(&mut self, target: SocketAddr, says: &[u8], trickle: &[u8]) {
-        match self.closed {
-            Some(since) if since.elapsed() > BACK_AFTER => {
-                *self = Self::new(self.address, target, says);
-            }
-            Some(_) => {}
-            None if is_closed(&mut self.stream) => self.closed = Some(Instant::now()),
-            None => {
-                let _ = self.stream.write(&trickle[..trickle.len().min(1)]);
-            }
-        }
-    }
-}
-
-fn connect(address: u16, target: SocketAddr, says: &[u8]) -> TcpStream {
-    let [high, low] = address.to_be_bytes();
-    let from = match address {
-        0 => Ipv4Addr::LOCALHOST,
-        _ => Ipv4Addr::new(127, 1, high, low),
-    };
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket
-        .bind(&SocketAddr::from((from, 0)).into())
-        .expect("an address of loopback");
-    socket
-        .connect(&target.into())
-        .expect("the proxy's kernel queue has room");
-    let mut stream = TcpStream::from(socket);
-    let _ = stream.write_all(says);
-    stream.set_nonblocking(true).expect("a socket");
-    stream
-}
-
-fn is_closed(stream: &mut TcpStream) -> bool {
-    let mut sink = [0; 512];
-    loop {
-        match stream.read(&mut sink) {
-            Ok(0) => return true,
-            Ok(_) => {}
-            Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
-        }
-    }
-}
-
-/// How long an honest client needs from connect to its login's answer.
-fn log_in(target: SocketAddr, protocol: &str) -> Duration {
-    let began = Instant::now();
-    let (mut client, greeting) = LineClient::greeted(target);
-    match protocol {
-        "imap" => {
-            assert_eq!(greeting, "* OK IMAP4 ready");
-            client.send("a LOGIN bob pw");
-            let answer = client.lines_until("a ").pop().expect("an answer");
-            assert!(answer.starts_with("a OK"), "{answer}");
-        }
-        "pop3" => {
-            assert!(greeting.starts_with("+OK"), "{greeting}");
-            client.ask("USER bob", "+OK");
-            client.send("PASS pw");
-            let answer = client.line();
-            assert!(answer.starts_with("+OK"), "{answer}");
-        }
-        _ => {
-            assert!(greeting.starts_with("220 "), "{greeting}");
-            client.send("AUTH PLAIN AGJvYgBwdw==");
-            client.expect("235 2.0.0 OK");
-        }
-    }
-    began.elapsed()
-}
-
-fn start(protocol: &str, process: &str, more: &str) -> (Postern, Peer, AuthServer) {
-    let backend = match protocol {
-        "imap" => Peer::start(imap_server),
-        "pop3" => Peer::start(pop3_server),
-        _ => Peer::start(smtp_server),
-    };
+fn start(protocol: &str, process: &str, more: &str) -> Setting {
+    let backend = Peer::start(server_of(protocol));
     let address = backend.address();
-    let auth = AuthServer::start(move |_| Answer::ok(address));
-    let server = service(protocol, &auth, more);
-    let postern = Postern::start(&format!("[postern]\n{process}\n{server}"));
-    (postern, backend, auth)
+    let auth = AuthServer::start(move |request| judge(request, address));
+    // A connection that finds the kernel's queue full is tried again a second later.
+    let server = service(protocol, &auth, more).replace(":0", ":0 backlog=4096");
+    Setting {
+        postern: Postern::start(&format!("[postern]\n{process}\n{server}")),
+        _backend: backend,
+        _auth: auth,
+    }
 }
 
-fn honest_logins_are_quick(
-    protocol: &str,
-    process: &str,
-    more: &str,
-    crowd: (u16, &'static [u8], &'static [u8]),
-) {
-    let (postern, _backend, _auth) = start(protocol, process, more);
-    let target = postern.address(protocol);
-    let (addresses, says, trickle) = crowd;
-    let crowd = Crowd::gather(target, addresses, says, trickle);
+fn honest_logins_are_quick(protocol: &str, target: SocketAddr, what: &str) {
     for attempt in 0..5 {
         let took = log_in(target, protocol);
-        assert!(took < AT_ONCE, "attempt {attempt} took {took:?}");
+        assert!(took < AT_ONCE, "{what}, login {attempt}: {took:?}");
+        thread::sleep(Duration::from_millis(50));
     }
-    crowd.disperse();
-    postern.stop();
+}
+
+/// A point of a session where it waits for its client.
+#[derive(Clone, Copy)]
+struct Point {
+    protocol: &'static str,
+    /// Lines of `[server]`. A second `listen` is the crowd's.
+    server: &'static str,
+    /// What brings a client there.
+    says: &'static str,
+    /// What it is told on its way; empty where that is nothing.
+    heard: &'static str,
+    /// What it adds every 100 ms.
+    repeats: &'static str,
+}
+
+const IMAP: Point = Point {
+    protocol: "imap",
+    server: "imap_auth = plain login cram-md5 external xoauth2 oauthbearer",
+    says: "",
+    heard: "* OK IMAP4 ready",
+    repeats: "",
+};
+
+const POP3: Point = Point {
+    protocol: "pop3",
+    server: "pop3_auth = plain cram-md5 external",
+    says: "",
+    heard: "+OK",
+    repeats: "",
+};
+
+const SMTP: Point = Point {
+    protocol: "smtp",
+    server: "smtp_auth = plain login none",
+    says: "",
+    heard: "220 ",
+    repeats: "",
+};
+
+/// A thousand stand there, of as many addresses. At the first two points they also come from the honest
+/// client's own: those who are silent beyond what an address may have are closed then, and come back, at
+/// once or after a second.
+fn stand_at(points: &[Point]) {
+    stand_at_with(points, "");
+}
+
+/// The same with more lines of `[server]`.
+fn stand_at_with(points: &[Point], server: &str) {
+    let _alone = alone();
+    let once_each = Manner::silent();
+    let at_once = Manner {
+        addresses: 1,
+        back_after: Duration::ZERO,
+        ..Manner::silent()
+    };
+    let after_a_second = Manner {
+        addresses: 1,
+        ..Manner::silent()
+    };
+    for (number, point) in points.iter().enumerate() {
+        let server = format!("{}\n{server}", point.server);
+        let setting = start(point.protocol, "workers = 4", &server);
+        let addresses = setting.postern.addresses(point.protocol);
+        let (honest, crowded) = (addresses[0], addresses[addresses.len() - 1]);
+        let manners = match number {
+            0 => vec![&once_each, &at_once],
+            1 => vec![&once_each, &after_a_second],
+            _ => vec![&once_each],
+        };
+        for manner in manners {
+            let before = setting.postern.lines_with("client connected").len();
+            let crowd = Crowd::gather(
+                crowded,
+                &Manner {
+                    says: point.says.into(),
+                    heard: point.heard,
+                    repeats: point.repeats.as_bytes(),
+                    ..manner.clone()
+                },
+            );
+            let logged = |text, count| {
+                let what = format!("{count} lines of {text:?}");
+                until_true(&what, PATIENCE, || {
+                    setting.postern.lines_with(text).len() >= count
+                });
+            };
+            if point.heard.is_empty() {
+                logged("client connected", before + 1000);
+            }
+            if manner.addresses == 1 && point.repeats.is_empty() {
+                // Those who were closed are on their way back.
+                logged("made room", 500);
+            }
+            let what = format!("{:?}, {} addresses", point.says, manner.addresses);
+            honest_logins_are_quick(point.protocol, honest, &what);
+            crowd.disperse();
+        }
+        setting.postern.stop();
+    }
 }
 
 #[test]
-fn silent_connections_of_one_address_do_not_delay_a_login() {
-    honest_logins_are_quick("imap", "", "", (1, b"", b""));
+fn silent_connections_do_not_delay_a_login() {
+    stand_at(&[IMAP, IMAP, POP3, SMTP]);
 }
 
 #[test]
-fn silent_connections_of_many_addresses_do_not_delay_a_login() {
-    honest_logins_are_quick("imap", "", "", (1000, b"", b""));
+fn half_a_command_does_not_delay_a_login() {
+    stand_at(&[
+        Point {
+            says: "a LOG",
+            repeats: "x",
+            ..IMAP
+        },
+        Point {
+            says: "a LOGIN {900}\r\n",
+            heard: "+ OK",
+            ..IMAP
+        },
+        Point {
+            says: "a LOGIN {900}\r\nabc",
+            heard: "+ OK",
+            repeats: "x",
+            ..IMAP
+        },
+        Point {
+            says: "USER bob\r\n",
+            heard: "\r\n+OK",
+            ..POP3
+        },
+    ]);
 }
 
 #[test]
-fn four_workers_are_enough_against_one_address() {
-    honest_logins_are_quick("imap", "workers = 4", "", (1, b"", b""));
+fn stopping_inside_sasl_does_not_delay_an_imap_login() {
+    let says = [
+        ("a AUTHENTICATE PLAIN\r\n", "\r\n+ "),
+        ("a AUTHENTICATE LOGIN\r\n", "\r\n+ VXNlcm5hbWU6"),
+        ("a AUTHENTICATE LOGIN\r\nYm9i\r\n", "\r\n+ UGFzc3dvcmQ6"),
+        ("a AUTHENTICATE CRAM-MD5\r\n", "\r\n+ "),
+        ("a AUTHENTICATE EXTERNAL\r\n", "\r\n+ "),
+        ("a AUTHENTICATE XOAUTH2\r\n", "\r\n+ "),
+        ("a AUTHENTICATE OAUTHBEARER\r\n", "\r\n+ "),
+    ];
+    let points = says.map(|(says, heard)| Point {
+        says,
+        heard,
+        ..IMAP
+    });
+    stand_at(&points);
 }
 
 #[test]
-fn four_workers_are_enough_against_many_addresses() {
-    honest_logins_are_quick("imap", "workers = 4", "", (1000, b"", b""));
+fn stopping_inside_sasl_does_not_delay_a_login_of_pop3_and_smtp() {
+    stand_at(&[
+        Point {
+            says: "AUTH PLAIN\r\n",
+            heard: "\r\n+ ",
+            ..POP3
+        },
+        Point {
+            says: "AUTH LOGIN\r\nYm9i\r\n",
+            heard: "\r\n334 UGFzc3dvcmQ6",
+            ..SMTP
+        },
+    ]);
 }
 
 #[test]
-fn trickling_half_a_command_does_not_delay_a_login() {
-    honest_logins_are_quick("imap", "workers = 4", "", (1000, b"a LOG", b"x"));
+fn refused_logins_do_not_delay_a_login() {
+    stand_at(&[
+        Point {
+            says: "a LOGIN refused pw\r\n",
+            heard: "\r\na NO ",
+            ..IMAP
+        },
+        // The error of an OAuth mechanism is a challenge, which wants an answer.
+        Point {
+            says: "a AUTHENTICATE XOAUTH2 dXNlcj10b2tlbgFhdXRoPUJlYXJlciB4AQE=\r\n",
+            heard: "\r\n+ e30=",
+            ..IMAP
+        },
+    ]);
 }
 
 #[test]
-fn stopping_in_half_a_literal_does_not_delay_a_login() {
-    honest_logins_are_quick(
-        "imap",
-        "workers = 4",
-        "",
-        (1, b"a LOGIN {900}\r\nabc", b"x"),
-    );
+fn logins_under_auth_wait_do_not_delay_a_login() {
+    for says in ["a LOGIN kept pw\r\n", "a LOGIN asks pw\r\n"] {
+        stand_at(&[Point { says, ..IMAP }]);
+    }
 }
 
 #[test]
-fn stopping_inside_sasl_does_not_delay_a_login() {
-    honest_logins_are_quick("pop3", "workers = 4", "", (1000, b"AUTH LOGIN\r\n", b""));
+fn an_envelope_without_a_login_does_not_delay_a_login() {
+    stand_at(&[Point {
+        says: "EHLO x\r\nMAIL FROM:<a@example.test>\r\n",
+        heard: "250 2.0.0 OK",
+        ..SMTP
+    }]);
 }
 
 #[test]
-fn stopping_in_half_a_proxy_header_does_not_delay_a_login() {
-    // The honest client comes through another listener: the crowd's needs a header from everybody.
-    let more = "listen = 127.0.0.1:0 proxy_protocol";
-    honest_logins_beside_a_crowd(more, b"PROXY TCP4 192.0.2.1 192.0");
+fn a_proxy_header_that_does_not_come_does_not_delay_a_login() {
+    let beside = Point {
+        server: "listen = 127.0.0.1:0 proxy_protocol",
+        heard: "",
+        ..IMAP
+    };
+    stand_at(&[
+        beside,
+        Point {
+            says: "PROXY TCP4 192.0.2.1 192.0",
+            ..beside
+        },
+    ]);
+}
+
+/// A listener for TLS.
+fn tls_lines(starttls: &str) -> String {
+    let certificate = Pki::shared().server().ssl_certificate();
+    format!("listen = 127.0.0.1:0 ssl\n{starttls}\n{certificate}")
 }
 
 #[test]
-fn stopping_in_half_a_client_hello_does_not_delay_a_login() {
-    let folder = TempDir::new("crowd");
-    let pair = certificate::make(folder.path());
-    let more = format!(
-        "listen = 127.0.0.1:0 ssl\nssl_certificate = {}\nssl_certificate_key = {}",
-        pair.certificate.display(),
-        pair.key.display()
-    );
-    honest_logins_beside_a_crowd(&more, b"\x16\x03\x01\x02\x00\x01\x00");
+fn a_handshake_that_does_not_come_does_not_delay_a_login() {
+    let beside = Point { heard: "", ..IMAP };
+    let half_hello = Point {
+        says: "\x16\x03\x01\x02\0\x01\0",
+        ..beside
+    };
+    stand_at_with(&[beside, half_hello], &tls_lines(""));
+    let certificate = Pki::shared().server().ssl_certificate();
+    let starttls = Point {
+        says: "a STARTTLS\r\n",
+        heard: "\r\na OK completed",
+        ..IMAP
+    };
+    stand_at_with(&[starttls], &format!("starttls = on\n{certificate}"));
 }
 
-fn honest_logins_beside_a_crowd(more: &str, says: &'static [u8]) {
-    let (postern, _backend, _auth) = start("imap", "workers = 4", more);
-    let [honest, crowded] = *postern.addresses("imap") else {
+#[test]
+fn silence_after_the_handshake_does_not_delay_a_login() {
+    let _alone = alone();
+    let setting = start("imap", "workers = 4", &tls_lines(""));
+    let [honest, crowded] = *setting.postern.addresses("imap") else {
         panic!("two listeners");
     };
-    let crowd = Crowd::gather(crowded, 1000, says, b"");
-    // The two listeners have a thread each: the crowd's needs a moment to accept everybody.
-    thread::sleep(Duration::from_millis(1500));
-    for attempt in 0..5 {
-        let took = log_in(honest, "imap");
-        assert!(took < AT_ONCE, "attempt {attempt} took {took:?}");
+    let client = Client::trusting(&Pki::shared().authority());
+    let crowd: Vec<_> = (0..300).map(|_| client.connect(crowded)).collect();
+    honest_logins_are_quick("imap", honest, "behind 300 TLS clients");
+    for mut lines in crowd.into_iter().rev().take(200) {
+        lines.expect("* OK IMAP4 ready");
+        lines.ask("a NOOP", "a OK completed");
     }
-    crowd.disperse();
-    postern.stop();
+    setting.postern.stop();
 }
 
 #[test]
 fn waiting_for_a_delayed_greeting_does_not_delay_others() {
-    let delay = "smtp_greeting_delay = 300ms";
-    honest_logins_are_quick("smtp", "workers = 8", delay, (1000, b"", b""));
+    let waiting = Point { heard: "", ..SMTP };
+    let delay = "smtp_greeting_delay = 300ms\nlisten = 127.0.0.1:0";
+    stand_at_with(&[waiting], delay);
 }
 
 #[test]
-fn two_hundred_clients_of_one_address_all_get_in() {
-    for workers in ["workers = 128", "workers = 4"] {
-        let (postern, _backend, _auth) = start("imap", workers, "");
-        let target = postern.address("imap");
-        let clients: Vec<_> = (0..200)
-            .map(|_| thread::spawn(move || log_in(target, "imap")))
-            .collect();
-        for client in clients {
-            client.join().expect("every client is let in");
-        }
-        postern.stop();
+fn clients_that_read_nothing_do_not_delay_a_login() {
+    let _alone = alone();
+    let capabilities = vec!["X-A-LONG-CAPABILITY"; 200].join(" ");
+    let more = format!(
+        "max_commands = 1000000\nimap_capabilities = {capabilities}\nlisten = 127.0.0.1:0 sndbuf=8k"
+    );
+    let setting = start("imap", "workers = 4\nsend_timeout = 1s", &more);
+    let [target, crowded] = *setting.postern.addresses("imap") else {
+        panic!("two listeners");
+    };
+    let deaf = Manner {
+        says: "a CAPABILITY\r\n".repeat(4000).into(),
+        reads: false,
+        ..Manner::silent()
+    };
+    let crowd = Crowd::gather(crowded, &deaf);
+    honest_logins_are_quick("imap", target, "behind the deaf");
+    // They do get to where nobody takes what they are told.
+    until_true("half of them are given up", PATIENCE, || {
+        setting.postern.lines_with("client timed out").len() >= 500
+    });
+    honest_logins_are_quick("imap", target, "behind the deaf who come back");
+    crowd.disperse();
+    setting.postern.stop();
+}
+
+#[test]
+fn clients_with_many_commands_at_once_do_not_delay_a_login() {
+    let _alone = alone();
+    let setting = start("imap", "workers = 4", "max_commands = 1000000");
+    let target = setting.postern.address("imap");
+    let busy = Manner {
+        members: 300,
+        addresses: 300,
+        says: "a NOOP\r\n".repeat(2000).into(),
+        heard: "a OK completed\r\n",
+        ..Manner::silent()
+    };
+    let crowd = Crowd::gather(target, &busy);
+    honest_logins_are_quick("imap", target, "behind a lot of work");
+    crowd.disperse();
+    setting.postern.stop();
+}
+
+#[test]
+fn a_chatty_crowd_does_not_delay_a_login() {
+    for (max_commands, closed) in [("1000000", 0), ("5", 132)] {
+        let _alone = alone();
+        let more = format!("max_commands = {max_commands}");
+        let setting = start("imap", "workers = 4", &more);
+        let target = setting.postern.address("imap");
+        let chatty = Manner {
+            members: 132,
+            addresses: 5,
+            heard: "* OK IMAP4 ready",
+            repeats: b"a NOOP\r\n",
+            back_after: Duration::ZERO,
+            ..Manner::silent()
+        };
+        let crowd = Crowd::gather(target, &chatty);
+        until_true("they have come back", PATIENCE, || {
+            setting.postern.lines_with("session closed").len() >= closed
+        });
+        thread::sleep(Duration::from_millis(500));
+        honest_logins_are_quick("imap", target, "behind chatter");
+        crowd.disperse();
+        setting.postern.stop();
     }
 }
 
-#[test]
-fn a_session_that_makes_room_is_told_so() {
-    let (postern, _backend, _auth) = start("imap", "workers = 1", "");
-    let target = postern.address("imap");
-    let (mut silent, _) = LineClient::greeted(target);
-    let took = log_in(target, "imap");
-    assert!(took < AT_ONCE, "{took:?}");
-    let goodbye = silent.line();
-    assert!(goodbye.starts_with("* BYE [UNAVAILABLE]"), "{goodbye}");
-    silent.expect_close();
-    postern.stop();
-}
+/// So long a line is on its way.
+const RTT: Duration = Duration::from_millis(20);
 
 #[test]
-fn a_login_being_checked_is_never_evicted() {
-    let backend = Peer::start(imap_server);
-    let address = backend.address();
-    let auth = AuthServer::start(move |request| {
-        if request.header("Auth-User") == Some("slow") {
-            thread::sleep(Duration::from_millis(1500));
+fn six_hundred_clients_at_once_all_get_in() {
+    let _alone = alone();
+    for process in ["", "workers = 4"] {
+        for protocol in ["imap", "pop3", "smtp"] {
+            let setting = start(protocol, process, "");
+            let target = setting.postern.address(protocol);
+            let clients: Vec<_> = (0..600)
+                .map(|_| thread::spawn(move || log_in_from_afar(target, protocol, RTT)))
+                .collect();
+            for client in clients {
+                client.join().expect("every client is let in");
+            }
+            setting.postern.stop();
         }
-        Answer::ok(address)
-    });
-    let server = service("imap", &auth, "");
-    let postern = Postern::start(&format!("[postern]\nworkers = 1\n{server}"));
-    let target = postern.address("imap");
-    let (mut slow, _) = LineClient::greeted(target);
-    slow.send("a LOGIN slow pw");
-    auth.wait_for_request(1);
-    let waiting = thread::spawn(move || log_in(target, "imap"));
-    let answer = slow.lines_until("a ").pop().expect("an answer");
-    assert!(answer.starts_with("a OK"), "{answer}");
-    waiting.join().expect("and then the other one");
-    postern.stop();
-}
-
-#[test]
-fn more_than_max_sessions_hear_that_there_is_no_room() {
-    for (protocol, busy) in [
-        ("imap", "* BYE [UNAVAILABLE]"),
-        ("pop3", "-ERR [SYS/TEMP]"),
-        ("smtp", "421 4.3.2"),
-    ] {
-        let (postern, _backend, _auth) = start(protocol, "max_sessions = 2", "");
-        let target = postern.address(protocol);
-        let _first = LineClient::greeted(target);
-        let _second = LineClient::greeted(target);
-        let (mut third, line) = LineClient::greeted(target);
-        assert!(line.starts_with(busy), "{line}");
-        third.expect_close();
-        postern.wait_for_log("`max_sessions` is reached");
-        postern.stop();
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! HTTP/1.1 with keep-alive over TCP or a Unix socket; it can stall, die and send garbage.
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::thread::JoinHandle;
 use std::{fs, thread};
 
 use super::line_client::find;
+use super::ports::listen;
 use super::wait::{self, PATIENCE};
 
 /// One request as it came.
@@ -99,7 +101,7 @@ struct Shared {
     handler: Box<Handler>,
     requests: Mutex<Vec<Request>>,
     connections: AtomicUsize,
-    open: Mutex<Vec<Connection>>,
+    open: Mutex<HashMap<usize, Connection>>,
     stopped: AtomicBool,
 }
 
@@ -129,8 +131,7 @@ impl AuthServer {
         address: SocketAddr,
         handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> AuthServer {
-        let listener = TcpListener::bind(address)
-            .unwrap_or_else(|error| panic!("cannot listen on {address}: {error}"));
+        let listener = listen(address);
         let address = listener.local_addr().expect("a listener has an address");
         let shared = Shared::new(handler);
         let server = Arc::clone(&shared);
@@ -213,7 +214,8 @@ impl AuthServer {
 
     /// Closes the connections that are open, as a server does that finds them idle.
     pub(crate) fn close_connections(&self) {
-        for connection in self.shared.open.lock().expect("no holder panics").drain(..) {
+        let mut open = self.shared.open.lock().expect("no holder panics");
+        for (_, connection) in open.drain() {
             connection.shut();
         }
     }
@@ -239,7 +241,7 @@ impl Shared {
             handler: Box::new(handler),
             requests: Mutex::new(Vec::new()),
             connections: AtomicUsize::new(0),
-            open: Mutex::new(Vec::new()),
+            open: Mutex::new(HashMap::new()),
             stopped: AtomicBool::new(false),
         })
     }
@@ -251,17 +253,20 @@ impl Shared {
         }
         let number = self.connections.fetch_add(1, Ordering::SeqCst) + 1;
         if let Ok(handle) = connection.duplicate() {
-            self.open.lock().expect("no holder panics").push(handle);
+            let mut open = self.open.lock().expect("no holder panics");
+            open.insert(number, handle);
         }
         let shared = Arc::clone(self);
         thread::spawn(move || {
             let handle = connection.duplicate();
             // The peer may go away at any time; that is its business.
             drop(shared.serve(connection, number));
-            // A duplicate is kept in the list: only a shutdown ends the connection.
+            // A duplicate is kept among those that are open: only a shutdown ends the connection.
             if let Ok(handle) = handle {
                 handle.shut();
             }
+            let mut open = shared.open.lock().expect("no holder panics");
+            open.remove(&number);
         });
         true
     }

@@ -7,6 +7,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod auth_server;
+pub(crate) mod crowd;
 pub(crate) mod janitor;
 pub(crate) mod line_client;
 pub(crate) mod ports;

@@ -1,8 +1,24 @@
-//! Ports for servers that cannot choose one themselves.
+//! Ports for servers that cannot choose one themselves, and listeners for those of our own.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process;
 use std::sync::atomic::{AtomicU16, Ordering};
+
+use socket2::{Domain, Socket, Type};
+
+/// A listener behind whose address the kernel has room for a crowd; the 128 of the standard library's
+/// are too few, and who comes too much tries again a second later.
+pub(crate) fn listen(address: SocketAddr) -> TcpListener {
+    let listen = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(4096)?;
+        Ok(socket.into())
+    };
+    let listener: std::io::Result<TcpListener> = listen();
+    listener.unwrap_or_else(|error| panic!("cannot listen on {address}: {error}"))
+}
 
 /// Below the range from which the kernel takes the ports of outgoing connections.
 const FIRST: u16 = 12_000;

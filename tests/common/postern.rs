@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{fs, thread};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
 use super::process::Process;
@@ -52,6 +53,8 @@ impl Postern {
         );
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = process.take_stderr().expect("its standard error is ours");
+        // The proxy waits for no slow reader: a line that finds the pipe full is lost.
+        fcntl(&stderr, FcntlArg::F_SETPIPE_SZ(1 << 20)).expect("a pipe may be so large");
         let lines = Arc::clone(&log);
         thread::spawn(move || {
             for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {

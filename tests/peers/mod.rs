@@ -14,13 +14,15 @@ pub(crate) use imap::imap_server;
 pub(crate) use pop3::pop3_server;
 pub(crate) use smtp::smtp_server;
 
+use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::common::line_client::find;
+use crate::common::ports::listen;
 use crate::common::wait::{self, PATIENCE};
 
 /// A listening peer; it plays its part on each connection, on a thread of its own.
@@ -35,7 +37,7 @@ struct State {
     accepted: AtomicUsize,
     ended: AtomicUsize,
     stopped: AtomicBool,
-    open: Mutex<Vec<TcpStream>>,
+    open: Mutex<HashMap<usize, TcpStream>>,
 }
 
 impl Peer {
@@ -43,7 +45,7 @@ impl Peer {
     pub(crate) fn start(
         play: impl Fn(&mut Talk) -> io::Result<()> + Send + Sync + 'static,
     ) -> Peer {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("the system has a port");
+        let listener = listen(([127, 0, 0, 1], 0).into());
         let address = listener.local_addr().expect("a listener has an address");
         let state = Arc::new(State::default());
         let play = Arc::new(play);
@@ -109,7 +111,8 @@ impl Peer {
 
     /// Breaks every connection, as a killed server does.
     pub(crate) fn kill_connections(&self) {
-        for stream in self.state.open.lock().expect("no holder panics").drain(..) {
+        let mut open = self.state.open.lock().expect("no holder panics");
+        for (_, stream) in open.drain() {
             // It may be gone already.
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -140,10 +143,11 @@ fn serve(
     play: &(impl Fn(&mut Talk) -> io::Result<()> + ?Sized),
     state: &Arc<State>,
 ) {
-    state.accepted.fetch_add(1, Ordering::SeqCst);
+    let number = state.accepted.fetch_add(1, Ordering::SeqCst);
     drop(stream.set_nodelay(true));
     if let Ok(handle) = stream.try_clone() {
-        state.open.lock().expect("no holder panics").push(handle);
+        let mut open = state.open.lock().expect("no holder panics");
+        open.insert(number, handle);
     }
     let mut talk = Talk {
         stream,
@@ -152,8 +156,11 @@ fn serve(
     };
     // The proxy may go away at any time; that is its business.
     drop(play(&mut talk));
-    // A duplicate is kept in the list: only a shutdown ends the connection.
+    // A duplicate is kept among those that are open: only a shutdown ends the connection.
     let _ = talk.stream.shutdown(Shutdown::Both);
+    let mut open = state.open.lock().expect("no holder panics");
+    open.remove(&number);
+    drop(open);
     state.ended.fetch_add(1, Ordering::SeqCst);
 }
 
