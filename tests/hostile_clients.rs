@@ -137,19 +137,26 @@ fn three_doors(library: &str, process: &str) -> (Postern, AuthServer) {
 }
 
 #[test]
-fn a_session_evicted_before_or_in_its_handshake_hears_nothing_in_plain_text() {
+fn a_session_that_makes_room_before_or_in_its_handshake_hears_nothing_in_plain_text() {
     for library in LIBRARIES {
-        let (postern, _auth) = three_doors(library, "[postern]\nworkers = 4");
+        let (postern, _auth) = three_doors(library, "[postern]\nmax_sessions = 4");
         let stuck = before_tls(&postern);
         thread::sleep(Duration::from_millis(300));
-        // Each of them needs a worker that somebody else holds.
-        let newcomers = [0; 4].map(|_| LineClient::greeted(postern.address("imap")));
+        // Each of them needs a place that somebody else has.
+        let newcomers = [0; 4].map(|_| {
+            let newcomer = LineClient::greeted(postern.address("imap"));
+            thread::sleep(Duration::from_millis(300));
+            newcomer
+        });
         for (at, mut client) in stuck.into_iter().enumerate() {
             let received = client.rest();
             let text = plain_text(&received).escape_ascii().to_string();
             assert_eq!(text, "", "{library}, {at}");
         }
-        drop(newcomers);
+        for (mut client, greeting) in newcomers {
+            assert_eq!(greeting, "* OK IMAP4 ready");
+            client.expect_silence(Duration::from_millis(10));
+        }
     }
 }
 
@@ -183,7 +190,6 @@ fn a_tls_client_that_hangs_up_during_auth_wait_frees_its_worker() {
         thread::sleep(Duration::from_millis(200));
         lines.tls.half_close().expect("it is open");
         drop(lines);
-        // Nobody waits for the worker, so it is not eviction that frees it.
         let start = Instant::now();
         postern.wait_for_log("session closed");
         assert!(start.elapsed() < AT_ONCE, "{library}");
@@ -233,13 +239,18 @@ fn clients_of_one_address_behind_a_proxy_come_down_to_what_it_may_have() {
         client
     };
     let _others: Vec<_> = (0..8).map(|_| arrive("192.0.2.8")).collect();
-    // They come before any of them has waited for long.
+    // None of them has been silent for a second yet.
     let mut silent: Vec<_> = (0..16).map(|_| arrive("192.0.2.7")).collect();
     for client in &mut silent {
         client.expect("* OK IMAP4 ready");
     }
+    let arrived = Instant::now();
     let closed = || postern.lines_with("session closed").len();
+    assert_eq!(closed(), 0);
     until_true("six of sixteen are gone", PATIENCE, || closed() >= 6);
+    let took = arrived.elapsed();
+    assert!(took > Duration::from_millis(700), "{took:?}");
+    assert!(took < 2 * AT_ONCE, "{took:?}");
     thread::sleep(Duration::from_millis(300));
     assert_eq!(closed(), 6);
     let told = silent.iter_mut().filter_map(|client| {

@@ -124,6 +124,128 @@ fn above_max_sessions_the_newcomer_is_told_to_come_back() {
     }
 }
 
+/// The proxy with room for so many sessions.
+fn with_room_for(count: usize, more: &str) -> (Postern, Peer, AuthServer) {
+    let backend = Peer::start(imap_server);
+    let address = backend.address();
+    let auth = AuthServer::start(move |request| match request.header("Auth-User") {
+        Some("slow") => {
+            thread::sleep(Duration::from_secs(2));
+            Answer::ok(address)
+        }
+        _ => Answer::ok(address),
+    });
+    let server = service("imap", &auth, more);
+    let postern = Postern::start(&format!("[postern]\nmax_sessions = {count}\n{server}"));
+    (postern, backend, auth)
+}
+
+/// Connects from this address and is greeted.
+fn greeted_from(last: u8, address: SocketAddr) -> LineClient {
+    let mut client = LineClient::connect_from([127, 0, 0, last], address);
+    client.expect("* OK IMAP4 ready");
+    client
+}
+
+/// Those of them that have been closed, by their numbers; each of them was told that there is no room.
+fn victims(clients: &mut [LineClient]) -> Vec<usize> {
+    let mut victims = Vec::new();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let stream = client.stream();
+        stream.set_nonblocking(true).expect("a socket");
+        let is_told = stream.peek(&mut [0]).is_ok();
+        stream.set_nonblocking(false).expect("a socket");
+        if is_told {
+            client.expect(BUSY);
+            client.expect_close();
+            victims.push(number);
+        }
+    }
+    victims
+}
+
+const BUSY: &str = "* BYE [UNAVAILABLE] Too many connections, try again later";
+
+#[test]
+fn at_max_sessions_the_oldest_of_the_address_with_most_makes_room() {
+    let (postern, _backend, _auth) = with_room_for(25, "");
+    let address = postern.address("imap");
+    let mut others: Vec<_> = (0..5).map(|n| greeted_from(10 + n, address)).collect();
+    let mut many: Vec<_> = (0..20).map(|_| greeted_from(2, address)).collect();
+    // It says something again and again, and does not become younger by it.
+    for _ in 0..5 {
+        many[0].ask("a NOOP", "a OK completed");
+        thread::sleep(Duration::from_millis(100));
+    }
+    let newcomers = (1..=3).map(|gone| {
+        let newcomer = logged_in("imap", address);
+        wait::until_true("somebody has made room", wait::PATIENCE, || {
+            postern.lines_with("session closed").len() == gone
+        });
+        newcomer
+    });
+    let newcomers: Vec<_> = newcomers.collect();
+    assert_eq!(victims(&mut many), [0, 1, 2]);
+    assert!(victims(&mut others).is_empty());
+    for mut newcomer in newcomers {
+        newcomer.ask("b NOOP", "b OK backend NOOP");
+    }
+    postern.stop();
+}
+
+#[test]
+fn who_is_logged_in_or_being_checked_never_makes_room() {
+    let (postern, _backend, auth) = with_room_for(3, "hibernate_timeout = 1s");
+    let address = postern.address("imap");
+    let mut relayed = [logged_in("imap", address), logged_in("imap", address)];
+    let mut checked = greeted_from(2, address);
+    checked.send("a LOGIN slow secret");
+    auth.wait_for_request(3);
+    let (mut newcomer, line) = LineClient::greeted(address);
+    assert_eq!(line, BUSY);
+    newcomer.expect_close();
+    postern.wait_for_log("`max_sessions` is reached");
+    checked.lines_until("a OK");
+    for client in relayed.iter_mut().chain([&mut checked]) {
+        client.ask("b NOOP", "b OK backend NOOP");
+    }
+    // Silent relays sleep, and are logged in all the same.
+    thread::sleep(Duration::from_millis(2500));
+    let (_, line) = LineClient::greeted(address);
+    assert_eq!(line, BUSY);
+    for client in relayed.iter_mut().chain([&mut checked]) {
+        client.ask("c NOOP", "c OK backend NOOP");
+    }
+    postern.stop();
+}
+
+#[test]
+fn a_session_that_makes_room_is_told_so_in_its_own_protocol() {
+    for (protocol, busy) in [
+        ("imap", BUSY),
+        (
+            "pop3",
+            "-ERR [SYS/TEMP] Too many connections, try again later",
+        ),
+        ("smtp", "421 4.3.2 Too many connections, try again later"),
+    ] {
+        let auth = AuthServer::start(|_| Answer::Stall);
+        let server = service(protocol, &auth, "");
+        let postern = Postern::start(&format!("[postern]\nmax_sessions = 1\n{server}"));
+        let (mut silent, _) = LineClient::greeted(postern.address(protocol));
+        // In place it waits for its client for a moment.
+        thread::sleep(Duration::from_millis(200));
+        let start = Instant::now();
+        let (mut newcomer, greeting) = LineClient::greeted(postern.address(protocol));
+        assert!(start.elapsed() < Duration::from_secs(1));
+        assert_ne!(greeting, busy);
+        silent.expect(busy);
+        silent.expect_close();
+        newcomer.expect_silence(Duration::from_millis(10));
+        postern.stop();
+    }
+}
+
 #[test]
 fn a_silent_client_is_closed_without_a_line() {
     for protocol in PROTOCOLS {
@@ -173,47 +295,6 @@ fn a_failed_login_restarts_the_time() {
     for _ in 0..4 {
         client.ask("a LOGIN alice wrong", "a NO no");
     }
-}
-
-#[test]
-fn a_client_that_hangs_up_during_auth_wait_frees_its_worker() {
-    let backend = Peer::start(imap_server);
-    let address = backend.address();
-    for status in ["no", "WAIT"] {
-        let refusal = format!("Auth-Status: {status}");
-        let auth = AuthServer::start(move |request| match request.number {
-            1 => Answer::headers(&[&refusal, "Auth-Wait: 60"]),
-            _ => Answer::ok(address),
-        });
-        let ini = format!("[postern]\nworkers = 1\n{}", service("imap", &auth, ""));
-        let postern = Postern::start(&ini);
-        let (mut client, _) = LineClient::greeted(postern.address("imap"));
-        client.send("a LOGIN alice wrong");
-        auth.wait_for_request(1);
-        drop(client);
-        let start = Instant::now();
-        drop(LineClient::imap_login(postern.address("imap")));
-        assert!(start.elapsed() < Duration::from_secs(2), "{status}");
-    }
-}
-
-#[test]
-fn a_login_is_quick_behind_silent_connections() {
-    let backend = Peer::start(imap_server);
-    let (postern, _auth) = proxy_to("imap", backend.address(), "");
-    let address = postern.address("imap");
-    let silent: Vec<LineClient> = (0..300).map(|_| LineClient::connect(address)).collect();
-    let start = Instant::now();
-    let mut client = LineClient::connect_from([127, 0, 0, 2], address);
-    client.expect("* OK IMAP4 ready");
-    client.send("a LOGIN alice secret");
-    client.lines_until("a OK");
-    assert!(
-        start.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        start.elapsed()
-    );
-    drop(silent);
 }
 
 #[test]
