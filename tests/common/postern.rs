@@ -114,6 +114,18 @@ impl Postern {
         self.log.lock().expect("no holder panics").join("\n")
     }
 
+    /// The lines logged so far but for the first so many.
+    pub(crate) fn lines_from(&self, first: usize) -> Vec<String> {
+        let log = self.log.lock().expect("no holder panics");
+        log.get(first..).unwrap_or_default().to_vec()
+    }
+
+    /// How many lines logged so far contain `text`.
+    pub(crate) fn count(&self, text: &str) -> usize {
+        let log = self.log.lock().expect("no holder panics");
+        log.iter().filter(|line| line.contains(text)).count()
+    }
+
     /// The lines logged so far that contain `text`.
     pub(crate) fn lines_with(&self, text: &str) -> Vec<String> {
         let log = self.log.lock().expect("no holder panics");

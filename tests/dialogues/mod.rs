@@ -1,8 +1,8 @@
 //! Plays the text files below this folder against the proxy: what a client says (`C:`) and what it
 //! gets (`S:`), byte for byte. How such a file reads is told in FORMAT.txt.
 //!
-//! Each dialogue is played three ways: line by line, sent at once, and with every byte in a segment
-//! of its own; what the proxy says must be the same.
+//! Each dialogue is played four ways: line by line, sent at once, with every byte in a segment of its
+//! own, and with the session asleep before every byte; what the proxy says must be the same.
 
 mod play;
 mod script;
@@ -64,7 +64,7 @@ fn play_file(protocol: &str, file: &PathBuf) -> Option<String> {
         // A proxy that does not start is one dialogue's failure, not the end of all.
         thread::spawn({
             let protocol = protocol.to_owned();
-            move || play::three_ways(&protocol, &script)
+            move || play::all_ways(&protocol, &script)
         })
         .join()
         .unwrap_or_else(|cause| Err(panic_text(&*cause)))

@@ -23,40 +23,61 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the proxy must stay silent where the dialogue ends without a close.
 const SILENCE: Duration = Duration::from_millis(30);
 
+/// How long the session may take to fall asleep before the next byte; where it does not, it waits for a
+/// time, or for somebody else.
+const UNTIL_ASLEEP: Duration = Duration::from_millis(100);
+/// Of a longer piece the middle is sent in parts of so many bytes, with a sleep before each part.
+const PART: usize = 256;
+
 /// How the client's bytes are sent.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     Lines,
     AtOnce,
     Bytes,
+    Asleep,
 }
 
-const WAYS: [(&str, Way); 3] = [
+const WAYS: [(&str, Way); 4] = [
     ("lines", Way::Lines),
     ("at-once", Way::AtOnce),
     ("bytes", Way::Bytes),
+    ("asleep", Way::Asleep),
 ];
+
+impl Script {
+    /// What restricts a dialogue to bytes, or keeps it from them, does the same to sleeps.
+    fn is_played(&self, name: &str) -> bool {
+        let name = if name == "asleep" { "bytes" } else { name };
+        self.ways.is_empty() || self.ways.iter().any(|wanted| wanted == name)
+    }
+}
 
 /// # Errors
 /// The first way in which it went otherwise, with what was said and what the proxy logged.
-pub(super) fn three_ways(protocol: &str, script: &Script) -> Result<(), String> {
+pub(super) fn all_ways(protocol: &str, script: &Script) -> Result<(), String> {
     let backend = Peer::start(server_of(protocol));
     let turn = Arc::new(AtomicUsize::new(0));
     let auth = AuthServer::start(answers(script, backend.address(), Arc::clone(&turn)));
     let mut config = script.config.join("\n");
     config.push_str("\nerror_log = stderr debug");
-    let postern = Postern::start(&service(protocol, &auth, &config));
-    for (name, way) in WAYS {
-        if !script.ways.is_empty() && !script.ways.iter().any(|wanted| wanted == name) {
-            continue;
-        }
+    let server = service(protocol, &auth, &config);
+    let patient = Postern::start(&server);
+    let sleepy = Postern::start(&format!(
+        "[postern]\nclient_wait = 0\n{server}\nhibernate_timeout = 1ms\n"
+    ));
+    for (name, way) in WAYS.into_iter().filter(|(name, _)| script.is_played(name)) {
+        let postern = match way {
+            Way::Asleep => &sleepy,
+            Way::Lines | Way::AtOnce | Way::Bytes => &patient,
+        };
         turn.store(0, Ordering::SeqCst);
         backend.forget();
         let seen = Before {
             requests: auth.requests().len(),
             connections: backend.accepted(),
         };
-        let mut player = Player::connect(postern.address(protocol));
+        let mut player = Player::connect(postern, protocol);
         player
             .play(&script.steps, way)
             .and_then(|()| check_afterwards(script, &player, &auth, &backend, &seen))
@@ -92,22 +113,33 @@ fn answers(
     }
 }
 
-struct Player {
+struct Player<'a> {
+    postern: &'a Postern,
     stream: TcpStream,
     received: Vec<u8>,
     salt: Option<String>,
     transcript: String,
+    /// How much of the log is from before the last byte that was sent.
+    logged: usize,
+    /// How often something was sent, and how often the session was asleep then.
+    sent: usize,
+    sent_asleep: usize,
 }
 
-impl Player {
-    fn connect(address: SocketAddr) -> Player {
-        let stream = TcpStream::connect(address).expect("the proxy listens");
+impl Player<'_> {
+    fn connect<'a>(postern: &'a Postern, protocol: &str) -> Player<'a> {
+        let logged = postern.lines_from(0).len();
+        let stream = TcpStream::connect(postern.address(protocol)).expect("the proxy listens");
         stream.set_nodelay(true).expect("TCP has no delay to set");
         Player {
+            postern,
             stream,
             received: Vec::new(),
             salt: None,
             transcript: String::new(),
+            logged,
+            sent: 0,
+            sent_asleep: 0,
         }
     }
 
@@ -123,6 +155,9 @@ impl Player {
                 self.step(step, way)?;
             }
             rest = after;
+        }
+        if way == Way::Asleep && self.sent > 0 && self.sent_asleep == 0 {
+            return Err("it never slept".to_owned());
         }
         if matches!(steps.last(), Some(Step::Close)) {
             return Ok(());
@@ -150,10 +185,44 @@ impl Player {
 
     /// A failure to send is no failure yet: the proxy may have closed, and what it said shows why.
     fn send(&mut self, bytes: &[u8], way: Way) {
-        if way != Way::Bytes {
-            drop(self.stream.write_all(bytes));
-            return;
+        match way {
+            Way::Lines | Way::AtOnce => drop(self.stream.write_all(bytes)),
+            Way::Bytes => self.send_bytewise(bytes),
+            Way::Asleep => self.send_to_a_sleeper(bytes),
         }
+    }
+
+    /// The session is put to sleep before each byte.
+    fn send_to_a_sleeper(&mut self, bytes: &[u8]) {
+        let (begin, rest) = bytes.split_at(bytes.len().min(PART));
+        let (middle, end) = rest.split_at(rest.len().saturating_sub(PART));
+        let parts = begin.chunks(1).chain(middle.chunks(PART));
+        for part in parts.chain(end.chunks(1)) {
+            self.sent += 1;
+            self.sent_asleep += usize::from(self.waits_until_asleep());
+            if self.stream.write_all(part).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the session has fallen asleep, since the last byte that was sent; whether it has.
+    fn waits_until_asleep(&mut self) -> bool {
+        let end = Instant::now() + UNTIL_ASLEEP;
+        loop {
+            let lines = self.postern.lines_from(self.logged);
+            let says = |text| lines.iter().any(|line: &String| line.contains(text));
+            let (sleeps, is_closed) = (says(" sleeps"), says("session closed"));
+            if sleeps || is_closed || Instant::now() > end {
+                // What follows the close, if it is sent at all, is not waited for.
+                self.logged += if is_closed { 0 } else { lines.len() };
+                return sleeps;
+            }
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    fn send_bytewise(&mut self, bytes: &[u8]) {
         for byte in bytes {
             if self.stream.write_all(std::slice::from_ref(byte)).is_err() {
                 return;
