@@ -104,6 +104,22 @@ impl Tls {
         Ok(())
     }
 
+    /// Sends all of it but for the last bytes of its last record, which follow after `between`.
+    pub(crate) fn write_in_two(&self, data: &[u8], between: impl FnOnce()) -> io::Result<()> {
+        const LAST: usize = 10;
+        let _writing = self.0.writing.lock().expect("no holder panics");
+        let ciphertext = self.ciphertext(|connection| connection.writer().write_all(data))?;
+        let (begin, end) = ciphertext.split_at(ciphertext.len() - LAST);
+        (&self.0.socket).write_all(begin)?;
+        between();
+        (&self.0.socket).write_all(end)
+    }
+
+    /// The socket below.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.0.socket
+    }
+
     /// Says close_notify; the connection stays open in both directions.
     pub(crate) fn close_notify(&self) -> io::Result<()> {
         self.send(|connection| {
@@ -163,14 +179,21 @@ impl Tls {
 
     fn send(&self, act: impl FnOnce(&mut Connection) -> io::Result<()>) -> io::Result<()> {
         let _writing = self.0.writing.lock().expect("no holder panics");
+        let ciphertext = self.ciphertext(act)?;
+        (&self.0.socket).write_all(&ciphertext)
+    }
+
+    fn ciphertext(
+        &self,
+        act: impl FnOnce(&mut Connection) -> io::Result<()>,
+    ) -> io::Result<Vec<u8>> {
         let mut ciphertext = Vec::new();
         let mut state = self.state();
         act(&mut state.connection)?;
         while state.connection.wants_write() {
             state.connection.write_tls(&mut ciphertext)?;
         }
-        drop(state);
-        (&self.0.socket).write_all(&ciphertext)
+        Ok(ciphertext)
     }
 }
 

@@ -156,8 +156,9 @@ impl Player<'_> {
             }
             rest = after;
         }
-        if way == Way::Asleep && self.sent > 0 && self.sent_asleep == 0 {
-            return Err("it never slept".to_owned());
+        if way == Way::Asleep && self.sent_asleep * 2 < self.sent {
+            let (asleep, all) = (self.sent_asleep, self.sent);
+            return Err(format!("asleep before {asleep} of {all} bytes only"));
         }
         if matches!(steps.last(), Some(Step::Close)) {
             return Ok(());
