@@ -159,7 +159,10 @@ fn goes_away(leg: Leg, who: &str, how: Leaves) {
         Leaves::InOrder => "closed",
         Leaves::Reset => "connection broke",
     };
-    assert!(line.contains(&format!("reason=\"{who} {reason}\"")), "{what}: {line}");
+    assert!(
+        line.contains(&format!("reason=\"{who} {reason}\"")),
+        "{what}: {line}"
+    );
 }
 
 #[test]

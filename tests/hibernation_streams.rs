@@ -75,23 +75,23 @@ struct Stream {
     at: usize,
 }
 
+/// A prime number of bytes is in step with nobody's buffers.
+const BLOCK: usize = 262_147;
+
 impl Stream {
-    fn of(seed: u64, session: usize, which: u64) -> Stream {
+    fn block(seed: u64) -> Arc<Vec<u8>> {
         let mut random = Random(seed);
-        // A prime number of bytes is in step with nobody's buffers.
-        let block = (0..262_147).map(|_| random.next().to_le_bytes()[0]);
-        let block = Arc::new(block.collect::<Vec<_>>());
-        let at = Random::of(seed, session, which).below(262_147);
-        Stream {
-            block,
-            at: usize::try_from(at).expect("it is small"),
-        }
+        let bytes = (0..BLOCK).map(|_| random.next().to_le_bytes()[0]);
+        Arc::new(bytes.collect())
     }
 
     fn take(&mut self, count: usize) -> Vec<u8> {
-        let from = self.block.iter().cycle().skip(self.at);
-        let taken = from.take(count).copied().collect();
-        self.at = (self.at + count) % self.block.len();
+        let mut taken = Vec::with_capacity(count);
+        while taken.len() < count {
+            let some = (count - taken.len()).min(BLOCK - self.at);
+            taken.extend_from_slice(&self.block[self.at..self.at + some]);
+            self.at = (self.at + some) % BLOCK;
+        }
         taken
     }
 
@@ -99,11 +99,11 @@ impl Stream {
     fn goes_on_with(&mut self, bytes: &[u8]) -> bool {
         let mut rest = bytes;
         while !rest.is_empty() {
-            let count = rest.len().min(self.block.len() - self.at);
+            let count = rest.len().min(BLOCK - self.at);
             if rest[..count] != self.block[self.at..self.at + count] {
                 return false;
             }
-            self.at = (self.at + count) % self.block.len();
+            self.at = (self.at + count) % BLOCK;
             rest = &rest[count..];
         }
         true
@@ -157,6 +157,7 @@ struct Report {
 /// What both sides of all sessions know.
 struct Play {
     seed: u64,
+    block: Arc<Vec<u8>>,
     fate: fn(&mut Random) -> Fate,
     /// Sessions that would go on end now, in good order.
     is_over: AtomicBool,
@@ -165,8 +166,10 @@ struct Play {
 
 impl Play {
     fn new(fate: fn(&mut Random) -> Fate) -> Arc<Play> {
+        let seed = seed();
         Arc::new(Play {
-            seed: seed(),
+            seed,
+            block: Stream::block(seed),
             fate,
             is_over: AtomicBool::new(false),
             reports: Mutex::default(),
@@ -180,10 +183,15 @@ impl Play {
     /// The proxy, and the backend's side of all sessions.
     fn stage(self: &Arc<Play>, legs: (Leg, Leg), process: &str) -> Stage {
         let play = Arc::clone(self);
-        Stage::start(legs, process, "hibernate_timeout = 10ms\n", move |end, user| {
-            let session = user.trim_start_matches('s').parse();
-            play.side(end, Side::Backend, session.expect("users are numbered"));
-        })
+        Stage::start(
+            legs,
+            process,
+            "hibernate_timeout = 10ms\n",
+            move |end, user| {
+                let session = user.trim_start_matches('s').parse();
+                play.side(end, Side::Backend, session.expect("users are numbered"));
+            },
+        )
     }
 
     fn client(&self, stage: &Stage, session: usize) {
@@ -205,7 +213,12 @@ impl Play {
                     Fate::GoesOn if self.is_over.load(Ordering::SeqCst) => true,
                     _ => has_ended.load(Ordering::SeqCst),
                 };
-                let sent = speak(&end, self.random(session, side), self.stream(session, side), is_done);
+                let sent = speak(
+                    &end,
+                    self.random(session, side),
+                    self.stream(session, side),
+                    is_done,
+                );
                 match fate {
                     Fate::Resets(who, _) if who == side => gives_up.store(true, Ordering::SeqCst),
                     // It may be gone.
@@ -234,7 +247,11 @@ impl Play {
     }
 
     fn stream(&self, session: usize, side: Side) -> Stream {
-        Stream::of(self.seed, session, side.stream())
+        let at = Random::of(self.seed, session, side.stream()).below(BLOCK as u64);
+        Stream {
+            block: Arc::clone(&self.block),
+            at: usize::try_from(at).expect("it is small"),
+        }
     }
 
     /// Insists that every session was reported from both sides, that everybody heard what the other
@@ -301,8 +318,23 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
-/// Insists that the proxy has come back to where it was, with one closing line a session.
+/// Threads and descriptors of the proxy when it has started everything that stays for good.
+fn at_rest(stage: &Stage) -> (usize, usize) {
+    let postern = stage.postern();
+    postern.wait_for_log(": ready");
+    stage.connect().expect("* OK IMAP4 ready");
+    until_true("the first session ends", PATIENCE, || {
+        postern.count("session closed") == 1
+    });
+    // The closing line comes a moment before the close.
+    thread::sleep(Duration::from_millis(200));
+    (postern.threads(), postern.descriptors())
+}
+
+/// Insists that the proxy has come back to where it was, with one closing line a session, and that of
+/// the first one.
 fn expect_nothing_left(postern: &Postern, before: (usize, usize), sessions: usize) {
+    let sessions = sessions + 1;
     until_true("a closing line of each session", PATIENCE, || {
         postern.count("session closed") >= sessions
     });
@@ -318,13 +350,13 @@ fn a_thousand_sleeps(legs: (Leg, Leg)) {
     let play = Play::new(|_| Fate::GoesOn);
     let stage = play.stage(legs, "");
     let postern = stage.postern();
-    let before = (postern.threads(), postern.descriptors());
+    let before = at_rest(&stage);
     thread::scope(|scope| {
         for session in 0..SESSIONS {
             let (play, stage) = (&play, &stage);
             scope.spawn(move || play.client(stage, session));
         }
-        let end = Instant::now() + Duration::from_secs(90);
+        let end = Instant::now() + Duration::from_secs(60);
         while postern.count("relay sleeps") < SLEEPS && Instant::now() < end {
             thread::sleep(Duration::from_millis(50));
         }
@@ -403,7 +435,7 @@ fn ends_and_resets(leg: Leg) {
     let reloads = || postern.count("the configuration was read anew");
     postern.signal(Signal::SIGHUP);
     until_true("a reload", PATIENCE, || reloads() == 1);
-    let before = (postern.threads(), postern.descriptors());
+    let before = at_rest(&stage);
     let next = AtomicUsize::new(0);
     let playing = AtomicUsize::new(AT_A_TIME);
     thread::scope(|scope| {

@@ -102,9 +102,11 @@ impl Stage {
         let plain = LineClient::connect(self.address).stream();
         let end = match &self.client {
             None => End::Plain(Arc::new(plain)),
-            Some(client) => {
-                End::Tls(client.handshake(plain).unwrap_or_else(|error| panic!("TLS failed: {error}")))
-            }
+            Some(client) => End::Tls(
+                client
+                    .handshake(plain)
+                    .unwrap_or_else(|error| panic!("TLS failed: {error}")),
+            ),
         };
         end.wait_at_most(DEADLINE);
         end
@@ -162,10 +164,7 @@ pub(crate) enum End {
 
 impl End {
     /// Serves each connection on a thread of its own, for as long as the test binary runs.
-    pub(crate) fn serve(
-        over_tls: bool,
-        play: impl Fn(End) + Send + Sync + 'static,
-    ) -> SocketAddr {
+    pub(crate) fn serve(over_tls: bool, play: impl Fn(End) + Send + Sync + 'static) -> SocketAddr {
         if over_tls {
             let pair = Pki::shared().server();
             let config = server_config(&pair.certificate, &pair.key, None);
@@ -201,7 +200,8 @@ impl End {
         self.write(b"+ password\r\n")?;
         self.line()?;
         self.write(format!("{tag} OK in\r\n").as_bytes())?;
-        Ok(user)
+        // The length of the password follows.
+        Ok(user.split(' ').next().unwrap_or_default().to_owned())
     }
 
     /// Sends a line; CRLF is added.
