@@ -369,11 +369,15 @@ impl Relay {
         self.lock().reason.get_or_insert(reason);
     }
 
-    /// `timeout` holds from now on.
+    /// `timeout` holds from now on. An end is no silence: whatever came before it, the other direction has
+    /// all of that time to answer.
     fn limit_silence(&self) {
-        self.clock
-            .limit
-            .fetch_min(millis(self.half_closed), Ordering::Relaxed);
+        let limit = millis(self.half_closed);
+        if self.clock.limit.load(Ordering::Relaxed) > limit {
+            self.clock.touch();
+            // Whoever sees this sees the clock as well.
+            self.clock.limit.fetch_min(limit, Ordering::Release);
+        }
     }
 
     /// Longest time that the end of a direction may take to be passed on.
@@ -448,7 +452,7 @@ impl Clock {
         }
         let left = self
             .limit
-            .load(Ordering::Relaxed)
+            .load(Ordering::Acquire)
             .saturating_sub(self.silence());
         (left > 0).then(|| Duration::from_millis(left))
     }
@@ -467,7 +471,7 @@ impl Clock {
 
     /// When the silence has been too long.
     fn end(&self) -> Instant {
-        let limit = self.limit.load(Ordering::Relaxed);
+        let limit = self.limit.load(Ordering::Acquire);
         let end = self.active.load(Ordering::SeqCst).saturating_add(limit);
         let end = self.began.checked_add(Duration::from_millis(end));
         // Longer than the clock can tell is as good as never.
