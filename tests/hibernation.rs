@@ -184,6 +184,20 @@ fn a_sleeping_relay_whose_client_or_backend_resets_ends_at_once() {
 }
 
 #[test]
+fn a_client_that_resets_ends_a_sleeping_relay_whose_backend_does_not_close() {
+    for leg in Leg::ALL {
+        let (stage, client, backend) = asleep((leg, leg));
+        client.reset();
+        backend.expect_end();
+        let line = until("a closing line", AT_ONCE, || {
+            stage.postern().lines_with("session closed").pop()
+        });
+        assert!(line.contains("client connection broke"), "{leg:?}: {line}");
+        drop(backend);
+    }
+}
+
+#[test]
 fn a_sleeping_relay_passes_an_end_on_and_the_other_direction_sleeps_on() {
     for leg in Leg::ALL {
         for client_ends in [true, false] {

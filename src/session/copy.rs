@@ -2,6 +2,7 @@
 //!
 //! What both directions have in common, and how a relay begins, sleeps and ends, is in `relay`.
 
+use std::net::Shutdown;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -60,10 +61,10 @@ impl Relay {
         }
         drop(first);
         let mut small = Zeroizing::new([0; SMALL]);
-        let reason = loop {
+        let is_broken = loop {
             let n = match self.read(which, &mut small[..]) {
                 Ok(Got::Bytes(n)) => n,
-                Ok(Got::End) => break which.closed(),
+                Ok(Got::End) => break false,
                 // Nothing came: either there is time to wait on, or the session ends.
                 Ok(Got::TimedOut) if self.patience().is_none() => return Outcome::Silent,
                 Ok(Got::TimedOut) => match self.pause(which, &mut small[..], &mut pending) {
@@ -71,7 +72,7 @@ impl Relay {
                     Ok(n) => n,
                     Err(outcome) => return outcome,
                 },
-                Err(_) => break which.broke(),
+                Err(_) => break true,
             };
             self.touch(which, n);
             let wrote = match n {
@@ -86,9 +87,17 @@ impl Relay {
             return Outcome::Silent;
         };
         // Before the other direction can find that its source has ended because of this.
-        self.give_reason(reason);
+        self.give_reason(match is_broken {
+            true => which.broke(),
+            false => which.closed(),
+        });
         let limit = patience.min(self.half_closed());
         self.destination(which).finish(&mut pending, limit);
+        if is_broken && which == Which::Up {
+            // A client that is gone hears nothing more: its backend is not waited for. The other way
+            // round the client may still be reading what came before.
+            self.source(Which::Down).socket.shutdown(Shutdown::Read);
+        }
         Outcome::Finished
     }
 
