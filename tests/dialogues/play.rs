@@ -121,9 +121,11 @@ struct Player<'a> {
     transcript: String,
     /// How much of the log is from before the last byte that was sent.
     logged: usize,
-    /// How often something was sent, and how often the session was asleep then.
-    sent: usize,
-    sent_asleep: usize,
+    /// How often something was sent while the session slept, and how often while it did not although it
+    /// slept again later: one that has been refused does not any more.
+    asleep: usize,
+    awake: usize,
+    awake_lately: usize,
 }
 
 impl Player<'_> {
@@ -138,8 +140,9 @@ impl Player<'_> {
             salt: None,
             transcript: String::new(),
             logged,
-            sent: 0,
-            sent_asleep: 0,
+            asleep: 0,
+            awake: 0,
+            awake_lately: 0,
         }
     }
 
@@ -156,9 +159,12 @@ impl Player<'_> {
             }
             rest = after;
         }
-        if way == Way::Asleep && self.sent_asleep * 2 < self.sent {
-            let (asleep, all) = (self.sent_asleep, self.sent);
-            return Err(format!("asleep before {asleep} of {all} bytes only"));
+        let never_slept = self.asleep == 0 && self.awake_lately > 0;
+        if never_slept || self.awake > self.asleep {
+            let (asleep, awake) = (self.asleep, self.awake + self.awake_lately);
+            return Err(format!(
+                "asleep before {asleep} bytes, awake before {awake}"
+            ));
         }
         if matches!(steps.last(), Some(Step::Close)) {
             return Ok(());
@@ -199,8 +205,12 @@ impl Player<'_> {
         let (middle, end) = rest.split_at(rest.len().saturating_sub(PART));
         let parts = begin.chunks(1).chain(middle.chunks(PART));
         for part in parts.chain(end.chunks(1)) {
-            self.sent += 1;
-            self.sent_asleep += usize::from(self.waits_until_asleep());
+            if self.waits_until_asleep() {
+                self.asleep += 1;
+                self.awake += std::mem::take(&mut self.awake_lately);
+            } else {
+                self.awake_lately += 1;
+            }
             if self.stream.write_all(part).is_err() {
                 return;
             }
