@@ -2,13 +2,14 @@
 //! client, and they never shut a listener down, which somebody else may hold as well.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
+use nix::sys::resource::{Resource, getrlimit};
 
 use crate::admission::Entry;
 use crate::config::{Listen, ListenAddress};
@@ -22,6 +23,10 @@ use crate::session::turn::{self, Arrival};
 
 /// How long to wait until descriptors may be free again.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// So many descriptors at the end are for the logins of those who are in: each of them needs one for the
+/// auth server and one for its backend.
+const FOR_LOGINS: u64 = 16;
 
 /// So long after the last failure for want of a descriptor there are enough again.
 const RECOVERED: Duration = Duration::from_secs(1);
@@ -55,12 +60,25 @@ impl AcceptLoop {
     pub(crate) fn run(&self) {
         let refusals = Seldom::new();
         let mut shortage = Shortage::default();
-        while self.wait(shortage.patience()) {
+        while let Some(is_there) = self.wait(shortage.patience()) {
+            if shortage.sheds_now() {
+                self.runtime.make_room_now(&self.runtime.admission.shed());
+            }
             if shortage.is_over() {
                 self.log(Severity::Notice, "accepting connections again", None);
             }
+            // Without descriptors accept() fails even where nobody comes.
+            if !is_there {
+                continue;
+            }
             match self.listener.accept() {
-                Ok((socket, peer)) => self.let_in(socket, peer, &refusals),
+                Ok((socket, peer)) => {
+                    let is_scarce = is_one_of_the_last(&socket);
+                    self.let_in(socket, peer, &refusals);
+                    if is_scarce {
+                        shortage.is_near();
+                    }
+                }
                 Err(error) if is_exhaustion(&error) => {
                     if shortage.begins() {
                         let text = "accept() failed; pausing until descriptors are free, \
@@ -82,15 +100,18 @@ impl AcceptLoop {
         }
     }
 
-    /// Waits for a connection, or so long; false when accepting is to end.
-    fn wait(&self, patience: PollTimeout) -> bool {
+    /// Waits for a connection, or for so long; whether there is one. `None` when accepting is to end.
+    fn wait(&self, limit: Option<Duration>) -> Option<bool> {
         let mut fds = [
             PollFd::new(self.listener.socket.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut fds, patience) {
-            Ok(_) | Err(Errno::EINTR) => !fds[1].any().unwrap_or(true),
-            Err(_) => false,
+        let limit = limit.map(|limit| PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX));
+        match poll(&mut fds, limit.unwrap_or(PollTimeout::NONE)) {
+            Ok(_) if fds[1].any().unwrap_or(true) => None,
+            Ok(_) => Some(fds[0].any().unwrap_or(true)),
+            Err(Errno::EINTR) => Some(false),
+            Err(_) => None,
         }
     }
 
@@ -170,12 +191,24 @@ impl AcceptLoop {
 struct Shortage {
     /// The last time that there was none.
     last: Option<Instant>,
+    /// When some are to make room because there are few; those who have just come sleep by then.
+    shed_at: Option<Instant>,
 }
 
 impl Shortage {
     /// Notes that there is no descriptor; whether there was one before.
     fn begins(&mut self) -> bool {
         self.last.replace(Instant::now()).is_none()
+    }
+
+    /// Notes that there are few.
+    fn is_near(&mut self) {
+        self.shed_at.get_or_insert_with(|| Instant::now() + PAUSE);
+    }
+
+    /// Whether it is time for some to make room because there are few.
+    fn sheds_now(&mut self) -> bool {
+        self.shed_at.take_if(|at| *at <= Instant::now()).is_some()
     }
 
     /// Whether it has ended just now.
@@ -185,13 +218,20 @@ impl Shortage {
             .is_some()
     }
 
-    /// How long to wait for a connection until that is to be asked.
-    fn patience(&self) -> PollTimeout {
-        match self.last {
-            None => PollTimeout::NONE,
-            Some(_) => PollTimeout::try_from(RECOVERED).unwrap_or(PollTimeout::MAX),
-        }
+    /// How long to wait for a connection until any of that is to be asked.
+    fn patience(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let shed = self.shed_at.map(|at| at.saturating_duration_since(now));
+        let over = self.last.map(|_| RECOVERED);
+        [shed, over].into_iter().flatten().min()
     }
+}
+
+/// Whether few descriptors are left: the system gives the lowest number that is free.
+fn is_one_of_the_last(socket: &socket2::Socket) -> bool {
+    let number = u64::try_from(socket.as_raw_fd()).unwrap_or(0);
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    number + FOR_LOGINS >= limit
 }
 
 fn is_passing(error: &io::Error) -> bool {

@@ -360,13 +360,14 @@ fn clients_that_read_nothing_do_not_delay_a_login() {
 #[test]
 fn clients_with_many_commands_at_once_do_not_delay_a_login() {
     let _alone = alone();
-    let setting = start("imap", "workers = 4", "max_commands = 1000000");
+    let capabilities = vec!["X-A-LONG-CAPABILITY"; 200].join(" ");
+    let more = format!("max_commands = 1000000\nimap_capabilities = {capabilities}");
+    let setting = start("imap", "workers = 4", &more);
     let target = setting.postern.address("imap");
     let busy = Manner {
         members: 300,
         addresses: 300,
-        says: "a NOOP\r\n".repeat(2000).into(),
-        heard: "a OK completed\r\n",
+        says: "a CAPABILITY\r\n".repeat(2000).into(),
         ..Manner::silent()
     };
     let crowd = Crowd::gather(target, &busy);

@@ -16,7 +16,7 @@ use common::line_client::LineClient;
 use common::postern::Postern;
 use common::process::Process;
 use common::temp::TempDir;
-use common::tools::{run, wait_for_line};
+use common::tools::wait_for_line;
 use common::wait::{self, PATIENCE};
 use common::{proxy_to, service};
 use nix::sys::signal::Signal;

@@ -151,7 +151,7 @@ fn read_client_line(
     client: &mut ClientConn,
     known: &[&str],
 ) -> Result<Line, Halt> {
-    client.flush()?;
+    client.next_line()?;
     loop {
         let input = client.buffered();
         if let Some(at) = input.iter().position(|&byte| byte == b'\n') {

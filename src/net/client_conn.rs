@@ -18,6 +18,9 @@ use super::leg::{Got, Leg};
 use super::socket::{Deadline, Seen, Socket, WaitFor, Waited};
 use crate::tls::{Engine, Facts};
 
+/// Where others wait for a worker, a client that sends many lines at once makes way after so many.
+const LINES_A_TURN: u32 = 16;
+
 /// Why a wait for a client did not end well.
 #[derive(Debug)]
 pub(crate) enum Stall {
@@ -75,10 +78,14 @@ impl ClientWait {
 
     /// How long to wait in place now; zero is not at all.
     fn in_place(&self) -> Duration {
-        match self.crowded.load(Ordering::Relaxed) {
+        match self.is_crowded() {
             true => Duration::ZERO,
             false => Duration::from_millis(self.in_place.load(Ordering::Relaxed)),
         }
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed)
     }
 
     fn send_deadline(&self) -> Deadline {
@@ -96,6 +103,8 @@ pub(crate) struct ClientConn {
     out: Vec<u8>,
     out_deadline: Option<Deadline>,
     handshake: Option<Handshake>,
+    /// Lines since it last made way for others.
+    lines_in_turn: u32,
     waits: Arc<ClientWait>,
 }
 
@@ -108,6 +117,7 @@ impl ClientConn {
             out: Vec::new(),
             out_deadline: None,
             handshake: None,
+            lines_in_turn: 0,
             waits,
         }
     }
@@ -205,6 +215,21 @@ impl ClientConn {
             if self.wait(WaitFor::Room, deadline)? == Seen::Nothing {
                 return Err(NetError::Timeout(deadline.directive).into());
             }
+        }
+        Ok(())
+    }
+
+    /// Before the next line is looked at: everything said has been taken, and where others wait for a
+    /// worker, a client with many lines at once has had no more of them than fit into one turn.
+    pub(crate) fn next_line(&mut self) -> Result<(), Stall> {
+        self.flush()?;
+        self.lines_in_turn += 1;
+        if self.lines_in_turn > LINES_A_TURN && self.waits.is_crowded() {
+            self.lines_in_turn = 0;
+            return Err(Stall::Asleep(Wake {
+                on: WaitFor::Data,
+                until: Instant::now(),
+            }));
         }
         Ok(())
     }

@@ -72,7 +72,7 @@ fn read_command(
     let limit = session.service.client_buffer();
     loop {
         // Nothing is read before the client has taken what it was told.
-        client.flush()?;
+        client.next_line()?;
         await_more(imap, session, client, &known)?;
         match parse(client.buffered(), imap.answered, limit) {
             Parsed::Incomplete { tag, needs } => {
