@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use crate::net::address::{Address, LimitKey};
 use crate::net::client_conn::ClientWait;
 use sleepers::Sleepers;
+pub(crate) use sleepers::SleepsFor;
 use slots::Slots;
 use turns::Turns;
 use workers::Workers;
@@ -315,7 +316,7 @@ impl State {
         }
         self.exceeded.insert(address);
         let silent = Instant::now().checked_sub(SILENT)?;
-        let number = self.sleepers.longest_of(address, silent)?;
+        let number = self.sleepers.longest_silent_of(address, silent)?;
         self.note_leaving(address, number);
         Some(number)
     }
@@ -378,13 +379,13 @@ impl Place {
     }
 
     /// The session is about to sleep: it may have to make room for others.
-    pub(crate) fn falls_asleep(&mut self) {
+    pub(crate) fn falls_asleep(&mut self, what: SleepsFor) {
         self.sleeps = true;
         let mut state = self.admission.lock();
         if !state.leaving.contains_key(&self.number) {
             state
                 .sleepers
-                .add(self.address, self.number, Instant::now());
+                .add(self.address, self.number, what, Instant::now());
         }
     }
 

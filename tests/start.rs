@@ -539,49 +539,6 @@ fn each_server_has_log_files_of_its_own() {
     assert!(line.contains("protocol=smtp"), "{line}");
 }
 
-#[test]
-fn out_of_descriptors_it_pauses_says_so_once_and_recovers() {
-    let backend = Peer::start(server_of("imap"));
-    let place = backend.address();
-    let auth = AuthServer::start(move |_| Answer::ok_with(place, &["Connection: close"]));
-    let folder = TempDir::new("start");
-    let pid = folder.path().join("pid");
-    let ini = format!(
-        "[postern]\npid = {}\n{}",
-        pid.display(),
-        service("imap", &auth, "")
-    );
-    let postern = Postern::start(&ini);
-    postern.wait_for_log("ready");
-    let address = postern.address("imap");
-    // What is made once is made now.
-    drop(LineClient::imap_login(address));
-    postern.wait_for_log("session closed");
-
-    let pid = fs::read_to_string(pid).expect("the pid file is there");
-    let limit = format!("--nofile={0}:{0}", postern.descriptors() + 6);
-    run("prlimit", &["--pid", pid.trim(), &limit], b"").text();
-    let crowd: Vec<_> = (0..20).map(|_| LineClient::connect(address)).collect();
-    postern.wait_for_log("accept() failed");
-    thread::sleep(Duration::from_millis(700));
-    assert_eq!(postern.lines_with("accept() failed").len(), 1);
-    // Sleepers make room meanwhile.
-    postern.wait_for_log("session made room for others");
-    let line = postern.wait_for_log("accept() failed");
-    assert!(
-        line.contains("[crit]") && line.contains("(24: Too many open files)"),
-        "{line}"
-    );
-
-    drop(crowd);
-    postern.wait_for_log("accepting connections again");
-    wait::until_true("the crowd is gone", PATIENCE, || {
-        postern.lines_with("session closed").len() == 21
-    });
-    let mut client = LineClient::imap_login(address);
-    client.ask("b NOOP", "b OK backend NOOP");
-}
-
 /// The password of every login, and the token; its letters are the same in every encoding of headers
 /// and URIs.
 const PASSWORD: &str = "Tr0ub4dorHorseStaple";

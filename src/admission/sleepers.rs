@@ -16,12 +16,22 @@ pub(super) struct Sleepers {
     ranks: BTreeSet<(usize, Reverse<u64>, LimitKey)>,
 }
 
+/// What a session sleeps for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SleepsFor {
+    /// Its client has something to say or to take.
+    Client,
+    /// A time that we wished, or somebody else's answer: nobody can call it silent.
+    Us,
+}
+
 /// The sleepers of one address.
 #[derive(Debug, Default)]
 struct OfAddress {
     /// When each fell asleep.
     since: BTreeMap<u64, Instant>,
-    longest: BTreeSet<(Instant, u64)>,
+    /// Those of them that sleep for their clients, the longest first.
+    silent: BTreeSet<(Instant, u64)>,
 }
 
 impl OfAddress {
@@ -33,10 +43,12 @@ impl OfAddress {
 
 impl Sleepers {
     /// Somebody falls asleep.
-    pub(super) fn add(&mut self, address: LimitKey, number: u64, now: Instant) {
+    pub(super) fn add(&mut self, address: LimitKey, number: u64, what: SleepsFor, now: Instant) {
         self.change(address, |sleepers| {
             sleepers.since.insert(number, now);
-            sleepers.longest.insert((now, number));
+            if what == SleepsFor::Client {
+                sleepers.silent.insert((now, number));
+            }
         });
     }
 
@@ -44,7 +56,7 @@ impl Sleepers {
     pub(super) fn remove(&mut self, address: LimitKey, number: u64) {
         self.change(address, |sleepers| {
             if let Some(since) = sleepers.since.remove(&number) {
-                sleepers.longest.remove(&(since, number));
+                sleepers.silent.remove(&(since, number));
             }
         });
     }
@@ -68,10 +80,10 @@ impl Sleepers {
         Some((*address, *number))
     }
 
-    /// Of one address the one who has slept longest, if that is at least since `moment`.
-    pub(super) fn longest_of(&self, address: LimitKey, moment: Instant) -> Option<u64> {
+    /// Of one address the one who has been silent longest, if that is at least since `moment`.
+    pub(super) fn longest_silent_of(&self, address: LimitKey, moment: Instant) -> Option<u64> {
         let sleepers = self.by_address.get(&address)?;
-        let (since, number) = sleepers.longest.first()?;
+        let (since, number) = sleepers.silent.first()?;
         (*since <= moment).then_some(*number)
     }
 }
@@ -90,15 +102,20 @@ mod tests {
     fn room_is_made_by_the_address_with_most_and_there_by_the_oldest() {
         let now = Instant::now();
         let mut sleepers = Sleepers::default();
-        sleepers.add(address(1), 1, now);
-        sleepers.add(address(2), 3, now);
-        sleepers.add(address(2), 2, now);
+        sleepers.add(address(1), 1, SleepsFor::Client, now);
+        sleepers.add(address(2), 3, SleepsFor::Client, now);
+        sleepers.add(address(2), 2, SleepsFor::Client, now);
         assert_eq!(sleepers.oldest_of_most(), Some((address(2), 2)));
         sleepers.remove(address(2), 2);
         assert_eq!(sleepers.oldest_of_most(), Some((address(1), 1)));
         // Who wakes and sleeps again is as old as before.
         sleepers.remove(address(1), 1);
-        sleepers.add(address(1), 1, now + Duration::from_secs(9));
+        sleepers.add(
+            address(1),
+            1,
+            SleepsFor::Client,
+            now + Duration::from_secs(9),
+        );
         assert_eq!(sleepers.oldest_of_most(), Some((address(1), 1)));
         sleepers.remove(address(1), 1);
         sleepers.remove(address(2), 3);
@@ -109,12 +126,18 @@ mod tests {
     fn of_one_address_the_longest_silent_goes_once_it_is_silent_for_long() {
         let now = Instant::now();
         let mut sleepers = Sleepers::default();
-        sleepers.add(address(1), 2, now);
-        sleepers.add(address(1), 1, now + Duration::from_secs(1));
-        assert_eq!(sleepers.longest_of(address(1), now), Some(2));
-        let before = now.checked_sub(Duration::from_millis(1));
-        let before = before.expect("the clock runs for longer");
-        assert_eq!(sleepers.longest_of(address(1), before), None);
-        assert_eq!(sleepers.longest_of(address(2), now), None);
+        sleepers.add(address(1), 2, SleepsFor::Client, now);
+        sleepers.add(
+            address(1),
+            1,
+            SleepsFor::Client,
+            now + Duration::from_secs(1),
+        );
+        // Whoever is held back by us is not silent.
+        let before = now - Duration::from_secs(1);
+        sleepers.add(address(1), 3, SleepsFor::Us, before);
+        assert_eq!(sleepers.longest_silent_of(address(1), now), Some(2));
+        assert_eq!(sleepers.longest_silent_of(address(1), before), None);
+        assert_eq!(sleepers.longest_silent_of(address(2), now), None);
     }
 }

@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 
 use super::process::Process;
 use super::temp::TempDir;
+use super::tools::run;
 use super::wait::{self, PATIENCE};
 
 /// A running proxy.
@@ -152,6 +153,29 @@ impl Postern {
     /// Descriptors the process has open.
     pub(crate) fn descriptors(&self) -> usize {
         self.entries("fd")
+    }
+
+    /// Lets the process open so many descriptors more, and not one beyond.
+    pub(crate) fn leave_descriptors(&self, more: usize) {
+        let folder = format!("/proc/{}/fd", self.process.id());
+        let numbers = || -> Vec<String> {
+            let entries = fs::read_dir(&folder).expect("a running process is in /proc");
+            let names = entries.flatten().map(|entry| entry.file_name());
+            names
+                .map(|name| name.to_string_lossy().into_owned())
+                .collect()
+        };
+        // A session's descriptors are closed a moment after its last line in the log.
+        let mut open = numbers();
+        wait::until_true("descriptors are closed", PATIENCE, || {
+            thread::sleep(Duration::from_millis(200));
+            std::mem::replace(&mut open, numbers()) == open
+        });
+        // The limit is one of numbers, not of how many there are.
+        let mut free = (0..).filter(|number: &usize| !open.contains(&number.to_string()));
+        let most = free.nth(more).expect("numbers do not end");
+        let (pid, limit) = (self.process.id().to_string(), format!("--nofile={most}:"));
+        run("prlimit", &["--pid", &pid, &limit], b"").text();
     }
 
     fn entries(&self, what: &str) -> usize {
