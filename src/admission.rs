@@ -158,7 +158,7 @@ impl Admission {
         let mut make_room = Vec::new();
         while state.sessions - state.leaving.len() >= most {
             let is_full = state.leaving.is_empty() || state.sessions >= most + most / 4;
-            match state.oldest_sleeper() {
+            match state.oldest_for(address) {
                 Some(oldest) => make_room.push(oldest),
                 None if is_full && make_room.is_empty() => {
                     return Entry::TurnedAway("max_sessions");
@@ -302,6 +302,13 @@ impl State {
     /// The oldest sleeper of the address with most of them; it is to make room from now on.
     fn oldest_sleeper(&mut self) -> Option<u64> {
         let (address, number) = self.sleepers.oldest_of_most()?;
+        self.note_leaving(address, number);
+        Some(number)
+    }
+
+    /// The same for the sake of a newcomer.
+    fn oldest_for(&mut self, newcomer: LimitKey) -> Option<u64> {
+        let (address, number) = self.sleepers.oldest_for(newcomer)?;
         self.note_leaving(address, number);
         Some(number)
     }

@@ -80,6 +80,19 @@ impl Sleepers {
         Some((*address, *number))
     }
 
+    /// Whom the newcomer of an address may ask to make room: as before, but among its own only those that
+    /// sleep for their clients. Otherwise a client under `Auth-Wait` would be rid of it by coming back.
+    pub(super) fn oldest_for(&self, newcomer: LimitKey) -> Option<(LimitKey, u64)> {
+        let (address, number) = self.oldest_of_most()?;
+        let sleepers = self.by_address.get(&address)?;
+        let since = sleepers.since.get(&number)?;
+        if address != newcomer || sleepers.silent.contains(&(*since, number)) {
+            return Some((address, number));
+        }
+        let (_, silent) = sleepers.silent.first()?;
+        Some((address, *silent))
+    }
+
     /// Of one address the one who has been silent longest, if that is at least since `moment`.
     pub(super) fn longest_silent_of(&self, address: LimitKey, moment: Instant) -> Option<u64> {
         let sleepers = self.by_address.get(&address)?;
@@ -120,6 +133,17 @@ mod tests {
         sleepers.remove(address(1), 1);
         sleepers.remove(address(2), 3);
         assert_eq!(sleepers.oldest_of_most(), None);
+    }
+
+    #[test]
+    fn nobody_is_rid_of_a_wait_of_ours_by_coming_back() {
+        let now = Instant::now();
+        let mut sleepers = Sleepers::default();
+        sleepers.add(address(1), 1, SleepsFor::Us, now);
+        assert_eq!(sleepers.oldest_for(address(1)), None);
+        assert_eq!(sleepers.oldest_for(address(2)), Some((address(1), 1)));
+        sleepers.add(address(1), 2, SleepsFor::Client, now);
+        assert_eq!(sleepers.oldest_for(address(1)), Some((address(1), 2)));
     }
 
     #[test]

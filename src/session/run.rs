@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use crate::admission::SleepsFor;
 use crate::auth::passthrough::ATTEMPTS;
 use crate::auth::{LoginRefusal, Request, Verdict, Warning};
 use crate::backend::Candidate;
@@ -83,6 +84,29 @@ impl Login {
     pub(super) fn is_at_client(&self) -> bool {
         self.presented.is_none() && self.refused.is_none()
     }
+
+    /// Whether it sleeps for its client, or is held back.
+    pub(super) fn sleeps_for(&self) -> SleepsFor {
+        match self.presented.is_some() || self.waits_for_a_time() {
+            true => SleepsFor::Us,
+            false => SleepsFor::Client,
+        }
+    }
+
+    /// `Auth-Wait`.
+    fn waits_for_a_time(&self) -> bool {
+        let refused = self.refused.as_ref();
+        self.ask_again.is_some() || refused.is_some_and(|refused| refused.not_before.is_some())
+    }
+
+    /// Whether the session can go when others need its place: nobody is at work for it, and its client has
+    /// nothing to say that would be heard now.
+    fn may_make_room(&self, client: &ClientConn) -> Result<bool, Halt> {
+        if self.waits_for_a_time() {
+            return Ok(true);
+        }
+        Ok(self.presented.is_none() && !client.has_something_to_say()?)
+    }
 }
 
 /// A place that is claimed, until when.
@@ -118,7 +142,7 @@ pub(super) fn run(script: &mut Script) -> Result<Conn, Halt> {
     } = script;
     let dialect = dialect.as_mut();
     session.end_if_told()?;
-    if session.entry.makes_room() && login.is_at_client() && !client.has_something_to_say()? {
+    if session.entry.makes_room() && login.may_make_room(client)? {
         return Err(Cause::MadeRoom.into());
     }
     client.flush()?;

@@ -15,7 +15,7 @@ use super::live::MOMENT;
 use super::relay::Relay;
 use super::run::{Login, Opening, Script, run};
 use super::{Runtime, Session, TlsDue};
-use crate::admission::{Place, SleepsFor};
+use crate::admission::Place;
 use crate::dialect;
 use crate::log::Severity;
 use crate::net::address::Address;
@@ -176,10 +176,7 @@ fn sleep(mut script: Box<Script>, wake: Wake) {
     if script.session.entry.makes_room() {
         until = until.min(Instant::now() + MOMENT);
     }
-    let sleeps_for = match script.login.is_at_client() {
-        true => SleepsFor::Client,
-        false => SleepsFor::Us,
-    };
+    let sleeps_for = script.login.sleeps_for();
     script.session.place.falls_asleep(sleeps_for);
     script.session.entry.note_sleep(true);
     runtime.hibernation.sleep(number, &watched, until, script);
