@@ -160,11 +160,13 @@ fn load_key(
             directives.password
         )));
     }
-    let mut outdated = false;
+    // One wrong passphrase in 256 decrypts to something that looks like a format that OpenSSL does not know;
+    // with a cipher that it does not have, all of them do.
+    let mut outdated = true;
     for passphrase in passphrases {
         match decode(&pem, passphrase, &encrypted) {
             Ok(key) => return Ok(key),
-            Err(stack) => outdated |= stack.errors().iter().any(is_unsupported),
+            Err(stack) => outdated &= stack.errors().iter().any(is_unsupported),
         }
     }
     let file = path.display();
