@@ -4,6 +4,7 @@
 
 use std::net::Shutdown;
 use std::sync::Arc;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -144,16 +145,19 @@ impl Relay {
         }
     }
 
-    /// Reads on after the destination is gone, without passing anything on: a peer that is not read
-    /// any more would be cut off by a reset before it has read what came the other way.
+    /// Reads on after the destination is gone, without passing anything on, for as long as the other
+    /// direction delivers: a peer that is not read any more would be cut off by a reset before it has
+    /// read what came the other way.
     pub(super) fn discard(&self, which: Which) {
+        /// How long the end of the other direction may go unnoticed.
+        const LOOK: Duration = Duration::from_millis(100);
         let mut sink = Zeroizing::new([0; 4096]);
         let mut left = DISCARDED;
-        while left > 0 {
+        while left > 0 && self.delivers(which.other()) {
             let Some(patience) = self.patience() else {
                 return;
             };
-            match self.source(which).read(&mut sink[..], patience) {
+            match self.source(which).read(&mut sink[..], patience.min(LOOK)) {
                 Ok(Got::Bytes(n)) => left = left.saturating_sub(n),
                 Ok(Got::TimedOut) => {}
                 Ok(Got::End) | Err(_) => return,

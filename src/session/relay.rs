@@ -150,9 +150,8 @@ impl Relay {
             Ok(Outcome::WriteFailed) => {
                 self.give_reason(which.other().closed());
                 self.limit_silence();
-                if self.begin_discarding(which) {
-                    self.discard(which);
-                }
+                self.begin_discarding(which);
+                self.discard(which);
             }
             Ok(Outcome::Silent) => self.stop("silent"),
             Err(_) => self.stop("internal error"),
@@ -291,15 +290,16 @@ impl Relay {
         hibernation.sleep(self.entry.number, &watched, self.clock.end(), sleeper);
     }
 
-    /// Whether the other direction still delivers something, for which a direction without a destination
-    /// has to read on.
-    fn begin_discarding(&self, which: Which) -> bool {
-        let mut state = self.lock();
-        let delivers = state.directions[which.other() as usize] == Direction::Running;
-        if delivers {
-            state.directions[which as usize] = Direction::Discarding;
-        }
-        delivers
+    /// The direction has no destination any more. It reads on for the sake of the other one.
+    fn begin_discarding(&self, which: Which) {
+        self.lock().directions[which as usize] = Direction::Discarding;
+    }
+
+    /// Whether a direction still delivers something: it is at work, or what it has written has not been
+    /// acknowledged yet.
+    pub(super) fn delivers(&self, which: Which) -> bool {
+        let is_at_work = self.lock().directions[which as usize] == Direction::Running;
+        is_at_work || self.destination(which).socket.unacknowledged() > 0
     }
 
     /// A direction has ended. The other may go on, but no longer silent for longer than `timeout`: the
@@ -311,14 +311,9 @@ impl Relay {
         state.directions[which as usize] = Direction::Ended;
         self.changed.notify_all();
         self.limit_silence();
-        match state.directions[other] {
+        if state.directions[other] == Direction::Away {
             // It left before, and nobody has put it to sleep.
-            Direction::Away => return self.sleep(state),
-            // It read on only for the sake of this one.
-            Direction::Discarding => {
-                self.source(which.other()).socket.shutdown(Shutdown::Read);
-            }
-            Direction::Running | Direction::Ended => {}
+            return self.sleep(state);
         }
         while matches!(
             state.directions[other],
