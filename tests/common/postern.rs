@@ -21,6 +21,8 @@ use super::wait::{self, PATIENCE};
 pub(crate) struct Postern {
     process: Process,
     log: Arc<Mutex<Vec<String>>>,
+    /// Reads its log until it ends.
+    reading: Option<thread::JoinHandle<()>>,
     listeners: HashMap<String, Vec<SocketAddr>>,
     folder: TempDir,
 }
@@ -57,7 +59,7 @@ impl Postern {
         // The proxy waits for no slow reader: a line that finds the pipe full is lost.
         fcntl(&stderr, FcntlArg::F_SETPIPE_SZ(1 << 20)).expect("a pipe may be so large");
         let lines = Arc::clone(&log);
-        thread::spawn(move || {
+        let reading = thread::spawn(move || {
             for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
                 let line = String::from_utf8_lossy(&line).into_owned();
                 lines.lock().expect("no holder panics").push(line);
@@ -66,6 +68,7 @@ impl Postern {
         Postern {
             process,
             log,
+            reading: Some(reading),
             listeners: HashMap::new(),
             folder,
         }
@@ -193,6 +196,9 @@ impl Postern {
     /// Waits for the end; the status and the whole log.
     pub(crate) fn wait_for_end(mut self, limit: Duration) -> (ExitStatus, String) {
         let status = self.process.wait(limit);
+        if let Some(reading) = self.reading.take() {
+            reading.join().expect("reading does not panic");
+        }
         (status, self.log())
     }
 
