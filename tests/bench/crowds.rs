@@ -3,7 +3,7 @@
 //! ```text
 //! cargo bench --bench crowds -- SCENARIO...      one or more of those below, or `all`
 //!   --workers N            postern's `workers`; 4 is the hard case
-//!   --backlog N            `backlog` of every listener (both programs: 511)
+//!   --backlog N            `backlog` of every listener (postern: 4096, nginx: 511)
 //!   --set KEY=VALUE        a setting of postern's [postern], or with mail.KEY=VALUE of [mail]
 //!   --postern FILE         another binary of postern instead of the one just built
 //!   --before FILE          a second binary, called "before", which gets no --set
