@@ -11,6 +11,7 @@ use nix::unistd::{Gid, User, fchown};
 use crate::admission::Limits;
 use crate::backend::Visits;
 use crate::config::{self, Config, Mistake};
+use crate::dialect;
 use crate::front::{self, Front, Listening};
 use crate::log::{Log, Severity};
 use crate::service::{self, Service};
@@ -111,7 +112,7 @@ fn start(config: &Config) -> Result<Process, String> {
 }
 
 fn visit_backends(services: &[Arc<Service>]) -> Result<Arc<Visits>, String> {
-    service::visit_backends(services).map_err(no_thread)
+    service::visit_backends(services, dialect::dialogue).map_err(no_thread)
 }
 
 fn no_thread(error: std::io::Error) -> String {

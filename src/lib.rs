@@ -13,7 +13,8 @@
 //! - `session`: what a session carries along; `session::live`: all sessions as others may see and end them;
 //!   `session::hibernate`: who waits without a thread; `session::goodbye`: the end before a relay.
 //! - `admission`: who is let in, and whose turn it is; `service`: one `[server]` at work.
-//! - `auth`: a request goes in, a verdict comes out. `backend`: hosts, grants, routes, health, visits.
+//! - `auth`: a request goes in, a verdict comes out. `backend`: hosts, grants, routes, health; the
+//!   connection to a host, and what a login and a visit have in common (`backend::talk`).
 //! - `sasl`: login messages. `net`: sockets and connections, DNS, HTTP, PROXY headers.
 //! - `tls`: engines without I/O. `log`, `config`, `system`, `protocol`, `secret`: on nothing else.
 //!

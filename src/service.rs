@@ -9,6 +9,8 @@ use crate::auth::http::AuthHttp;
 use crate::auth::passthrough::Passthrough;
 use crate::backend::capabilities::{self, Asker, Learned};
 use crate::backend::route::Router;
+use crate::backend::talk::Dialogue;
+use crate::backend::visit::Visitor;
 use crate::backend::{Backend, Visits, check};
 use crate::config::{self, AuthKind, Capabilities, Config};
 use crate::log::{Log, Seldom, Severity};
@@ -72,27 +74,36 @@ pub(crate) fn build(config: &Config) -> Result<Vec<Arc<Service>>, String> {
 }
 
 /// Starts what backends are visited for without a client: health checks and lists of capabilities. They
-/// go on until what is returned is dropped.
+/// go on until what is returned is dropped. `dialogue` knows how a protocol is spoken.
 ///
 /// # Errors
 /// The system starts no more threads.
-pub(crate) fn visit_backends(services: &[Arc<Service>]) -> std::io::Result<Arc<Visits>> {
+pub(crate) fn visit_backends(
+    services: &[Arc<Service>],
+    dialogue: fn(Protocol) -> Dialogue,
+) -> std::io::Result<Arc<Visits>> {
     let visits = Arc::new(Visits);
     let Some(first) = services.first() else {
         return Ok(visits);
     };
-    let mut protocols: Vec<Protocol> = Vec::new();
+    let mut visitors: Vec<Visitor> = Vec::new();
     for service in services {
-        if !protocols.contains(&service.conf.protocol) {
-            protocols.push(service.conf.protocol);
-        }
+        let visitor = Visitor {
+            protocol: service.conf.protocol,
+            dialogue: dialogue(service.conf.protocol),
+            own_name: service.conf.server_name.clone(),
+        };
         if service.capabilities_are_learned() {
-            capabilities::start(service.asker(), Arc::downgrade(&visits))?;
+            capabilities::start(service.asker(visitor.clone()), Arc::downgrade(&visits))?;
+        }
+        let is_new = |known: &Visitor| known.protocol != visitor.protocol;
+        if visitors.iter().all(is_new) {
+            visitors.push(visitor);
         }
     }
     for backend in first.router.backends() {
         let dns = first.dns.clone();
-        check::start(backend, protocols.clone(), dns, Arc::downgrade(&visits))?;
+        check::start(backend, visitors.clone(), dns, Arc::downgrade(&visits))?;
     }
     Ok(visits)
 }
@@ -219,11 +230,10 @@ impl Service {
         }
     }
 
-    fn asker(&self) -> Asker {
+    fn asker(&self, visitor: Visitor) -> Asker {
         Asker {
             server: self.conf.name.clone(),
-            server_name: self.conf.server_name.clone(),
-            protocol: self.conf.protocol,
+            visitor,
             router: Arc::clone(&self.router),
             dns: self.dns.clone(),
             log: self.log.clone(),

@@ -4,19 +4,19 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::probe::Probe;
+use super::error::BackendError;
+use super::visit::Visitor;
 use super::{Backend, Visits, wait_between};
 use crate::net::resolve::Dns;
-use crate::protocol::Protocol;
 use crate::system::threads::spawn;
 
-/// Starts the checks of a backend that is used for these protocols.
+/// Starts the checks of a backend, one visitor for each protocol that it is used for.
 ///
 /// # Errors
 /// The system starts no more threads.
 pub(crate) fn start(
     backend: &Arc<Backend>,
-    protocols: Vec<Protocol>,
+    visitors: Vec<Visitor>,
     dns: Dns,
     visits: Weak<Visits>,
 ) -> std::io::Result<()> {
@@ -24,21 +24,21 @@ pub(crate) fn start(
         return Ok(());
     };
     let backend = Arc::downgrade(backend);
-    let check = move || run(&backend, &protocols, &dns, interval, &visits);
+    let check = move || run(&backend, &visitors, &dns, interval, &visits);
     // It ends by itself with the visits.
     spawn("health", check).map(drop)
 }
 
 fn run(
     backend: &Weak<Backend>,
-    protocols: &[Protocol],
+    visitors: &[Visitor],
     dns: &Dns,
     interval: Duration,
     visits: &Weak<Visits>,
 ) {
     while let Some(backend) = backend.upgrade() {
-        for &protocol in protocols {
-            visit_all(&backend, protocol, dns);
+        for visitor in visitors {
+            visit_all(&backend, visitor, dns);
         }
         drop(backend);
         if !wait_between(visits, interval) {
@@ -47,19 +47,18 @@ fn run(
     }
 }
 
-fn visit_all(backend: &Backend, protocol: Protocol, dns: &Dns) {
+fn visit_all(backend: &Backend, visitor: &Visitor, dns: &Dns) {
     let deadline = Instant::now() + backend.conf.connect_timeout;
     // Without an address there is nothing to say that a session would not say better.
     let hosts = backend
-        .addresses(protocol, dns, deadline)
+        .addresses(visitor.protocol, dns, deadline)
         .unwrap_or_default();
     for host in hosts {
-        match Probe::greet(backend, protocol, &host) {
-            Ok(probe) => {
-                probe.leave();
-                backend.note_answer(host.address);
-            }
-            Err(reason) => backend.note_failure(host.address, &reason),
+        match visitor.greet(backend, &host) {
+            Ok(()) => backend.note_answer(host.address),
+            // Ours, not the host's.
+            Err(BackendError::Internal(_)) => {}
+            Err(error) => backend.note_failure(host.address, &error.in_full()),
         }
     }
 }

@@ -3,10 +3,14 @@
 
 pub(crate) mod capabilities;
 pub(crate) mod check;
+pub(crate) mod conn;
+pub(crate) mod deadlines;
+pub(crate) mod error;
 pub(crate) mod grant;
 pub(crate) mod health;
-pub(crate) mod probe;
 pub(crate) mod route;
+pub(crate) mod talk;
+pub(crate) mod visit;
 
 use std::net::SocketAddr;
 use std::sync::Weak;
@@ -21,10 +25,10 @@ use crate::tls::{Connector, Problem};
 use self::health::Health;
 
 /// Longest line of a backend before the relay.
-pub(crate) const BACKEND_LINE: usize = 8 * 1024;
+const BACKEND_LINE: usize = 8 * 1024;
 
 /// Most bytes of all answers of a backend before the relay.
-pub(crate) const BACKEND_TOTAL: usize = 64 * 1024;
+const BACKEND_TOTAL: usize = 64 * 1024;
 
 /// One `[backend NAME]` at work.
 #[derive(Debug)]

@@ -11,22 +11,19 @@ pub(crate) mod smtp;
 use zeroize::Zeroizing;
 
 use crate::auth::LoginRefusal;
-use crate::backend::BACKEND_TOTAL;
-use crate::backend::grant::Grant;
+use crate::backend::error::{BackendError, RefusalKind};
+use crate::backend::talk::{Dialogue, Talk};
 use crate::config::{Mechanisms, Starttls};
 use crate::log::escape;
 use crate::net::client_conn::{ClientConn, Stall};
-use crate::net::conn::Conn;
 use crate::net::error::NetError;
 use crate::net::line::{Line, without_end};
-use crate::net::socket::Deadline;
 use crate::protocol::{Protocol, Record};
 use crate::sasl::oauth::{OAUTHBEARER_DUMMY, XOAUTH2_DUMMY};
 use crate::sasl::{Credentials, Exchange, Malformed, Mechanism, Method, Next};
 use crate::session::budget::Allowance;
-use crate::session::error::{BackendReply, Cause, Halt, RefusalKind};
+use crate::session::error::{Cause, Halt};
 use crate::session::{Session, Step, TlsDue};
-use crate::tls::{TlsError, TlsErrorKind};
 
 /// The dialogue of a new session.
 pub(crate) fn begin(protocol: Protocol) -> Box<dyn Dialect> {
@@ -37,8 +34,18 @@ pub(crate) fn begin(protocol: Protocol) -> Box<dyn Dialect> {
     }
 }
 
+/// How visits without a client speak the protocol.
+pub(crate) fn dialogue(protocol: Protocol) -> Dialogue {
+    match protocol {
+        Protocol::Imap => imap::DIALOGUE,
+        Protocol::Pop3 => pop3::DIALOGUE,
+        Protocol::Smtp => smtp::DIALOGUE,
+    }
+}
+
 /// One session's dialogue. Order of calls: `greeting`; then `read_login` and `refuse_login` as often
-/// as logins fail; `log_in_to_backend` once; `failure_line` whenever the session ends with an error.
+/// as logins fail; `talk` for each host that is tried; `failure_line` whenever the session ends with an
+/// error.
 pub(crate) trait Dialect: Send {
     /// The first line.
     fn greeting(&self, session: &mut Session) -> Result<Line, Cause>;
@@ -66,13 +73,8 @@ pub(crate) trait Dialect: Send {
     /// The line with a SASL challenge (base64 already).
     fn challenge(&self, challenge: &[u8]) -> Line;
 
-    /// Repeats the login towards the backend and returns what the client is to be told.
-    fn log_in_to_backend(
-        &mut self,
-        session: &mut Session,
-        backend: &mut Conn,
-        grant: &Grant,
-    ) -> Result<Line, Cause>;
+    /// The dialogue with a host that the login is repeated to.
+    fn talk(&self, session: &mut Session) -> Box<dyn Talk>;
 
     /// The last line before a close, if there is one to be said; it carries no reason of ours.
     /// `own_method` is true for Postern's own methods of authentication: then a backend that fails is
@@ -325,64 +327,6 @@ fn log_rejected(session: &Session, command: &[u8]) {
     session.log(crate::log::Severity::Info, file!(), &text);
 }
 
-/// Reads a line of the backend, its end included, within the login's time and limits. `total` counts
-/// what the answers have taken so far.
-fn read_backend_line(
-    session: &mut Session,
-    backend: &mut Conn,
-    total: &mut usize,
-) -> Result<Vec<u8>, Cause> {
-    read_backend_line_by(session.login_deadline(), backend, total)
-}
-
-/// The same, by another time.
-fn read_backend_line_by(
-    deadline: Deadline,
-    backend: &mut Conn,
-    total: &mut usize,
-) -> Result<Vec<u8>, Cause> {
-    let length = backend.fill_line(deadline)?;
-    *total += length;
-    if *total > BACKEND_TOTAL {
-        return Err(Cause::Internal(format!(
-            "upstream sent more than {BACKEND_TOTAL} bytes before the login was done"
-        )));
-    }
-    let line = backend.buffered()[..length].to_vec();
-    backend.consume(length);
-    Ok(line)
-}
-
-/// Sends a line to the backend within the login's time.
-fn send_to_backend(session: &Session, backend: &mut Conn, line: &[u8]) -> Result<(), Cause> {
-    Ok(backend.send(line, session.login_deadline())?)
-}
-
-/// The failure when STARTTLS is wanted and the backend does not offer it: there is no way back to plain
-/// text.
-fn no_starttls() -> Cause {
-    Cause::BackendTls(TlsError::new(
-        TlsErrorKind::Protocol,
-        "the backend does not offer STARTTLS: see its configuration, or set `proxy_ssl` to `on` (TLS \
-         from the first byte) or `off`",
-    ))
-}
-
-/// The failure for an unexpected answer of the backend.
-fn refused(
-    session: &Session,
-    answer: Vec<u8>,
-    kind: RefusalKind,
-    hint: Option<&'static str>,
-) -> Cause {
-    Cause::BackendRefused(BackendReply {
-        answer,
-        hint,
-        pass_on: session.service.conf.proxy_pass_error_message,
-        kind,
-    })
-}
-
 /// The line for a failure, of which only a refusal that may be passed on shows anything.
 fn failure_line(
     record: &Record,
@@ -398,22 +342,18 @@ fn failure_line(
         Cause::ClientCertificate { missing: true, .. } => fixed(record.certificate_missing),
         Cause::ClientCertificate { missing: false, .. } => fixed(record.certificate_error),
         Cause::MadeRoom | Cause::Stopped(_) => fixed(record.busy),
-        Cause::BackendRefused(refusal) if refusal.kind == RefusalKind::RawGreeting => {
+        Cause::Backend(BackendError::Refused(reply)) if reply.kind == RefusalKind::RawGreeting => {
             Some(unavailable())
         }
-        Cause::BackendRefused(refusal) if refusal.pass_on => fixed(&refusal.answer),
-        _ if own_method && cause.is_of_host() => Some(unavailable()),
-        Cause::BackendRefused(refusal)
-            if own_method && refusal.kind == RefusalKind::LoginForNow =>
+        Cause::Backend(BackendError::Refused(reply)) if reply.pass_on => fixed(&reply.answer),
+        Cause::Backend(error) if own_method && error.is_of_host() => Some(unavailable()),
+        Cause::Backend(BackendError::Refused(reply))
+            if own_method && reply.kind == RefusalKind::LoginForNow =>
         {
             Some(unavailable())
         }
-        Cause::AuthService(..)
-        | Cause::BackendConnect(..)
-        | Cause::BackendTimeout
-        | Cause::BackendGone(_)
-        | Cause::BackendTls(_)
-        | Cause::BackendRefused(_)
-        | Cause::Internal(_) => fixed(record.internal_error),
+        Cause::AuthService(..) | Cause::Backend(_) | Cause::Internal(_) => {
+            fixed(record.internal_error)
+        }
     }
 }

@@ -1,27 +1,22 @@
-//! The hosts of a grant: where they are, connecting to one of them, the PROXY header, TLS.
+//! The hosts of a grant: where they are, and connecting to one of them for a client.
 //!
-//! Which address is tried when is decided in `session::run`; the login itself is the dialects'.
+//! Which address is tried when is decided in `session::run`; how one is connected to in
+//! `backend::conn`; the login itself is the dialects'.
 
-use std::io;
-use std::sync::Arc;
-
-use socket2::SockAddr;
-
+use crate::backend::Candidate;
+use crate::backend::conn::{BackendConn, Dial, Origin};
+use crate::backend::deadlines::Deadlines;
+use crate::backend::error::BackendError;
 use crate::backend::grant::{Grant, Target};
-use crate::backend::{BACKEND_LINE, Candidate};
-use crate::config::{Keepalive, ProxyProtocol, ProxySsl};
-use crate::net::conn::Conn;
-use crate::net::proxy_protocol;
-use crate::net::socket::{Socket, is_exhaustion};
-use crate::session::error::Cause;
-use crate::session::{Session, Step};
+use crate::config::ProxySsl;
+use crate::session::Session;
 
 /// The addresses that a grant can go to, in the order in which they are to be tried; never empty.
-pub(crate) fn candidates(session: &Session, grant: &Grant) -> Result<Vec<Candidate>, Cause> {
+pub(crate) fn candidates(session: &Session, grant: &Grant) -> Result<Vec<Candidate>, BackendError> {
     let deadline = session.login_deadline().at;
     let dns = &session.service.dns;
     let not_found =
-        |error: String| Cause::BackendConnect(format!("no address of upstream: {error}"), None);
+        |error: String| BackendError::Connect(format!("no address of upstream: {error}"), None);
     match &grant.target {
         Target::Backend(backend) => backend
             .candidates(session.service.conf.protocol, dns, deadline)
@@ -38,55 +33,29 @@ pub(crate) fn candidates(session: &Session, grant: &Grant) -> Result<Vec<Candida
     }
 }
 
-/// Connects to one address, within the login's time.
-pub(crate) fn dial(
-    session: &mut Session,
-    grant: &Grant,
-    candidate: &Candidate,
-) -> Result<Conn, Cause> {
-    session.set_step(Step::ConnectingToUpstream);
+/// Connects to one address, within its share of the login's time.
+pub(crate) fn dial<'a>(
+    session: &'a Session,
+    grant: &'a Grant,
+    candidate: &'a Candidate,
+    mut deadlines: Deadlines,
+) -> Result<BackendConn<'a>, BackendError> {
     session.set_upstream(Some(candidate.address.to_string()));
-    session.upstream_host = candidate.host.clone();
     if let Some(connect_timeout) = grant.connect_timeout {
-        session.limit_connect(connect_timeout);
+        deadlines.limit_connect(connect_timeout);
     }
-    let left = session
-        .login_deadline()
-        .remaining()
-        .ok_or(Cause::BackendTimeout)?;
-    let socket = Socket::connect(&SockAddr::from(candidate.address), left).map_err(failure)?;
-    socket.keep_alive(Keepalive::Unset);
-    let mut backend = Conn::new(Arc::new(socket), BACKEND_LINE);
-    send_proxy_header(session, &mut backend, grant.proxy_protocol)?;
-    if grant.ssl == ProxySsl::On {
-        session.start_backend_tls(&mut backend, grant)?;
+    if grant.ssl != ProxySsl::Off {
+        session.service.refresh_tls();
     }
-    session.set_step(Step::ReadingResponse);
-    Ok(backend)
-}
-
-fn failure(error: io::Error) -> Cause {
-    match error.kind() {
-        io::ErrorKind::TimedOut => Cause::BackendTimeout,
-        // Ours, not the backend's.
-        _ if is_exhaustion(&error) => {
-            Cause::Internal(format!("no connection to upstream: {error}"))
-        }
-        _ => Cause::BackendConnect("connect() failed".into(), Some(error)),
-    }
-}
-
-/// The header goes out in one write: some servers do not put it together from several.
-fn send_proxy_header(
-    session: &mut Session,
-    backend: &mut Conn,
-    version: ProxyProtocol,
-) -> Result<(), Cause> {
-    if version == ProxyProtocol::Off {
-        return Ok(());
-    }
-    session.set_step(Step::SendingProxyProtocol);
-    let addresses = session.client().socket().zip(session.local().socket());
-    let header = proxy_protocol::encode(version, addresses);
-    Ok(backend.send(&header, session.login_deadline())?)
+    let dial = Dial {
+        candidate,
+        proxy_protocol: grant.proxy_protocol,
+        origin: Origin::Client(session.client().socket().zip(session.local().socket())),
+        ssl: grant.ssl,
+        connector: &grant.connector,
+        deadlines,
+        watcher: Some(session),
+        pass_on: session.service.conf.proxy_pass_error_message,
+    };
+    dial.connect()
 }

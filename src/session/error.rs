@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 
 use crate::auth::AuthError;
-use crate::backend::grant::CannotLogIn;
+use crate::backend::error::BackendError;
 use crate::log::{Severity, escape};
 use crate::net::client_conn::{Stall, Wake};
 use crate::net::error::NetError;
@@ -46,46 +46,10 @@ pub(crate) enum Cause {
     Refused,
     /// The auth server failed; the text and, where there is one, the system's error.
     AuthService(String, Option<io::Error>),
-    /// The backend cannot be reached.
-    BackendConnect(String, Option<io::Error>),
-    /// The backend was too slow.
-    BackendTimeout,
-    /// The connection to the backend broke or ended.
-    BackendGone(Option<io::Error>),
-    /// TLS towards the backend failed.
-    BackendTls(TlsError),
-    /// The backend's answer is none that the protocol knows at this step.
-    BackendRefused(BackendReply),
+    /// The backend failed.
+    Backend(BackendError),
     /// Something that is wrong with us or the configuration.
     Internal(String),
-}
-
-/// An answer of a backend other than the expected one.
-#[derive(Debug)]
-pub(crate) struct BackendReply {
-    /// All its lines, as they came.
-    pub answer: Vec<u8>,
-    /// How the administrator can help, where that is known.
-    pub hint: Option<&'static str>,
-    /// Whether the client gets the answer itself (`proxy_pass_error_message`).
-    pub pass_on: bool,
-    /// What it refuses.
-    pub kind: RefusalKind,
-}
-
-/// What a backend refuses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RefusalKind {
-    /// To talk at all: its greeting is none that welcomes, or it says goodbye.
-    Greeting,
-    /// The same, in words that must not reach a client raw (IMAP's BYE and PREAUTH).
-    RawGreeting,
-    /// This login and password.
-    Login,
-    /// Logins for the time being.
-    LoginForNow,
-    /// Anything else.
-    Other,
 }
 
 impl Cause {
@@ -98,28 +62,9 @@ impl Cause {
             Self::ClientTimeout | Self::ClientProtocol(_) | Self::ClientIo(_) => Severity::Info,
             Self::ClientTls(_) | Self::ClientCertificate { .. } => Severity::Info,
             Self::MadeRoom | Self::Stopped(_) => Severity::Info,
-            Self::BackendRefused(refusal) if refusal.pass_on => Severity::Info,
+            Self::Backend(BackendError::Refused(reply)) if reply.pass_on => Severity::Info,
             Self::BrokenProxyHeader(_) => Severity::Error,
-            Self::AuthService(..) | Self::BackendConnect(..) | Self::BackendTimeout => {
-                Severity::Error
-            }
-            Self::BackendGone(_) | Self::BackendTls(_) | Self::BackendRefused(_) => Severity::Error,
-            Self::Internal(_) => Severity::Error,
-        }
-    }
-
-    /// Whether another host of the backend may do better. A login that was refused never goes to one.
-    pub(crate) fn is_of_host(&self) -> bool {
-        match self {
-            Self::BackendConnect(..) | Self::BackendTimeout => true,
-            Self::BackendGone(_) | Self::BackendTls(_) => true,
-            Self::BackendRefused(refusal) => {
-                matches!(
-                    refusal.kind,
-                    RefusalKind::Greeting | RefusalKind::RawGreeting
-                )
-            }
-            _ => false,
+            Self::AuthService(..) | Self::Backend(_) | Self::Internal(_) => Severity::Error,
         }
     }
 
@@ -127,9 +72,8 @@ impl Cause {
     pub(crate) fn io_error(&self) -> Option<&io::Error> {
         match self {
             Self::ClientIo(error) => Some(error),
-            Self::AuthService(_, error)
-            | Self::BackendConnect(_, error)
-            | Self::BackendGone(error) => error.as_ref(),
+            Self::AuthService(_, error) => error.as_ref(),
+            Self::Backend(error) => error.io_error(),
             _ => None,
         }
     }
@@ -149,11 +93,7 @@ impl Cause {
             Self::Stopped(ending) => ending.reason(),
             Self::Refused => "login refused",
             Self::AuthService(..) => "auth service",
-            Self::BackendConnect(..) => "backend connect",
-            Self::BackendTimeout => "backend timeout",
-            Self::BackendGone(_) => "backend connection",
-            Self::BackendTls(_) => "backend TLS",
-            Self::BackendRefused(_) => "backend refused",
+            Self::Backend(error) => error.reason(),
             Self::Internal(_) => "internal error",
         }
     }
@@ -176,24 +116,9 @@ impl fmt::Display for Cause {
             }
             Self::Stopped(_) => f.write_str("session ended because the program stops"),
             Self::Refused => f.write_str("session closed after a refused login"),
-            Self::AuthService(text, _) | Self::BackendConnect(text, _) => f.write_str(text),
-            Self::BackendTimeout => f.write_str("upstream timed out"),
-            Self::BackendGone(None) => f.write_str("upstream closed connection"),
-            Self::BackendGone(Some(_)) => f.write_str("connection to upstream failed"),
-            Self::BackendTls(error) => write!(f, "TLS with upstream failed: {error}"),
-            Self::BackendRefused(refusal) => refusal.fmt(f),
+            Self::AuthService(text, _) => f.write_str(text),
+            Self::Backend(error) => error.fmt(f),
         }
-    }
-}
-
-impl fmt::Display for BackendReply {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let answer = self.answer.trim_ascii_end();
-        write!(f, "upstream sent invalid response: \"{}\"", escape(answer))?;
-        if let Some(hint) = self.hint {
-            write!(f, "; {hint}")?;
-        }
-        Ok(())
     }
 }
 
@@ -206,22 +131,9 @@ impl From<AuthError> for Cause {
     }
 }
 
-impl From<CannotLogIn> for Cause {
-    fn from(error: CannotLogIn) -> Self {
-        Self::Internal(error.to_string())
-    }
-}
-
-/// A backend's connection; a client's becomes a `Halt`.
-impl From<NetError> for Cause {
-    fn from(error: NetError) -> Self {
-        match error {
-            NetError::Timeout(_) => Self::BackendTimeout,
-            NetError::Closed => Self::BackendGone(None),
-            NetError::TooLong => Self::Internal("upstream sent too long an answer".into()),
-            NetError::Io(error) => Self::BackendGone(Some(error)),
-            NetError::Tls(error) => Self::BackendTls(error),
-        }
+impl From<BackendError> for Cause {
+    fn from(error: BackendError) -> Self {
+        Self::Backend(error)
     }
 }
 

@@ -21,17 +21,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::admission::{Admission, Limits, Place};
-use crate::backend::grant::Grant;
+use crate::backend::talk::{BackendStep, Watcher};
 use crate::log::{Closing, Context, Severity, escape};
 use crate::net::address::Address;
 use crate::net::client_conn::ClientConn;
-use crate::net::conn::Conn;
 use crate::net::resolve::{HostName, PendingName};
 use crate::net::socket::{Deadline, Socket};
 use crate::sasl::Method;
 use crate::service::Service;
 use crate::system::threads::{Threads, spawn};
-use crate::tls::{CertificateRefusal, Facts, TlsError, TlsErrorKind};
+use crate::tls::{CertificateRefusal, Facts};
 
 use self::budget::Budget;
 use self::error::{Cause, Halt};
@@ -50,18 +49,7 @@ pub(crate) enum Step {
     InAuth,
     InStarttls,
     InHttpAuth,
-    ConnectingToUpstream,
-    SendingProxyProtocol,
-    SendingHelo,
-    SendingXclient,
-    SendingClientHelo,
-    SendingAuth,
-    SendingMailFrom,
-    SendingRcptTo,
-    SendingLogin,
-    SendingUser,
-    SendingPassword,
-    ReadingResponse,
+    AtBackend(BackendStep),
     Proxying,
 }
 
@@ -78,18 +66,7 @@ impl Step {
             Self::InAuth => "in auth state",
             Self::InStarttls => "in starttls state",
             Self::InHttpAuth => "in http auth state",
-            Self::ConnectingToUpstream => "connecting to upstream",
-            Self::SendingProxyProtocol => "sending PROXY protocol header to upstream",
-            Self::SendingHelo => "sending HELO/EHLO to upstream",
-            Self::SendingXclient => "sending XCLIENT to upstream",
-            Self::SendingClientHelo => "sending client HELO/EHLO to upstream",
-            Self::SendingAuth => "sending AUTH to upstream",
-            Self::SendingMailFrom => "sending MAIL FROM to upstream",
-            Self::SendingRcptTo => "sending RCPT TO to upstream",
-            Self::SendingLogin => "sending LOGIN command to upstream",
-            Self::SendingUser => "sending user name to upstream",
-            Self::SendingPassword => "sending password to upstream",
-            Self::ReadingResponse => "reading response from upstream",
+            Self::AtBackend(step) => step.action(),
             Self::Proxying => "proxying",
         }
     }
@@ -163,14 +140,9 @@ pub(crate) struct Session {
     pub attempts: u32,
     /// How the last login was tried.
     pub method: Option<Method>,
-    /// The backend's host name, for TLS.
-    pub upstream_host: String,
     /// When it was logged in, counted from accept.
     pub login_time: Option<Duration>,
     login_deadline: Option<Deadline>,
-    host_deadline: Option<Deadline>,
-    /// What holds for the host once it has greeted.
-    greeted_deadline: Option<Deadline>,
     salt: Option<String>,
     host_name: Option<PendingName>,
     host_name_deadline: Option<Deadline>,
@@ -204,11 +176,8 @@ impl Session {
             tls: None,
             attempts: 0,
             method: None,
-            upstream_host: String::new(),
             login_time: None,
             login_deadline: None,
-            host_deadline: None,
-            greeted_deadline: None,
             salt: None,
             host_name: None,
             host_name_deadline: None,
@@ -257,46 +226,11 @@ impl Session {
     /// The time for the whole backend login runs from here.
     pub(crate) fn begin_login(&mut self) {
         self.login_deadline = Some(Deadline::after(self.service.conf.timeout, "timeout"));
-        self.host_deadline = None;
-        self.greeted_deadline = None;
     }
 
-    /// What is left of that time is shared by this many hosts; the share of the first runs from here.
-    pub(crate) fn begin_host(&mut self, hosts: usize) {
-        let login = self.login_deadline.unwrap_or(self.budget.deadline());
-        let hosts = u32::try_from(hosts).unwrap_or(u32::MAX).max(1);
-        let share = login.remaining().unwrap_or_default() / hosts;
-        self.host_deadline = Some(Deadline::after(share, login.directive));
-        self.greeted_deadline = None;
-    }
-
-    /// Until it has greeted, the host has this long at most.
-    pub(crate) fn limit_connect(&mut self, limit: Duration) {
-        let share = self.login_deadline();
-        let own = Deadline::after(limit, "connect_timeout");
-        if own.at < share.at {
-            self.greeted_deadline = self.host_deadline.replace(own);
-        }
-    }
-
-    /// The host has greeted: what is left of its share of the time holds.
-    pub(crate) fn host_has_greeted(&mut self) {
-        if self.greeted_deadline.is_some() {
-            self.host_deadline = self.greeted_deadline.take();
-        }
-    }
-
-    /// The backend has the credentials, and all of the login's time to judge them: servers answer a
-    /// wrong password late on purpose, which must not look like a host that is down.
-    pub(crate) fn credentials_are_out(&mut self) {
-        self.host_deadline = None;
-        self.greeted_deadline = None;
-    }
-
-    /// Until when the backend's next answer must have come.
+    /// Until when the backend login must be done.
     pub(crate) fn login_deadline(&self) -> Deadline {
-        let deadline = self.host_deadline.or(self.login_deadline);
-        deadline.unwrap_or(self.budget.deadline())
+        self.login_deadline.unwrap_or(self.budget.deadline())
     }
 
     /// Runs the client's TLS handshake, if one is due, and judges its certificate.
@@ -327,24 +261,6 @@ impl Session {
                 text: refusal.to_string(),
             })),
         }
-    }
-
-    /// Runs the TLS handshake with a backend, behind STARTTLS or at once. A byte that came before it is an
-    /// attempt to have something believed that was never encrypted.
-    pub(crate) fn start_backend_tls(&self, backend: &mut Conn, grant: &Grant) -> Result<(), Cause> {
-        self.set_step(Step::SslHandshaking);
-        if !backend.buffered().is_empty() {
-            return Err(Cause::BackendTls(TlsError::new(
-                TlsErrorKind::Protocol,
-                "the backend sent something before the handshake, as an attacker in between would",
-            )));
-        }
-        self.service.refresh_tls();
-        let connector = grant.connector.as_ref();
-        let connector = connector.map_err(|reason| Cause::Internal(reason.clone()))?;
-        let engine = connector.engine(&self.upstream_host);
-        let engine = engine.map_err(Cause::BackendTls)?;
-        Ok(backend.start_tls(engine, self.login_deadline())?)
     }
 
     /// The challenge of APOP and CRAM-MD5, one for the whole session.
@@ -493,6 +409,12 @@ enum Shown<'a> {
     Action,
     Event,
     Closing(&'a Closing<'a>),
+}
+
+impl Watcher for Session {
+    fn set_step(&self, step: BackendStep) {
+        self.set_step(Step::AtBackend(step));
+    }
 }
 
 /// The name of a session's threads, `imap 1f3a`.

@@ -14,7 +14,11 @@ use crate::admission::SleepsFor;
 use crate::auth::passthrough::ATTEMPTS;
 use crate::auth::{LoginRefusal, Request, Verdict, Warning};
 use crate::backend::Candidate;
+use crate::backend::conn::BackendConn;
+use crate::backend::deadlines::Deadlines;
+use crate::backend::error::{BackendError, RefusalKind};
 use crate::backend::grant::{Grant, Target};
+use crate::backend::talk::{self, BackendStep, Talk};
 use crate::config::{AuthKind, Xclient};
 use crate::dialect::{self, Dialect};
 use crate::log::{Severity, escape};
@@ -27,7 +31,7 @@ use crate::net::socket::{Deadline, Seen, WaitFor};
 use crate::protocol::Protocol;
 use crate::sasl::{Credentials, Method};
 use crate::session::dial::{candidates, dial};
-use crate::session::error::{Cause, Halt, RefusalKind};
+use crate::session::error::{Cause, Halt};
 use crate::session::slot::Slot;
 use crate::session::{Session, Step};
 
@@ -511,7 +515,7 @@ fn enter_backend(
     };
     let entered = try_hosts(session, dialect, grant);
     login.slot = None;
-    Ok(entered?)
+    Ok(entered.map_err(Cause::from)?)
 }
 
 /// What has to be there before a worker is held by the backend: a place among its logins in progress,
@@ -521,7 +525,7 @@ fn prepare_backend(
     client: &mut ClientConn,
     login: &mut Login,
 ) -> Result<(), Halt> {
-    session.set_step(Step::ConnectingToUpstream);
+    session.set_step(Step::AtBackend(BackendStep::Connecting));
     let Some(grant) = &login.grant else {
         return Ok(());
     };
@@ -534,7 +538,7 @@ fn prepare_backend(
         true => Ok(()),
         false => {
             let text = "upstream has too many logins in progress".to_owned();
-            Err(Cause::BackendConnect(text, None).into())
+            Err(Cause::from(BackendError::Connect(text, None)).into())
         }
     }
 }
@@ -543,43 +547,65 @@ fn try_hosts(
     session: &mut Session,
     dialect: &mut dyn Dialect,
     grant: &Grant,
-) -> Result<(Conn, Line), Cause> {
+) -> Result<(Conn, Line), BackendError> {
     let candidates = candidates(session, grant)?;
-    let mut last = Cause::BackendConnect("upstream has no address".into(), None);
+    let mut last = BackendError::Connect("upstream has no address".into(), None);
     for (at, candidate) in candidates.iter().enumerate() {
         let left = candidates.len() - at;
-        session.begin_host(left);
-        if at > 0 && session.login_deadline().remaining().is_none() {
+        let deadlines = Deadlines::of_login(session.login_deadline(), left);
+        if at > 0 && deadlines.current().remaining().is_none() {
             break;
         }
-        let cause = match dial(session, grant, candidate).and_then(|mut backend| {
-            let answer = dialect.log_in_to_backend(session, &mut backend, grant)?;
-            Ok((backend, answer))
-        }) {
+        let mut talk = dialect.talk(session);
+        let error = match enter_host(session, &mut *talk, grant, candidate, deadlines) {
             Ok(entered) => {
                 note_answer(grant, candidate);
                 return Ok(entered);
             }
-            Err(cause) => cause,
+            Err(error) => error,
         };
-        if !cause.is_of_host() {
+        if !error.is_of_host() {
             note_answer(grant, candidate);
-            return Err(cause);
+            return Err(error);
         }
         if let Target::Backend(backend) = &grant.target {
-            let reason = match cause.io_error() {
-                Some(error) => format!("{cause}: {error}"),
-                None => cause.to_string(),
-            };
-            backend.note_failure(candidate.address, &reason);
+            backend.note_failure(candidate.address, &error.in_full());
         }
         if left > 1 {
-            let text = format!("{cause}, trying the next host");
-            session.log_failure(Severity::Warn, file!(), &text, cause.io_error());
+            let text = format!("{error}, trying the next host");
+            session.log_failure(Severity::Warn, file!(), &text, error.io_error());
         }
-        last = cause;
+        last = error;
     }
     Err(last)
+}
+
+/// Connects and logs in to one host. A host that is given up is told so, if it can hear it.
+fn enter_host(
+    session: &Session,
+    talk: &mut dyn Talk,
+    grant: &Grant,
+    candidate: &Candidate,
+    deadlines: Deadlines,
+) -> Result<(Conn, Line), BackendError> {
+    let mut backend = dial(session, grant, candidate, deadlines)?;
+    match log_in_to_host(talk, &mut backend, grant) {
+        Ok(answer) => Ok((backend.into_conn(), answer)),
+        Err(error) => {
+            talk.quit(backend);
+            Err(error)
+        }
+    }
+}
+
+fn log_in_to_host(
+    talk: &mut dyn Talk,
+    backend: &mut BackendConn<'_>,
+    grant: &Grant,
+) -> Result<Line, BackendError> {
+    talk::open(talk, backend)?;
+    talk.identify(backend, grant)?;
+    talk.log_in(backend, grant)
 }
 
 fn note_answer(grant: &Grant, candidate: &Candidate) {
@@ -593,9 +619,8 @@ fn note_answer(grant: &Grant, candidate: &Candidate) {
 fn refuse_as_backend(session: &Session, login: &mut Login, cause: Cause) -> Result<(), Cause> {
     let grant = login.grant.take();
     match &cause {
-        Cause::BackendRefused(refusal)
-            if refusal.kind == RefusalKind::Login
-                && grant.is_some_and(|grant| grant.passthrough) =>
+        Cause::Backend(BackendError::Refused(reply))
+            if reply.kind == RefusalKind::Login && grant.is_some_and(|grant| grant.passthrough) =>
         {
             session.log(Severity::Info, file!(), &cause.to_string());
         }

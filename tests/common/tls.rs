@@ -451,15 +451,20 @@ pub(crate) fn serve(
         for socket in listener.incoming().map_while(Result::ok) {
             let (config, play) = (Arc::clone(&config), Arc::clone(&play));
             thread::spawn(move || {
-                let connection = ServerConnection::new(config).expect("it is complete");
                 // Whether the handshake succeeds is the other side's business.
-                if let Ok(tls) = Tls::handshake(connection.into(), socket) {
+                if let Ok(tls) = accept(config, socket) {
                     play(TlsLines::over(tls));
                 }
             });
         }
     });
     address
+}
+
+/// The server's handshake on a connection whose plain text is over.
+pub(crate) fn accept(config: Arc<ServerConfig>, socket: TcpStream) -> io::Result<Tls> {
+    let connection = ServerConnection::new(config).expect("it is complete");
+    Tls::handshake(connection.into(), socket)
 }
 
 /// TLS in front of a server in plain text.

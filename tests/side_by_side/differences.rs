@@ -388,6 +388,41 @@ pub(crate) const TABLE: &[Row] = &[
         "XCLIENT ADDR=127.0.0.1 LOGIN=a+20b+2Bc+3Dd+C3+A9+0A NAME=[UNAVAILABLE]",
         "the same",
     ),
+    row(
+        "imap/a_backend_that_says_bad_to_login *",
+        Backend,
+        "",
+        "p9 LOGOUT",
+        "a host that welcomed us and did not get the credentials is told goodbye; nginx just closes",
+    ),
+    row(
+        "pop3/a_backend_that_refuses_user *",
+        Backend,
+        "",
+        "QUIT",
+        "the same",
+    ),
+    row(
+        "smtp/a_backend_that_refuses_xclient *",
+        Backend,
+        "",
+        "QUIT",
+        "the same",
+    ),
+    row(
+        "smtp/a_backend_that_refuses_xclient_in_secret *",
+        Backend,
+        "",
+        "QUIT",
+        "the same",
+    ),
+    row(
+        "smtp/none_with_a_sender_that_is_refused *",
+        Backend,
+        "",
+        "QUIT",
+        "the same",
+    ),
     // TLS.
     row(
         "*/plain_text_on_an_implicit_tls_port *",

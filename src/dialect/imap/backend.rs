@@ -6,170 +6,121 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Imap;
+use crate::backend::conn::BackendConn;
+use crate::backend::error::{BackendError, RefusalKind};
 use crate::backend::grant::{Grant, Target};
-use crate::config::{AuthMechanism, Capabilities, ProxySsl};
-use crate::dialect::{
-    no_starttls, read_backend_line, read_backend_line_by, refused, send_to_backend,
-};
-use crate::net::conn::Conn;
+use crate::backend::talk::{BackendStep, Talk};
+use crate::config::{AuthMechanism, Capabilities};
 use crate::net::line::{Line, line};
 use crate::net::socket::Deadline;
 use crate::sasl::{Mechanism, oauth};
-use crate::session::error::{Cause, RefusalKind};
-use crate::session::{Session, Step};
+use crate::session::Session;
 
 /// Longest wait for the answer to a question of our own, for which no login may fail.
 const OWN_QUESTION: Duration = Duration::from_secs(2);
 
-/// Logs in under the client's own tag, so that the backend's last line can go on unchanged.
-pub(super) fn log_in(
-    imap: &Imap,
-    session: &mut Session,
-    backend: &mut Conn,
-    grant: &Grant,
-) -> Result<Line, Cause> {
-    let mut answers = Answers::default();
-    answers.read_greeting(session, backend)?;
-    if grant.ssl == ProxySsl::StartTls {
-        answers.start_tls(session, backend, grant)?;
-    }
-    let answer = match answers.mechanism(session, backend, grant)? {
-        None => log_in_plainly(imap, answers, session, backend, grant)?,
-        Some(mechanism) => authenticate(imap, answers, session, backend, grant, mechanism)?,
-    };
-    tell_capabilities(session, backend, answer)
+/// A dialogue without a client.
+pub(super) fn begin(_own_name: &str) -> Box<dyn Talk> {
+    Box::new(ImapTalk::default())
 }
 
-/// The LOGIN command, with literals, which carry any login and password.
-fn log_in_plainly(
-    imap: &Imap,
-    mut answers: Answers,
-    session: &mut Session,
-    backend: &mut Conn,
-    grant: &Grant,
-) -> Result<Line, Cause> {
-    let login = grant.login.as_slice();
-    let password = grant.password()?;
-    session.set_step(Step::SendingLogin);
-    let size = format!(" LOGIN {{{}}}", login.len());
-    send_to_backend(session, backend, &line(&[&imap.tag, size.as_bytes()]))?;
-    answers.read_continuation(session, backend, Some(&imap.tag))?;
-
-    session.set_step(Step::SendingUser);
-    let size = format!(" {{{}}}", password.len());
-    send_to_backend(session, backend, &line(&[login, size.as_bytes()]))?;
-    answers.read_continuation(session, backend, Some(&imap.tag))?;
-
-    session.set_step(Step::SendingPassword);
-    send_to_backend(session, backend, &line(&[password]))?;
-    session.credentials_are_out();
-    answers.read_tagged_ok(session, backend, &imap.tag)
+/// The dialogue with one backend.
+#[derive(Debug, Default)]
+pub(super) struct ImapTalk {
+    /// The client's own tag, under which it is logged in, so that the backend's last line can go on
+    /// unchanged; empty in a visit.
+    tag: Vec<u8>,
+    /// Whether the client must end up with the backend's own list (`imap_capabilities = auto`).
+    tells_capabilities: bool,
+    /// Untagged lines, which are kept for the client.
+    untagged: Vec<u8>,
+    /// The backend's words behind CAPABILITY, upper case; empty while it has told none.
+    capabilities: Vec<String>,
 }
 
-/// AUTHENTICATE, in one step where the backend takes an initial response (RFC 4959).
-fn authenticate(
-    imap: &Imap,
-    mut answers: Answers,
-    session: &mut Session,
-    backend: &mut Conn,
-    grant: &Grant,
-    mechanism: Mechanism,
-) -> Result<Line, Cause> {
-    let message = grant.sasl_message(mechanism)?;
-    let encoded = Line::new(STANDARD.encode(&*message).into_bytes());
-    let name = mechanism.name().as_bytes();
-    session.set_step(Step::SendingLogin);
-    if answers.offers(b"SASL-IR") {
-        let command = line(&[&imap.tag, b" AUTHENTICATE ", name, b" ", &encoded]);
-        send_to_backend(session, backend, &command)?;
-    } else {
-        send_to_backend(
-            session,
-            backend,
-            &line(&[&imap.tag, b" AUTHENTICATE ", name]),
-        )?;
-        answers.read_continuation(session, backend, None)?;
-        session.set_step(Step::SendingPassword);
-        send_to_backend(session, backend, &line(&[&encoded]))?;
-    }
-    session.credentials_are_out();
-    answers.untagged.clear();
-    let answer = answers.read_answer(session, backend)?;
-    if answer.starts_with(b"+") {
-        // An OAuth mechanism explains its refusal first and wants an answer to that (RFC 7628).
-        send_to_backend(session, backend, &line(&[oauth::dummy_answer(mechanism)]))?;
-        return answers.read_tagged_ok(session, backend, &imap.tag);
-    }
-    answers.take_tagged_ok(session, answer, &imap.tag)
-}
-
-/// With `imap_capabilities = auto` the client must end up with the backend's own list: where the
-/// backend volunteers none it is asked for; a wrong answer, or none in time, means that nothing is known.
-fn tell_capabilities(
-    session: &mut Session,
-    backend: &mut Conn,
-    answer: Line,
-) -> Result<Line, Cause> {
-    let is_auto = session.service.conf.imap_capabilities == Capabilities::Auto;
-    let told = answer.to_ascii_uppercase();
-    if !is_auto || told.windows(11).any(|words| words == b"CAPABILITY ") {
-        return Ok(answer);
-    }
-    // Anything already behind the answer is the client's, and in its way.
-    if !backend.buffered().is_empty() {
-        return Ok(answer);
-    }
-    session.set_step(Step::ReadingResponse);
-    send_to_backend(session, backend, b"p3 CAPABILITY\r\n")?;
-    let (own, login) = (
-        Deadline::after(OWN_QUESTION, "timeout"),
-        session.login_deadline(),
-    );
-    let deadline = if own.at < login.at { own } else { login };
-    let mut asked = Answers::default();
-    loop {
-        match read_backend_line_by(deadline, backend, &mut asked.total) {
-            Ok(line) if line.starts_with(b"p3 ") => break,
-            Ok(line) => asked.untagged.extend_from_slice(&line),
-            Err(Cause::BackendTimeout) => break,
-            Err(cause) => return Err(cause),
+impl ImapTalk {
+    /// A dialogue for this client.
+    pub(super) fn for_client(imap: &Imap, session: &Session) -> Self {
+        Self {
+            tag: imap.tag.clone(),
+            tells_capabilities: session.service.conf.imap_capabilities == Capabilities::Auto,
+            ..Self::default()
         }
     }
-    Ok(Line::new([&asked.untagged[..], &answer].concat()))
 }
 
-/// What the backend has said: untagged lines are kept for the client.
-#[derive(Default)]
-struct Answers {
-    untagged: Vec<u8>,
-    /// Its words behind CAPABILITY, upper case; empty while it has told none.
-    capabilities: Vec<Vec<u8>>,
-    total: usize,
-}
-
-impl Answers {
-    fn read_greeting(&mut self, session: &mut Session, backend: &mut Conn) -> Result<(), Cause> {
-        let greeting = read_backend_line(session, backend, &mut self.total)?;
-        session.host_has_greeted();
+impl Talk for ImapTalk {
+    fn greet(&mut self, backend: &mut BackendConn<'_>) -> Result<(), BackendError> {
+        let greeting = backend.read_line()?;
         match Status::of(&greeting) {
             Status::Ok => {
+                backend.is_welcome();
                 self.learn(&greeting);
                 Ok(())
             }
             // PREAUTH would be a session without login, BYE none at all; both are the backend's affair.
-            Status::Other => Err(refused(session, greeting, RefusalKind::RawGreeting, None)),
-            Status::None => Err(refused(session, greeting, RefusalKind::Greeting, None)),
+            Status::Other => Err(backend.refused(greeting, RefusalKind::RawGreeting, None)),
+            Status::None => Err(backend.refused(greeting, RefusalKind::Greeting, None)),
         }
     }
 
+    fn ask_capabilities(
+        &mut self,
+        backend: &mut BackendConn<'_>,
+    ) -> Result<Vec<String>, BackendError> {
+        backend.send(b"p1 CAPABILITY\r\n")?;
+        self.read_ok(backend, b"p1")?;
+        let told = std::mem::take(&mut self.untagged);
+        told.split_inclusive(|&byte| byte == b'\n')
+            .for_each(|line| self.learn(line));
+        Ok(self.capabilities.clone())
+    }
+
+    /// RFC 3501, section 6.2.1.
+    fn start_tls(&mut self, backend: &mut BackendConn<'_>) -> Result<(), BackendError> {
+        backend.set_step(BackendStep::InStarttls);
+        self.ask_capabilities(backend)?;
+        if !self.offers("STARTTLS") {
+            return Err(BackendError::no_starttls());
+        }
+        backend.send(b"p2 STARTTLS\r\n")?;
+        self.read_ok(backend, b"p2")?;
+        backend.start_tls()?;
+        self.untagged.clear();
+        self.capabilities.clear();
+        Ok(())
+    }
+
+    /// An IMAP backend is told nothing of the client.
+    fn identify(&mut self, _: &mut BackendConn<'_>, _: &Grant) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn log_in(
+        &mut self,
+        backend: &mut BackendConn<'_>,
+        grant: &Grant,
+    ) -> Result<Line, BackendError> {
+        let answer = match self.choose_mechanism(backend, grant)? {
+            None => self.send_password(backend, grant)?,
+            Some(mechanism) => self.send_sasl(backend, grant, mechanism)?,
+        };
+        self.tell_capabilities(backend, answer)
+    }
+
+    fn quit(&mut self, backend: BackendConn<'_>) {
+        backend.close_with(b"p9 LOGOUT\r\n");
+    }
+}
+
+impl ImapTalk {
     /// How to log in; `None` is the LOGIN command. A token goes on as a token where the backend takes
     /// it, by the client's own mechanism if possible.
-    fn mechanism(
+    fn choose_mechanism(
         &mut self,
-        session: &mut Session,
-        backend: &mut Conn,
+        backend: &mut BackendConn<'_>,
         grant: &Grant,
-    ) -> Result<Option<Mechanism>, Cause> {
+    ) -> Result<Option<Mechanism>, BackendError> {
         let fixed = match grant.mechanism {
             AuthMechanism::Plain => Some(Mechanism::Plain),
             AuthMechanism::Xoauth2 => Some(Mechanism::Xoauth2),
@@ -181,146 +132,191 @@ impl Answers {
         };
         let chooses = grant.asks_for_token_mechanisms();
         if (fixed.is_some() || chooses) && self.capabilities.is_empty() {
-            self.ask_capabilities(session, backend)?;
+            self.ask_capabilities(backend)?;
         }
         if fixed.is_none() && chooses {
-            let offered =
-                |mechanism: Mechanism| self.offers(format!("AUTH={}", mechanism.name()).as_bytes());
+            let offered = |mechanism: Mechanism| self.offers(&format!("AUTH={}", mechanism.name()));
             return Ok(grant.token_mechanism(offered));
         }
-        if fixed.is_none() && self.offers(b"LOGINDISABLED") {
+        if fixed.is_none() && self.offers("LOGINDISABLED") {
             let configured = matches!(grant.target, Target::Backend(_));
-            if configured && grant.mechanism == AuthMechanism::Auto && self.offers(b"AUTH=PLAIN") {
+            if configured && grant.mechanism == AuthMechanism::Auto && self.offers("AUTH=PLAIN") {
                 return Ok(Some(Mechanism::Plain));
             }
             let text =
                 "the backend refuses logins without TLS: set `proxy_ssl` to `on` or `starttls`";
-            return Err(Cause::Internal(text.into()));
+            return Err(BackendError::Internal(text.into()));
         }
         Ok(fixed)
     }
 
-    fn ask_capabilities(&mut self, session: &mut Session, backend: &mut Conn) -> Result<(), Cause> {
-        send_to_backend(session, backend, b"p1 CAPABILITY\r\n")?;
-        self.expect_ok(session, backend, b"p1")?;
-        let told = std::mem::take(&mut self.untagged);
-        told.split_inclusive(|&byte| byte == b'\n')
-            .for_each(|line| self.learn(line));
-        Ok(())
+    /// The LOGIN command, with literals, which carry any login and password.
+    fn send_password(
+        &mut self,
+        backend: &mut BackendConn<'_>,
+        grant: &Grant,
+    ) -> Result<Line, BackendError> {
+        let login = grant.login.as_slice();
+        let password = grant.password()?;
+        backend.set_step(BackendStep::SendingLogin);
+        let size = format!(" LOGIN {{{}}}", login.len());
+        backend.send(&line(&[&self.tag, size.as_bytes()]))?;
+        self.read_continuation(backend, true)?;
+
+        backend.set_step(BackendStep::SendingUser);
+        let size = format!(" {{{}}}", password.len());
+        backend.send(&line(&[login, size.as_bytes()]))?;
+        self.read_continuation(backend, true)?;
+
+        backend.set_step(BackendStep::SendingPassword);
+        backend.send(&line(&[password]))?;
+        backend.credentials_are_out();
+        let answer = self.read_answer(backend)?;
+        self.take_tagged_ok(backend, answer)
+    }
+
+    /// AUTHENTICATE, in one step where the backend takes an initial response (RFC 4959).
+    fn send_sasl(
+        &mut self,
+        backend: &mut BackendConn<'_>,
+        grant: &Grant,
+        mechanism: Mechanism,
+    ) -> Result<Line, BackendError> {
+        let message = grant.sasl_message(mechanism)?;
+        let encoded = Line::new(STANDARD.encode(&*message).into_bytes());
+        let name = mechanism.name().as_bytes();
+        backend.set_step(BackendStep::SendingLogin);
+        if self.offers("SASL-IR") {
+            let command = line(&[&self.tag, b" AUTHENTICATE ", name, b" ", &encoded]);
+            backend.send(&command)?;
+        } else {
+            backend.send(&line(&[&self.tag, b" AUTHENTICATE ", name]))?;
+            self.read_continuation(backend, false)?;
+            backend.set_step(BackendStep::SendingPassword);
+            backend.send(&line(&[&encoded]))?;
+        }
+        backend.credentials_are_out();
+        self.untagged.clear();
+        let mut answer = self.read_answer(backend)?;
+        if answer.starts_with(b"+") {
+            // An OAuth mechanism explains its refusal first and wants an answer to that (RFC 7628).
+            backend.send(&line(&[oauth::dummy_answer(mechanism)]))?;
+            answer = self.read_answer(backend)?;
+        }
+        self.take_tagged_ok(backend, answer)
+    }
+
+    /// Where the backend volunteers no list it is asked for one; a wrong answer, or none in time, means
+    /// that nothing is known.
+    fn tell_capabilities(
+        &self,
+        backend: &mut BackendConn<'_>,
+        answer: Line,
+    ) -> Result<Line, BackendError> {
+        let told = answer.to_ascii_uppercase();
+        if !self.tells_capabilities || told.windows(11).any(|words| words == b"CAPABILITY ") {
+            return Ok(answer);
+        }
+        // Anything already behind the answer is the client's, and in its way.
+        if backend.has_more() {
+            return Ok(answer);
+        }
+        backend.set_step(BackendStep::ReadingResponse);
+        backend.send(b"p3 CAPABILITY\r\n")?;
+        backend.restart_count();
+        let limit = Deadline::after(OWN_QUESTION, "timeout");
+        let mut untagged = Vec::new();
+        loop {
+            match backend.read_line_within(limit) {
+                Ok(line) if line.starts_with(b"p3 ") => break,
+                Ok(line) => untagged.extend_from_slice(&line),
+                Err(BackendError::Timeout) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Line::new([&untagged[..], &answer].concat()))
     }
 
     /// Takes note of a line's capabilities, `* CAPABILITY …` or `… [CAPABILITY …] …`.
     fn learn(&mut self, line: &[u8]) {
-        let line = line.to_ascii_uppercase();
-        let mut words =
-            line.split(|byte| byte.is_ascii_whitespace() || matches!(byte, b'[' | b']'));
-        if words.by_ref().any(|word| word == b"CAPABILITY") {
-            self.capabilities = words
-                .filter(|word| !word.is_empty())
-                .map(<[u8]>::to_vec)
-                .collect();
+        let line = String::from_utf8_lossy(line).to_ascii_uppercase();
+        let words = match line.split_once("[CAPABILITY ") {
+            Some((_, words)) => words.split(']').next(),
+            None => line.strip_prefix("* CAPABILITY "),
+        };
+        if let Some(words) = words {
+            let words = words.split_ascii_whitespace();
+            self.capabilities = words.map(str::to_owned).collect();
         }
     }
 
-    fn offers(&self, capability: &[u8]) -> bool {
+    fn offers(&self, capability: &str) -> bool {
         self.capabilities
             .iter()
             .any(|offered| offered == capability)
     }
 
-    /// RFC 3501, section 6.2.1. What the backend said before is forgotten.
-    fn start_tls(
-        &mut self,
-        session: &mut Session,
-        backend: &mut Conn,
-        grant: &Grant,
-    ) -> Result<(), Cause> {
-        session.set_step(Step::InStarttls);
-        self.ask_capabilities(session, backend)?;
-        if !self.offers(b"STARTTLS") {
-            return Err(no_starttls());
-        }
-        send_to_backend(session, backend, b"p2 STARTTLS\r\n")?;
-        self.expect_ok(session, backend, b"p2")?;
-        session.start_backend_tls(backend, grant)?;
-        self.untagged.clear();
-        self.capabilities.clear();
-        Ok(())
-    }
-
-    fn expect_ok(
-        &mut self,
-        session: &mut Session,
-        backend: &mut Conn,
-        tag: &[u8],
-    ) -> Result<(), Cause> {
-        let answer = self.read_answer(session, backend)?;
-        match is_tagged_ok(&answer, tag) {
+    /// The answer to a command of our own.
+    fn read_ok(&mut self, backend: &mut BackendConn<'_>, tag: &[u8]) -> Result<(), BackendError> {
+        let answer = self.read_answer(backend)?;
+        match is_ok(&answer, tag) {
             true => Ok(()),
-            false => Err(self.refused(session, &answer)),
+            false => Err(self.refused(backend, &answer, RefusalKind::Other)),
         }
     }
 
-    /// `login_tag` is the tag of a command whose refusal is about the login.
+    /// `is_of_login` says that a refusal is about the login.
     fn read_continuation(
         &mut self,
-        session: &mut Session,
-        backend: &mut Conn,
-        login_tag: Option<&[u8]>,
-    ) -> Result<(), Cause> {
-        let answer = self.read_answer(session, backend)?;
+        backend: &mut BackendConn<'_>,
+        is_of_login: bool,
+    ) -> Result<(), BackendError> {
+        let answer = self.read_answer(backend)?;
         if answer.starts_with(b"+") {
             return Ok(());
         }
-        let kind = login_tag.map_or(RefusalKind::Other, |tag| refusal_kind(&answer, tag));
-        Err(self.refused_as(session, &answer, kind))
+        let kind = match is_of_login {
+            true => refusal_kind(&answer, &self.tag),
+            false => RefusalKind::Other,
+        };
+        Err(self.refused(backend, &answer, kind))
     }
 
-    fn read_tagged_ok(
-        mut self,
-        session: &mut Session,
-        backend: &mut Conn,
-        tag: &[u8],
-    ) -> Result<Line, Cause> {
-        let answer = self.read_answer(session, backend)?;
-        self.take_tagged_ok(session, answer, tag)
-    }
-
+    /// The answer to the login and what came before it, for the client.
     fn take_tagged_ok(
-        mut self,
-        session: &Session,
+        &mut self,
+        backend: &BackendConn<'_>,
         answer: Vec<u8>,
-        tag: &[u8],
-    ) -> Result<Line, Cause> {
-        if !is_tagged_ok(&answer, tag) {
-            let kind = refusal_kind(&answer, tag);
-            return Err(self.refused_as(session, &answer, kind));
+    ) -> Result<Line, BackendError> {
+        if !is_ok(&answer, &self.tag) {
+            let kind = refusal_kind(&answer, &self.tag);
+            return Err(self.refused(backend, &answer, kind));
         }
         self.untagged.extend_from_slice(&answer);
-        Ok(Line::new(self.untagged))
+        Ok(Line::new(std::mem::take(&mut self.untagged)))
     }
 
     /// The next line that is not untagged.
-    fn read_answer(&mut self, session: &mut Session, backend: &mut Conn) -> Result<Vec<u8>, Cause> {
+    fn read_answer(&mut self, backend: &mut BackendConn<'_>) -> Result<Vec<u8>, BackendError> {
         loop {
-            let answer = read_backend_line(session, backend, &mut self.total)?;
+            let answer = backend.read_line()?;
             if !answer.starts_with(b"* ") {
                 return Ok(answer);
             }
             self.untagged.extend_from_slice(&answer);
             if has_first_word(&answer[2..], b"BYE") {
-                return Err(self.said_bye(session, backend));
+                return Err(self.said_bye(backend));
             }
         }
     }
 
     /// The host goes down, or so it says: another one may serve. A refusal that came along tells more.
-    fn said_bye(&mut self, session: &mut Session, backend: &mut Conn) -> Cause {
+    fn said_bye(&mut self, backend: &mut BackendConn<'_>) -> BackendError {
         let mut last = Vec::new();
-        if !backend.buffered().is_empty() {
-            match read_backend_line(session, backend, &mut self.total) {
+        if backend.has_more() {
+            match backend.read_line() {
                 Ok(line) => last = line,
-                Err(cause) => return cause,
+                Err(error) => return error,
             }
         }
         let mut words = last.splitn(2, |&byte| byte == b' ');
@@ -332,19 +328,21 @@ impl Answers {
             .iter()
             .any(|word| has_first_word(rest, word))
         {
-            true => self.refused_as(session, &last, refusal_kind(&last, tag)),
-            false => self.refused_as(session, b"", RefusalKind::RawGreeting),
+            true => self.refused(backend, &last, refusal_kind(&last, tag)),
+            false => self.refused(backend, b"", RefusalKind::RawGreeting),
         }
     }
 
-    fn refused(&mut self, session: &Session, last: &[u8]) -> Cause {
-        self.refused_as(session, last, RefusalKind::Other)
-    }
-
-    fn refused_as(&mut self, session: &Session, last: &[u8], kind: RefusalKind) -> Cause {
+    /// The failure for this answer, with the untagged lines before it.
+    fn refused(
+        &mut self,
+        backend: &BackendConn<'_>,
+        last: &[u8],
+        kind: RefusalKind,
+    ) -> BackendError {
         let mut answer = std::mem::take(&mut self.untagged);
         answer.extend_from_slice(last);
-        refused(session, answer, kind, None)
+        backend.refused(answer, kind, None)
     }
 }
 
@@ -392,7 +390,7 @@ impl Status {
     }
 }
 
-fn is_tagged_ok(answer: &[u8], tag: &[u8]) -> bool {
+fn is_ok(answer: &[u8], tag: &[u8]) -> bool {
     let words = answer
         .strip_prefix(tag)
         .and_then(|rest| rest.strip_prefix(b" "));

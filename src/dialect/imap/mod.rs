@@ -1,19 +1,25 @@
 //! IMAP (RFC 3501, RFC 9051) up to the end of LOGIN or AUTHENTICATE.
 
 mod backend;
+mod capabilities;
 mod client;
 mod parse;
 
 use super::Dialect;
 use crate::auth::LoginRefusal;
-use crate::backend::grant::Grant;
+use crate::backend::talk::{Dialogue, Talk};
 use crate::net::client_conn::ClientConn;
-use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
 use crate::protocol::Protocol;
 use crate::sasl::{Credentials, Exchange};
 use crate::session::Session;
 use crate::session::error::{Cause, Halt};
+
+/// How visits speak it.
+pub(super) const DIALOGUE: Dialogue = Dialogue {
+    begin: backend::begin,
+    before_login: capabilities::before_login,
+};
 
 /// One client's dialogue.
 #[derive(Debug, Default)]
@@ -87,13 +93,8 @@ impl Dialect for Imap {
         line(&[b"+ ", challenge])
     }
 
-    fn log_in_to_backend(
-        &mut self,
-        session: &mut Session,
-        backend: &mut Conn,
-        grant: &Grant,
-    ) -> Result<Line, Cause> {
-        backend::log_in(self, session, backend, grant)
+    fn talk(&self, session: &mut Session) -> Box<dyn Talk> {
+        Box::new(backend::ImapTalk::for_client(self, session))
     }
 
     fn failure_line(&self, cause: &Cause, own_method: bool) -> Option<Line> {

@@ -3,169 +3,192 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::backend::conn::BackendConn;
+use crate::backend::error::{BackendError, RefusalKind};
 use crate::backend::grant::Grant;
-use crate::config::{AuthMechanism, ProxySsl};
-use crate::dialect::{no_starttls, read_backend_line, refused, send_to_backend};
-use crate::net::conn::Conn;
+use crate::backend::talk::{BackendStep, Talk};
+use crate::config::AuthMechanism;
 use crate::net::line::{Bare, Line, line, without_end};
 use crate::sasl::{Mechanism, oauth};
-use crate::session::error::{Cause, RefusalKind};
-use crate::session::{Session, Step};
 
-/// Logs in; the client gets the backend's last `+OK` line.
-pub(super) fn log_in(
-    session: &mut Session,
-    backend: &mut Conn,
-    grant: &Grant,
-) -> Result<Line, Cause> {
-    let mut total = 0;
-    read_ok(session, backend, &mut total, RefusalKind::Greeting)?;
-    session.host_has_greeted();
-    if grant.ssl == ProxySsl::StartTls {
-        begin_tls(session, backend, grant, &mut total)?;
-    }
-    if let Some(mechanism) = mechanism(session, backend, grant, &mut total)? {
-        return authenticate(session, backend, grant, mechanism, &mut total);
-    }
-
-    // `Grant::is_sayable` has made sure of both before the backend was dialled.
-    let broken = || Cause::Internal("login or password would break the line".into());
-    let login = Bare::new(&grant.login).ok_or_else(broken)?;
-    session.set_step(Step::SendingUser);
-    send_to_backend(session, backend, &line(&[b"USER ", login.bytes()]))?;
-    read_ok(session, backend, &mut total, RefusalKind::Login)?;
-
-    let password = Bare::new(grant.password()?).ok_or_else(broken)?;
-    session.set_step(Step::SendingPassword);
-    send_to_backend(session, backend, &line(&[b"PASS ", password.bytes()]))?;
-    session.credentials_are_out();
-    let answer = read_ok(session, backend, &mut total, RefusalKind::Login)?;
-    Ok(Line::new(answer))
+/// A dialogue without a client.
+pub(super) fn begin(_own_name: &str) -> Box<dyn Talk> {
+    Box::new(Pop3Talk)
 }
 
-/// RFC 2595, section 4.
-fn begin_tls(
-    session: &mut Session,
-    backend: &mut Conn,
-    grant: &Grant,
-    total: &mut usize,
-) -> Result<(), Cause> {
-    session.set_step(Step::InStarttls);
-    let offered = ask_capabilities(session, backend, total)?;
-    if !offered.iter().any(|line| line == "STLS") {
-        return Err(no_starttls());
-    }
-    send_to_backend(session, backend, b"STLS\r\n")?;
-    read_ok(session, backend, total, RefusalKind::Other)?;
-    session.start_backend_tls(backend, grant)
-}
+/// The dialogue with one backend, of which nothing has to be remembered.
+#[derive(Debug)]
+pub(super) struct Pop3Talk;
 
-/// RFC 2449: the lines behind CAPA, upper case; none where the backend does not know the command.
-fn ask_capabilities(
-    session: &mut Session,
-    backend: &mut Conn,
-    total: &mut usize,
-) -> Result<Vec<String>, Cause> {
-    send_to_backend(session, backend, b"CAPA\r\n")?;
-    let answer = read_backend_line(session, backend, total)?;
-    let mut lines = Vec::new();
-    if !is_ok(&answer) {
-        return Ok(lines);
+impl Talk for Pop3Talk {
+    fn greet(&mut self, backend: &mut BackendConn<'_>) -> Result<(), BackendError> {
+        read_ok(backend, RefusalKind::Greeting)?;
+        backend.is_welcome();
+        Ok(())
     }
-    loop {
-        let line = read_backend_line(session, backend, total)?;
-        match without_end(&line) {
-            b"." => return Ok(lines),
-            line => lines.push(String::from_utf8_lossy(line).to_ascii_uppercase()),
+
+    /// RFC 2449: the lines behind CAPA. A backend that does not know the command is older, and knows USER.
+    fn ask_capabilities(
+        &mut self,
+        backend: &mut BackendConn<'_>,
+    ) -> Result<Vec<String>, BackendError> {
+        backend.send(b"CAPA\r\n")?;
+        if !is_ok(&backend.read_line()?) {
+            return Ok(vec!["USER".into()]);
+        }
+        let mut lines = Vec::new();
+        loop {
+            let line = backend.read_line()?;
+            match without_end(&line) {
+                b"." => return Ok(lines),
+                line => lines.push(String::from_utf8_lossy(line).to_ascii_uppercase()),
+            }
         }
     }
-}
 
-/// How to log in; `None` is USER and PASS. A token goes on as a token where the backend takes it.
-fn mechanism(
-    session: &mut Session,
-    backend: &mut Conn,
-    grant: &Grant,
-    total: &mut usize,
-) -> Result<Option<Mechanism>, Cause> {
-    let fixed = match grant.mechanism {
-        AuthMechanism::Plain => Some(Mechanism::Plain),
-        AuthMechanism::Xoauth2 => Some(Mechanism::Xoauth2),
-        AuthMechanism::Oauthbearer => Some(Mechanism::OauthBearer),
-        // An authorization identity goes with SASL PLAIN alone (RFC 4616).
-        AuthMechanism::Auto | AuthMechanism::Login | AuthMechanism::Off => {
-            grant.authzid.is_some().then_some(Mechanism::Plain)
+    /// RFC 2595, section 4.
+    fn start_tls(&mut self, backend: &mut BackendConn<'_>) -> Result<(), BackendError> {
+        backend.set_step(BackendStep::InStarttls);
+        let offered = self.ask_capabilities(backend)?;
+        if !offered.iter().any(|line| line == "STLS") {
+            return Err(BackendError::no_starttls());
         }
-    };
-    if fixed.is_some() || !grant.asks_for_token_mechanisms() {
-        return Ok(fixed);
+        backend.send(b"STLS\r\n")?;
+        read_ok(backend, RefusalKind::Other)?;
+        backend.start_tls()
     }
-    let lines = ask_capabilities(session, backend, total)?;
-    let offered = |mechanism: Mechanism| {
-        let sasl = lines.iter().filter_map(|line| line.strip_prefix("SASL "));
-        sasl.flat_map(str::split_ascii_whitespace)
-            .any(|name| name == mechanism.name())
-    };
-    Ok(grant.token_mechanism(offered))
+
+    /// A POP3 backend is told nothing of the client.
+    fn identify(&mut self, _: &mut BackendConn<'_>, _: &Grant) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// The client gets the backend's last `+OK` line.
+    fn log_in(
+        &mut self,
+        backend: &mut BackendConn<'_>,
+        grant: &Grant,
+    ) -> Result<Line, BackendError> {
+        match self.choose_mechanism(backend, grant)? {
+            None => self.send_password(backend, grant),
+            Some(mechanism) => self.send_sasl(backend, grant, mechanism),
+        }
+    }
+
+    fn quit(&mut self, backend: BackendConn<'_>) {
+        backend.close_with(b"QUIT\r\n");
+    }
 }
 
-/// AUTH (RFC 5034), in two steps: lines are short in POP3.
-fn authenticate(
-    session: &mut Session,
-    backend: &mut Conn,
-    grant: &Grant,
-    mechanism: Mechanism,
-    total: &mut usize,
-) -> Result<Line, Cause> {
-    let message = grant.sasl_message(mechanism)?;
-    session.set_step(Step::SendingUser);
-    let command = line(&[b"AUTH ", mechanism.name().as_bytes()]);
-    send_to_backend(session, backend, &command)?;
-    let answer = read_backend_line(session, backend, total)?;
-    if !answer.starts_with(b"+ ") && without_end(&answer) != b"+" {
-        return Err(refused(session, answer, RefusalKind::Other, None));
+impl Pop3Talk {
+    /// How to log in; `None` is USER and PASS. A token goes on as a token where the backend takes it.
+    fn choose_mechanism(
+        &mut self,
+        backend: &mut BackendConn<'_>,
+        grant: &Grant,
+    ) -> Result<Option<Mechanism>, BackendError> {
+        let fixed = match grant.mechanism {
+            AuthMechanism::Plain => Some(Mechanism::Plain),
+            AuthMechanism::Xoauth2 => Some(Mechanism::Xoauth2),
+            AuthMechanism::Oauthbearer => Some(Mechanism::OauthBearer),
+            // An authorization identity goes with SASL PLAIN alone (RFC 4616).
+            AuthMechanism::Auto | AuthMechanism::Login | AuthMechanism::Off => {
+                grant.authzid.is_some().then_some(Mechanism::Plain)
+            }
+        };
+        if fixed.is_some() || !grant.asks_for_token_mechanisms() {
+            return Ok(fixed);
+        }
+        let lines = self.ask_capabilities(backend)?;
+        let offered = |mechanism: Mechanism| {
+            let sasl = lines.iter().filter_map(|line| line.strip_prefix("SASL "));
+            sasl.flat_map(str::split_ascii_whitespace)
+                .any(|name| name == mechanism.name())
+        };
+        Ok(grant.token_mechanism(offered))
     }
-    session.set_step(Step::SendingPassword);
-    let encoded = Line::new(STANDARD.encode(&*message).into_bytes());
-    send_to_backend(session, backend, &line(&[&encoded]))?;
-    session.credentials_are_out();
-    let mut answer = read_backend_line(session, backend, total)?;
-    if answer.starts_with(b"+ ") {
-        // An OAuth mechanism explains its refusal first and wants an answer to that (RFC 7628).
-        let dummy = line(&[oauth::dummy_answer(mechanism)]);
-        send_to_backend(session, backend, &dummy)?;
-        answer = read_backend_line(session, backend, total)?;
+
+    /// USER and PASS.
+    fn send_password(
+        &self,
+        backend: &mut BackendConn<'_>,
+        grant: &Grant,
+    ) -> Result<Line, BackendError> {
+        // `Grant::is_sayable` has made sure of both before the backend was dialled.
+        let broken = || BackendError::Internal("login or password would break the line".into());
+        let login = Bare::new(&grant.login).ok_or_else(broken)?;
+        backend.set_step(BackendStep::SendingUser);
+        backend.send(&line(&[b"USER ", login.bytes()]))?;
+        read_ok(backend, RefusalKind::Login)?;
+
+        let password = Bare::new(grant.password()?).ok_or_else(broken)?;
+        backend.set_step(BackendStep::SendingPassword);
+        backend.send(&line(&[b"PASS ", password.bytes()]))?;
+        backend.credentials_are_out();
+        read_ok(backend, RefusalKind::Login).map(Line::new)
     }
-    take_ok(session, answer, RefusalKind::Login).map(Line::new)
+
+    /// AUTH (RFC 5034), in two steps: lines are short in POP3.
+    fn send_sasl(
+        &self,
+        backend: &mut BackendConn<'_>,
+        grant: &Grant,
+        mechanism: Mechanism,
+    ) -> Result<Line, BackendError> {
+        let message = grant.sasl_message(mechanism)?;
+        backend.set_step(BackendStep::SendingUser);
+        backend.send(&line(&[b"AUTH ", mechanism.name().as_bytes()]))?;
+        let answer = backend.read_line()?;
+        if !answer.starts_with(b"+ ") && without_end(&answer) != b"+" {
+            return Err(backend.refused(answer, RefusalKind::Other, None));
+        }
+        backend.set_step(BackendStep::SendingPassword);
+        let encoded = Line::new(STANDARD.encode(&*message).into_bytes());
+        backend.send(&line(&[&encoded]))?;
+        backend.credentials_are_out();
+        let mut answer = backend.read_line()?;
+        if answer.starts_with(b"+ ") {
+            // An OAuth mechanism explains its refusal first and wants an answer to that (RFC 7628).
+            backend.send(&line(&[oauth::dummy_answer(mechanism)]))?;
+            answer = backend.read_line()?;
+        }
+        take_ok(backend, answer, RefusalKind::Login).map(Line::new)
+    }
 }
 
-fn read_ok(
-    session: &mut Session,
-    backend: &mut Conn,
-    total: &mut usize,
+fn read_ok(backend: &mut BackendConn<'_>, kind: RefusalKind) -> Result<Vec<u8>, BackendError> {
+    let answer = backend.read_line()?;
+    take_ok(backend, answer, kind)
+}
+
+/// An answer, if it is `+OK`; a refusal is of this kind, if it has no code that says more.
+fn take_ok(
+    backend: &BackendConn<'_>,
+    answer: Vec<u8>,
     kind: RefusalKind,
-) -> Result<Vec<u8>, Cause> {
-    let answer = read_backend_line(session, backend, total)?;
-    take_ok(session, answer, kind)
-}
-
-/// An answer, if it is `+OK`. Some codes are about the server and not about the login (RFC 2449,
-/// RFC 3206).
-fn take_ok(session: &Session, answer: Vec<u8>, kind: RefusalKind) -> Result<Vec<u8>, Cause> {
-    const FOR_NOW: [&[u8]; 4] = [b"[SYS/", b"[IN-USE]", b"[LOGIN-DELAY]", b"[SYS]"];
+) -> Result<Vec<u8>, BackendError> {
     if is_ok(&answer) {
         return Ok(answer);
     }
+    let kind = match kind {
+        RefusalKind::Login => refusal_kind(&answer),
+        kind => kind,
+    };
+    Err(backend.refused(answer, kind, None))
+}
+
+/// What the refusal of a login means: some codes are about the server and not about the login (RFC 2449,
+/// RFC 3206).
+fn refusal_kind(answer: &[u8]) -> RefusalKind {
+    const FOR_NOW: [&[u8]; 4] = [b"[SYS/", b"[IN-USE]", b"[LOGIN-DELAY]", b"[SYS]"];
     let code = answer
         .strip_prefix(b"-ERR ")
         .unwrap_or_default()
         .to_ascii_uppercase();
-    let for_now = FOR_NOW.iter().any(|for_now| code.starts_with(for_now));
-    let kind = match kind {
-        RefusalKind::Login if for_now => RefusalKind::LoginForNow,
-        kind => kind,
-    };
-    Err(refused(session, answer, kind, None))
+    match FOR_NOW.iter().any(|for_now| code.starts_with(for_now)) {
+        true => RefusalKind::LoginForNow,
+        false => RefusalKind::Login,
+    }
 }
 
 fn is_ok(answer: &[u8]) -> bool {

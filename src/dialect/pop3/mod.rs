@@ -1,19 +1,25 @@
 //! POP3 (RFC 1939, RFC 2449, RFC 5034) up to the end of PASS, APOP or AUTH.
 
 mod backend;
+mod capabilities;
 mod client;
 mod parse;
 
 use super::Dialect;
 use crate::auth::LoginRefusal;
-use crate::backend::grant::Grant;
+use crate::backend::talk::{Dialogue, Talk};
 use crate::net::client_conn::ClientConn;
-use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
 use crate::protocol::Protocol;
 use crate::sasl::{Credentials, Exchange};
 use crate::session::Session;
 use crate::session::error::{Cause, Halt};
+
+/// How visits speak it.
+pub(super) const DIALOGUE: Dialogue = Dialogue {
+    begin: backend::begin,
+    before_login: capabilities::before_login,
+};
 
 /// One client's dialogue.
 #[derive(Debug, Default)]
@@ -64,13 +70,8 @@ impl Dialect for Pop3 {
         line(&[b"+ ", challenge])
     }
 
-    fn log_in_to_backend(
-        &mut self,
-        session: &mut Session,
-        backend: &mut Conn,
-        grant: &Grant,
-    ) -> Result<Line, Cause> {
-        backend::log_in(session, backend, grant)
+    fn talk(&self, _: &mut Session) -> Box<dyn Talk> {
+        Box::new(backend::Pop3Talk)
     }
 
     fn failure_line(&self, cause: &Cause, own_method: bool) -> Option<Line> {

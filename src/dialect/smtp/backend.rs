@@ -5,55 +5,74 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Smtp, xclient};
+use crate::backend::conn::BackendConn;
+use crate::backend::error::{BackendError, RefusalKind};
 use crate::backend::grant::{Grant, Target};
+use crate::backend::talk::{BackendStep, Talk};
 use crate::config::{AuthMechanism, ProxySsl, Xclient};
-use crate::dialect::{no_starttls, read_backend_line, refused, send_to_backend};
-use crate::net::conn::Conn;
+use crate::net::address::Address;
 use crate::net::line::{Line, line};
+use crate::net::resolve::HostName;
 use crate::sasl::{Mechanism, oauth};
-use crate::session::error::{Cause, RefusalKind};
-use crate::session::{Session, Step};
+use crate::session::Session;
 
 /// Longest command line that every server takes (RFC 5321, section 4.5.3.1.4): a longer initial
 /// response goes in a second step (RFC 4954, section 4).
 const COMMAND_LINE: usize = 512;
 
-/// Introduces us and the client, logs in where that is wanted, and returns the client's answer.
-pub(super) fn log_in(
-    smtp: &Smtp,
-    session: &mut Session,
-    backend: &mut Conn,
-    grant: &Grant,
-) -> Result<Line, Cause> {
-    let mut talk = Talk {
-        session,
-        backend,
-        total: 0,
+/// A dialogue without a client.
+pub(super) fn begin(own_name: &str) -> Box<dyn Talk> {
+    Box::new(SmtpTalk {
+        own_name: own_name.to_owned(),
+        client: None,
         capabilities: Vec::new(),
-    };
-    talk.read_reply(&[b"220"], RefusalKind::Greeting, None)?;
-    talk.session.host_has_greeted();
-    talk.say_own_hello(smtp, grant)?;
-    if grant.ssl == ProxySsl::StartTls {
-        talk.start_tls(smtp, grant)?;
-    }
-    talk.send_xclient(smtp, grant)?;
-    if grant.smtp_auth && !grant.without_login && grant.mechanism != AuthMechanism::Off {
-        talk.send_auth(grant)?;
-    }
-    match (&smtp.mail, &smtp.rcpt) {
-        (Some(mail), Some(rcpt)) if grant.without_login => talk.replay(mail, rcpt),
-        _ => Ok(line(&[b"235 2.0.0 OK"])),
-    }
+    })
 }
 
 /// The dialogue with one backend.
-struct Talk<'a> {
-    session: &'a mut Session,
-    backend: &'a mut Conn,
-    total: usize,
+#[derive(Debug)]
+pub(super) struct SmtpTalk {
+    /// `server_name`
+    own_name: String,
+    /// For whom it is; nobody in a visit.
+    client: Option<Client>,
     /// The lines of the last answer to EHLO, upper case.
     capabilities: Vec<String>,
+}
+
+/// What a backend may be told of a client.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// The name behind its last HELO or EHLO.
+    pub helo: Option<Vec<u8>>,
+    /// Whether it ever said EHLO.
+    pub esmtp: bool,
+    /// Its MAIL and RCPT lines, where no login is asked for.
+    pub envelope: Option<(Vec<u8>, Vec<u8>)>,
+    /// Where it is.
+    pub address: Address,
+    /// Our end of its connection.
+    pub local: Address,
+    /// Its name.
+    pub host_name: HostName,
+}
+
+impl SmtpTalk {
+    /// A dialogue for this client.
+    pub(super) fn for_client(smtp: &Smtp, session: &mut Session) -> Self {
+        Self {
+            own_name: session.service.conf.server_name.clone(),
+            client: Some(Client {
+                helo: smtp.helo.clone(),
+                esmtp: smtp.esmtp,
+                envelope: smtp.mail.clone().zip(smtp.rcpt.clone()),
+                address: session.client(),
+                local: session.local(),
+                host_name: session.host_name(),
+            }),
+            capabilities: Vec::new(),
+        }
+    }
 }
 
 /// A whole reply.
@@ -63,64 +82,85 @@ struct Reply {
     texts: Vec<String>,
 }
 
-impl Talk<'_> {
-    /// HELO only where nothing is wanted of the backend that needs EHLO.
-    fn say_own_hello(&mut self, smtp: &Smtp, grant: &Grant) -> Result<(), Cause> {
-        let conf = &self.session.service.conf;
-        let plain = grant.xclient == Xclient::Off
-            && grant.ssl != ProxySsl::StartTls
-            && matches!(grant.target, Target::Address { .. });
-        let word: &[u8] = match plain && !smtp.esmtp {
-            true => b"HELO ",
-            false => b"EHLO ",
-        };
-        let command = line(&[word, conf.server_name.as_bytes()]);
-        self.say_hello(Step::SendingHelo, &command)
-    }
-
-    /// RFC 3207; what the backend said before is forgotten, and asked again.
-    fn start_tls(&mut self, smtp: &Smtp, grant: &Grant) -> Result<(), Cause> {
-        if self.capability("STARTTLS").is_none() {
-            return Err(no_starttls());
-        }
-        self.send(Step::InStarttls, b"STARTTLS\r\n")?;
-        self.read_reply(&[b"220"], RefusalKind::Other, None)?;
-        self.session.start_backend_tls(self.backend, grant)?;
-        self.capabilities.clear();
-        self.say_own_hello(smtp, grant)
-    }
-
-    fn say_hello(&mut self, step: Step, command: &[u8]) -> Result<(), Cause> {
-        self.send(step, command)?;
-        let reply = self.read_reply(&[b"250"], RefusalKind::Other, None)?;
-        self.capabilities = reply.texts.into_iter().skip(1).collect();
+impl Talk for SmtpTalk {
+    fn greet(&mut self, backend: &mut BackendConn<'_>) -> Result<(), BackendError> {
+        read_reply(backend, &[b"220"], RefusalKind::Greeting, None)?;
+        backend.is_welcome();
         Ok(())
     }
 
-    /// XCLIENT, and behind it the client's own greeting: it resets what the backend knew.
-    fn send_xclient(&mut self, smtp: &Smtp, grant: &Grant) -> Result<(), Cause> {
-        let offered = self.capability("XCLIENT");
-        let more = match (grant.xclient, offered) {
-            (Xclient::Off, _) | (Xclient::Auto, None) => return Ok(()),
-            (Xclient::Full, Some(offered)) => offered,
-            (Xclient::Full, None) | (Xclient::On, _) | (Xclient::Auto, Some(_)) => Vec::new(),
-        };
-        let name = self.session.host_name();
-        let login = (!grant.login.is_empty() && !grant.smtp_auth).then_some(&grant.login[..]);
-        let command = xclient::command(smtp, self.session, &name, login, &more);
-        self.send(Step::SendingXclient, &line(&[command.as_bytes()]))?;
-        self.read_reply(&[b"220", b"250"], RefusalKind::Other, Some(xclient::HINT))?;
-        let Some(helo) = &smtp.helo else {
-            return Ok(());
-        };
-        let word: &[u8] = if smtp.esmtp { b"EHLO " } else { b"HELO " };
-        self.say_hello(Step::SendingClientHelo, &line(&[word, helo]))
+    /// EHLO with our own name.
+    fn ask_capabilities(
+        &mut self,
+        backend: &mut BackendConn<'_>,
+    ) -> Result<Vec<String>, BackendError> {
+        self.say_own_hello(backend, b"EHLO ")?;
+        Ok(self.capabilities.clone())
     }
 
-    fn send_auth(&mut self, grant: &Grant) -> Result<(), Cause> {
+    /// RFC 3207.
+    fn start_tls(&mut self, backend: &mut BackendConn<'_>) -> Result<(), BackendError> {
+        self.ask_capabilities(backend)?;
+        if self.capability("STARTTLS").is_none() {
+            return Err(BackendError::no_starttls());
+        }
+        send(backend, BackendStep::InStarttls, b"STARTTLS\r\n")?;
+        read_reply(backend, &[b"220"], RefusalKind::Other, None)?;
+        backend.start_tls()?;
+        self.capabilities.clear();
+        Ok(())
+    }
+
+    /// HELO only where nothing is wanted of the backend that needs EHLO. XCLIENT, and behind it the client's
+    /// own greeting: it resets what the backend knew.
+    fn identify(
+        &mut self,
+        backend: &mut BackendConn<'_>,
+        grant: &Grant,
+    ) -> Result<(), BackendError> {
+        let is_plain = grant.xclient == Xclient::Off
+            && grant.ssl != ProxySsl::StartTls
+            && matches!(grant.target, Target::Address { .. });
+        let is_esmtp = self.client.as_ref().is_some_and(|client| client.esmtp);
+        match is_plain && !is_esmtp {
+            true => self.say_own_hello(backend, b"HELO ")?,
+            false => self.say_own_hello(backend, b"EHLO ")?,
+        }
+        self.send_xclient(backend, grant)
+    }
+
+    fn log_in(
+        &mut self,
+        backend: &mut BackendConn<'_>,
+        grant: &Grant,
+    ) -> Result<Line, BackendError> {
+        if grant.smtp_auth && !grant.without_login && grant.mechanism != AuthMechanism::Off {
+            match self.choose_mechanism(grant) {
+                Mechanism::Login => self.send_password(backend, grant)?,
+                mechanism @ (Mechanism::Plain
+                | Mechanism::CramMd5
+                | Mechanism::External
+                | Mechanism::Xoauth2
+                | Mechanism::OauthBearer) => self.send_sasl(backend, grant, mechanism)?,
+            }
+        }
+        let client = self.client.as_ref();
+        match client.and_then(|client| client.envelope.as_ref()) {
+            Some((mail, rcpt)) if grant.without_login => replay(backend, mail, rcpt),
+            _ => Ok(line(&[b"235 2.0.0 OK"])),
+        }
+    }
+
+    fn quit(&mut self, backend: BackendConn<'_>) {
+        backend.close_with(b"QUIT\r\n");
+    }
+}
+
+impl SmtpTalk {
+    fn choose_mechanism(&self, grant: &Grant) -> Mechanism {
         let offered = self.capability("AUTH").unwrap_or_default();
         let offers = |mechanism: Mechanism| offered.iter().any(|offer| offer == mechanism.name());
-        let mechanism = match grant.mechanism {
+        match grant.mechanism {
             AuthMechanism::Plain => Mechanism::Plain,
             AuthMechanism::Login => Mechanism::Login,
             AuthMechanism::Xoauth2 => Mechanism::Xoauth2,
@@ -137,109 +177,104 @@ impl Talk<'_> {
                     None => Mechanism::Plain,
                 }
             }
-        };
-        match mechanism {
-            Mechanism::Login => self.send_auth_login(&grant.login, grant.password()?),
-            Mechanism::Plain
-            | Mechanism::CramMd5
-            | Mechanism::External
-            | Mechanism::Xoauth2
-            | Mechanism::OauthBearer => {
-                let message = grant.sasl_message(mechanism)?;
-                self.send_sasl(mechanism, &message)
-            }
         }
+    }
+
+    /// AUTH LOGIN, in three steps.
+    fn send_password(
+        &self,
+        backend: &mut BackendConn<'_>,
+        grant: &Grant,
+    ) -> Result<(), BackendError> {
+        let password = grant.password()?;
+        send(backend, BackendStep::SendingAuth, b"AUTH LOGIN\r\n")?;
+        read_reply(backend, &[b"334"], RefusalKind::Login, None)?;
+        let login = line(&[&encode(&grant.login)]);
+        send(backend, BackendStep::SendingAuth, &login)?;
+        read_reply(backend, &[b"334"], RefusalKind::Login, None)?;
+        let password = line(&[&encode(password)]);
+        send(backend, BackendStep::SendingAuth, &password)?;
+        backend.credentials_are_out();
+        read_reply(backend, &[b"235"], RefusalKind::Login, None).map(drop)
     }
 
     /// One mechanism with an initial response.
-    fn send_sasl(&mut self, mechanism: Mechanism, message: &[u8]) -> Result<(), Cause> {
-        let encoded = encode(message);
+    fn send_sasl(
+        &self,
+        backend: &mut BackendConn<'_>,
+        grant: &Grant,
+        mechanism: Mechanism,
+    ) -> Result<(), BackendError> {
+        let encoded = encode(&grant.sasl_message(mechanism)?);
         let command = line(&[b"AUTH ", mechanism.name().as_bytes(), b" ", &encoded]);
         if command.len() <= COMMAND_LINE {
-            self.send(Step::SendingAuth, &command)?;
+            send(backend, BackendStep::SendingAuth, &command)?;
         } else {
             let command = line(&[b"AUTH ", mechanism.name().as_bytes()]);
-            self.send(Step::SendingAuth, &command)?;
-            self.read_reply(&[b"334"], RefusalKind::Login, None)?;
-            self.send(Step::SendingAuth, &line(&[&encoded]))?;
+            send(backend, BackendStep::SendingAuth, &command)?;
+            read_reply(backend, &[b"334"], RefusalKind::Login, None)?;
+            send(backend, BackendStep::SendingAuth, &line(&[&encoded]))?;
         }
-        self.session.credentials_are_out();
-        let mut answer = self.read_reply(&[b"235", b"334"], RefusalKind::Login, None)?;
+        backend.credentials_are_out();
+        let answer = read_reply(backend, &[b"235", b"334"], RefusalKind::Login, None)?;
         if answer.code == b"334" {
             // An OAuth mechanism explains its refusal first and wants an answer to that (RFC 7628).
             let dummy = line(&[oauth::dummy_answer(mechanism)]);
-            self.send(Step::SendingAuth, &dummy)?;
-            answer = self.read_reply(&[b"235"], RefusalKind::Login, None)?;
+            send(backend, BackendStep::SendingAuth, &dummy)?;
+            read_reply(backend, &[b"235"], RefusalKind::Login, None)?;
         }
-        drop(answer);
         Ok(())
     }
 
-    fn send_auth_login(&mut self, login: &[u8], password: &[u8]) -> Result<(), Cause> {
-        self.send(Step::SendingAuth, b"AUTH LOGIN\r\n")?;
-        self.read_reply(&[b"334"], RefusalKind::Login, None)?;
-        self.send(Step::SendingAuth, &line(&[&encode(login)]))?;
-        self.read_reply(&[b"334"], RefusalKind::Login, None)?;
-        self.send(Step::SendingAuth, &line(&[&encode(password)]))?;
-        self.session.credentials_are_out();
-        self.read_reply(&[b"235"], RefusalKind::Login, None)
-            .map(drop)
-    }
-
-    /// Says again what the client has said, and returns the answer to RCPT, whatever it is.
-    fn replay(&mut self, mail: &[u8], rcpt: &[u8]) -> Result<Line, Cause> {
-        self.send(Step::SendingMailFrom, &line(&[mail]))?;
-        self.read_reply(&[b"250"], RefusalKind::Other, None)?;
-        self.send(Step::SendingRcptTo, &line(&[rcpt]))?;
-        let reply = self.read_reply(&[], RefusalKind::Other, None)?;
-        Ok(Line::new(reply.raw))
-    }
-
-    fn send(&mut self, step: Step, command: &[u8]) -> Result<(), Cause> {
-        self.session.set_step(step);
-        send_to_backend(self.session, self.backend, command)
-    }
-
-    /// Reads all lines of a reply whose code is one of `expected`; an empty list takes any.
-    fn read_reply(
+    fn say_own_hello(
         &mut self,
-        expected: &[&[u8]],
-        kind: RefusalKind,
-        hint: Option<&'static str>,
-    ) -> Result<Reply, Cause> {
-        let mut reply = Reply {
-            code: Vec::new(),
-            raw: Vec::new(),
-            texts: Vec::new(),
+        backend: &mut BackendConn<'_>,
+        word: &[u8],
+    ) -> Result<(), BackendError> {
+        let command = line(&[word, self.own_name.as_bytes()]);
+        self.say_hello(backend, BackendStep::SendingHelo, &command)
+    }
+
+    fn say_hello(
+        &mut self,
+        backend: &mut BackendConn<'_>,
+        step: BackendStep,
+        command: &[u8],
+    ) -> Result<(), BackendError> {
+        send(backend, step, command)?;
+        let reply = read_reply(backend, &[b"250"], RefusalKind::Other, None)?;
+        self.capabilities = reply.texts.into_iter().skip(1).collect();
+        Ok(())
+    }
+
+    fn send_xclient(
+        &mut self,
+        backend: &mut BackendConn<'_>,
+        grant: &Grant,
+    ) -> Result<(), BackendError> {
+        let offered = self.capability("XCLIENT");
+        let more = match (grant.xclient, offered) {
+            (Xclient::Off, _) | (Xclient::Auto, None) => return Ok(()),
+            (Xclient::Full, Some(offered)) => offered,
+            (Xclient::Full, None) | (Xclient::On, _) | (Xclient::Auto, Some(_)) => Vec::new(),
         };
-        loop {
-            let text = read_backend_line(self.session, self.backend, &mut self.total)?;
-            reply.raw.extend_from_slice(&text);
-            let Some((code, last, text)) = reply_line(&text) else {
-                return Err(refused(self.session, reply.raw, RefusalKind::Other, None));
-            };
-            if reply.code.is_empty() {
-                reply.code = code.to_vec();
-            }
-            if reply.code != code {
-                return Err(refused(self.session, reply.raw, RefusalKind::Other, None));
-            }
-            reply
-                .texts
-                .push(String::from_utf8_lossy(text).to_ascii_uppercase());
-            if last {
-                break;
-            }
+        let Some(client) = &self.client else {
+            return Ok(());
+        };
+        let login = (!grant.login.is_empty() && !grant.smtp_auth).then_some(&grant.login[..]);
+        let command = xclient::command(client, login, &more);
+        let hello = client.helo.as_ref().map(|name| {
+            let word: &[u8] = if client.esmtp { b"EHLO " } else { b"HELO " };
+            line(&[word, name])
+        });
+        let command = line(&[command.as_bytes()]);
+        send(backend, BackendStep::SendingXclient, &command)?;
+        let expected: [&[u8]; 2] = [b"220", b"250"];
+        read_reply(backend, &expected, RefusalKind::Other, Some(xclient::HINT))?;
+        match hello {
+            Some(hello) => self.say_hello(backend, BackendStep::SendingClientHelo, &hello),
+            None => Ok(()),
         }
-        if expected.is_empty() || expected.contains(&reply.code.as_slice()) {
-            return Ok(reply);
-        }
-        Err(refused(
-            self.session,
-            reply.raw,
-            refusal_kind(&reply.code, kind),
-            hint,
-        ))
     }
 
     /// The words behind a capability, if the backend's last EHLO lists it.
@@ -249,6 +284,62 @@ impl Talk<'_> {
             (words.next() == Some(name)).then(|| words.map(str::to_owned).collect())
         })
     }
+}
+
+/// Says again what the client has said, and returns the answer to RCPT, whatever it is.
+fn replay(backend: &mut BackendConn<'_>, mail: &[u8], rcpt: &[u8]) -> Result<Line, BackendError> {
+    send(backend, BackendStep::SendingMailFrom, &line(&[mail]))?;
+    read_reply(backend, &[b"250"], RefusalKind::Other, None)?;
+    send(backend, BackendStep::SendingRcptTo, &line(&[rcpt]))?;
+    let reply = read_reply(backend, &[], RefusalKind::Other, None)?;
+    Ok(Line::new(reply.raw))
+}
+
+fn send(
+    backend: &mut BackendConn<'_>,
+    step: BackendStep,
+    command: &[u8],
+) -> Result<(), BackendError> {
+    backend.set_step(step);
+    backend.send(command)
+}
+
+/// Reads all lines of a reply whose code is one of `expected`; an empty list takes any.
+fn read_reply(
+    backend: &mut BackendConn<'_>,
+    expected: &[&[u8]],
+    kind: RefusalKind,
+    hint: Option<&'static str>,
+) -> Result<Reply, BackendError> {
+    let mut reply = Reply {
+        code: Vec::new(),
+        raw: Vec::new(),
+        texts: Vec::new(),
+    };
+    loop {
+        let text = backend.read_line()?;
+        reply.raw.extend_from_slice(&text);
+        let Some((code, last, text)) = reply_line(&text) else {
+            return Err(backend.refused(reply.raw, RefusalKind::Other, None));
+        };
+        if reply.code.is_empty() {
+            reply.code = code.to_vec();
+        }
+        if reply.code != code {
+            return Err(backend.refused(reply.raw, RefusalKind::Other, None));
+        }
+        reply
+            .texts
+            .push(String::from_utf8_lossy(text).to_ascii_uppercase());
+        if last {
+            break;
+        }
+    }
+    if expected.is_empty() || expected.contains(&reply.code.as_slice()) {
+        return Ok(reply);
+    }
+    let kind = refusal_kind(&reply.code, kind);
+    Err(backend.refused(reply.raw, kind, hint))
 }
 
 /// What a reply refuses at a step where the expected refusal is `kind`.

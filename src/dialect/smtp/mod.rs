@@ -1,20 +1,26 @@
 //! SMTP (RFC 5321, RFC 4954) up to the end of AUTH, or to the first RCPT where no login is asked for.
 
 mod backend;
+mod capabilities;
 mod client;
 mod parse;
 mod xclient;
 
 use super::Dialect;
 use crate::auth::LoginRefusal;
-use crate::backend::grant::Grant;
+use crate::backend::talk::{Dialogue, Talk};
 use crate::net::client_conn::ClientConn;
-use crate::net::conn::Conn;
 use crate::net::line::{Line, line};
 use crate::protocol::Protocol;
 use crate::sasl::{Credentials, Exchange};
 use crate::session::Session;
 use crate::session::error::{Cause, Halt};
+
+/// How visits speak it.
+pub(super) const DIALOGUE: Dialogue = Dialogue {
+    begin: backend::begin,
+    before_login: capabilities::before_login,
+};
 
 /// One client's dialogue: what it has said so far. STARTTLS makes all of it forgotten.
 #[derive(Debug, Default)]
@@ -75,13 +81,8 @@ impl Dialect for Smtp {
         line(&[b"334 ", challenge])
     }
 
-    fn log_in_to_backend(
-        &mut self,
-        session: &mut Session,
-        backend: &mut Conn,
-        grant: &Grant,
-    ) -> Result<Line, Cause> {
-        backend::log_in(self, session, backend, grant)
+    fn talk(&self, session: &mut Session) -> Box<dyn Talk> {
+        Box::new(backend::SmtpTalk::for_client(self, session))
     }
 
     fn failure_line(&self, cause: &Cause, own_method: bool) -> Option<Line> {

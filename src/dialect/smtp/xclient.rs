@@ -5,9 +5,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use super::Smtp;
-use crate::net::resolve::HostName;
-use crate::session::Session;
+use super::backend::Client;
 
 /// What the administrator can do when a backend refuses it.
 pub(super) const HINT: &str = "XCLIENT was refused: list this proxy in the backend's \
@@ -15,25 +13,20 @@ pub(super) const HINT: &str = "XCLIENT was refused: list this proxy in the backe
 
 /// The command line without its end: ADDR, LOGIN if there is one to tell, NAME, and of the other
 /// attributes those named in `more`.
-pub(super) fn command(
-    smtp: &Smtp,
-    session: &Session,
-    name: &HostName,
-    login: Option<&[u8]>,
-    more: &[String],
-) -> String {
+pub(super) fn command(client: &Client, login: Option<&[u8]>, more: &[String]) -> String {
     let mut command = String::from("XCLIENT");
-    add(
-        &mut command,
-        "ADDR",
-        address(session.client().ip()).as_bytes(),
-    );
+    let address = address(client.address.ip());
+    add(&mut command, "ADDR", address.as_bytes());
     if let Some(login) = login {
         add(&mut command, "LOGIN", login);
     }
-    add(&mut command, "NAME", name.to_string().as_bytes());
+    add(
+        &mut command,
+        "NAME",
+        client.host_name.to_string().as_bytes(),
+    );
     for attribute in more {
-        if let Some(value) = further(attribute, smtp, session) {
+        if let Some(value) = further(attribute, client) {
             add(&mut command, attribute, &value);
         }
     }
@@ -41,17 +34,17 @@ pub(super) fn command(
 }
 
 /// The attributes beyond Angie's three.
-fn further(attribute: &str, smtp: &Smtp, session: &Session) -> Option<Vec<u8>> {
+fn further(attribute: &str, client: &Client) -> Option<Vec<u8>> {
     match attribute {
-        "PORT" => Some(session.client().socket()?.port().to_string().into_bytes()),
-        "PROTO" => Some(if smtp.esmtp {
+        "PORT" => Some(client.address.socket()?.port().to_string().into_bytes()),
+        "PROTO" => Some(if client.esmtp {
             b"ESMTP".to_vec()
         } else {
             b"SMTP".to_vec()
         }),
-        "HELO" => smtp.helo.clone(),
-        "DESTADDR" => Some(address(session.local().ip()).into_bytes()),
-        "DESTPORT" => Some(session.local().socket()?.port().to_string().into_bytes()),
+        "HELO" => client.helo.clone(),
+        "DESTADDR" => Some(address(client.local.ip()).into_bytes()),
+        "DESTPORT" => Some(client.local.socket()?.port().to_string().into_bytes()),
         _ => None,
     }
 }

@@ -1,0 +1,148 @@
+//! Why a host of a backend does not serve, or a login there fails: one type for logins and visits.
+//!
+//! `Display` is for the log. What a client is told instead is its dialect's business.
+
+use std::fmt;
+use std::io;
+
+use super::grant::CannotLogIn;
+use crate::log::escape;
+use crate::net::error::NetError;
+use crate::tls::{TlsError, TlsErrorKind};
+
+/// The classes of failures at a backend.
+#[derive(Debug)]
+pub(crate) enum BackendError {
+    /// It cannot be reached.
+    Connect(String, Option<io::Error>),
+    /// It was too slow.
+    Timeout,
+    /// The connection broke or ended.
+    Gone(Option<io::Error>),
+    /// TLS failed.
+    Tls(TlsError),
+    /// Its answer is none that the protocol knows at this step.
+    Refused(BackendReply),
+    /// Something that is wrong with us or the configuration.
+    Internal(String),
+}
+
+/// An answer of a backend other than the expected one.
+#[derive(Debug)]
+pub(crate) struct BackendReply {
+    /// All its lines, as they came.
+    pub answer: Vec<u8>,
+    /// How the administrator can help, where that is known.
+    pub hint: Option<&'static str>,
+    /// Whether the client gets the answer itself (`proxy_pass_error_message`).
+    pub pass_on: bool,
+    /// What it refuses.
+    pub kind: RefusalKind,
+}
+
+/// What a backend refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RefusalKind {
+    /// To talk at all: its greeting is none that welcomes, or it says goodbye.
+    Greeting,
+    /// The same, in words that must not reach a client raw (IMAP's BYE and PREAUTH).
+    RawGreeting,
+    /// This login and password.
+    Login,
+    /// Logins for the time being.
+    LoginForNow,
+    /// Anything else.
+    Other,
+}
+
+impl BackendError {
+    /// STARTTLS is wanted and not offered: there is no way back to plain text.
+    pub(crate) fn no_starttls() -> Self {
+        Self::Tls(TlsError::new(
+            TlsErrorKind::Protocol,
+            "the backend does not offer STARTTLS: see its configuration, or set `proxy_ssl` to `on` \
+             (TLS from the first byte) or `off`",
+        ))
+    }
+
+    /// Whether another host may do better. A login that was refused never goes to one.
+    pub(crate) fn is_of_host(&self) -> bool {
+        match self {
+            Self::Connect(..) | Self::Timeout | Self::Gone(_) | Self::Tls(_) => true,
+            Self::Refused(reply) => {
+                matches!(reply.kind, RefusalKind::Greeting | RefusalKind::RawGreeting)
+            }
+            Self::Internal(_) => false,
+        }
+    }
+
+    /// The failed system call, for the end of the log line.
+    pub(crate) fn io_error(&self) -> Option<&io::Error> {
+        match self {
+            Self::Connect(_, error) | Self::Gone(error) => error.as_ref(),
+            Self::Timeout | Self::Tls(_) | Self::Refused(_) | Self::Internal(_) => None,
+        }
+    }
+
+    /// The class in two words, for the closing line.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Connect(..) => "backend connect",
+            Self::Timeout => "backend timeout",
+            Self::Gone(_) => "backend connection",
+            Self::Tls(_) => "backend TLS",
+            Self::Refused(_) => "backend refused",
+            Self::Internal(_) => "internal error",
+        }
+    }
+
+    /// The text with the failed system call, where there is one.
+    pub(crate) fn in_full(&self) -> String {
+        match self.io_error() {
+            Some(error) => format!("{self}: {error}"),
+            None => self.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for BackendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(text, _) | Self::Internal(text) => f.write_str(text),
+            Self::Timeout => f.write_str("upstream timed out"),
+            Self::Gone(None) => f.write_str("upstream closed connection"),
+            Self::Gone(Some(_)) => f.write_str("connection to upstream failed"),
+            Self::Tls(error) => write!(f, "TLS with upstream failed: {error}"),
+            Self::Refused(reply) => reply.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for BackendReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let answer = self.answer.trim_ascii_end();
+        write!(f, "upstream sent invalid response: \"{}\"", escape(answer))?;
+        if let Some(hint) = self.hint {
+            write!(f, "; {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl From<NetError> for BackendError {
+    fn from(error: NetError) -> Self {
+        match error {
+            NetError::Timeout(_) => Self::Timeout,
+            NetError::Closed => Self::Gone(None),
+            NetError::TooLong => Self::Internal("upstream sent too long an answer".into()),
+            NetError::Io(error) => Self::Gone(Some(error)),
+            NetError::Tls(error) => Self::Tls(error),
+        }
+    }
+}
+
+impl From<CannotLogIn> for BackendError {
+    fn from(error: CannotLogIn) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
