@@ -244,6 +244,39 @@ fn two_backends_offer_what_both_do_and_the_smallest_size() {
 }
 
 #[test]
+fn words_that_nobody_has_registered_are_told_to_no_client() {
+    for (protocol, answer, told) in [
+        (
+            "imap",
+            "IMAP4rev1 IDLE XLIST UNAUTHENTICATE X-GM-EXT-1 SNIPPET=FUZZY THREAD=NEW FUTURE",
+            &[
+                "IMAP4rev1",
+                "IDLE",
+                "LITERAL-",
+                "SASL-IR",
+                "ID",
+                "AUTH=PLAIN",
+            ][..],
+        ),
+        (
+            "pop3",
+            "+OK\r\nCAPA\r\nUIDL\r\nX-GOOGLE-RICO\r\nFUTURE\r\nEXPIRE NEVER\r\n.",
+            &["UIDL", "EXPIRE NEVER", "SASL PLAIN LOGIN"],
+        ),
+        (
+            "smtp",
+            "250-b\r\n250-X-ANONYMOUSTLS\r\n250-XEXCH50\r\n250-XRDST\r\n250-PIPECONNECT\r\n\
+             250-FUTURE\r\n250 DSN",
+            &["DSN", "AUTH PLAIN LOGIN"],
+        ),
+    ] {
+        let backend = offering(protocol, answer.into());
+        let postern = proxy(protocol, &[backend.address()], "", "");
+        assert_eq!(learned(&postern, protocol), told);
+    }
+}
+
+#[test]
 fn a_backend_is_asked_once_at_the_start_and_once_by_a_reload() {
     let backend = offering("imap", "IMAP4rev1 IDLE".into());
     let postern = proxy("imap", &[backend.address()], "", "");

@@ -1,8 +1,9 @@
 //! The three protocols as a proxy speaks them: a client-facing half up to the login, a
 //! backend-facing half that repeats the login, and a parser without I/O.
 //!
-//! `client`, `backend` and `parse` have the same function names in all three. When which half runs
-//! is decided in `session::run`.
+//! `client`, `backend` and `parse` have the same function names in all three; `capabilities` is the list of
+//! what may be told before the login. When which half runs is decided in `session::run`; visits run the
+//! backend-facing one without a client (`dialogue`).
 
 pub(crate) mod imap;
 pub(crate) mod pop3;
