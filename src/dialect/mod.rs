@@ -208,11 +208,10 @@ fn go_on_with_sasl(
     client: &mut ClientConn,
 ) -> Result<Option<Credentials>, Halt> {
     while dialect.exchange().is_some() {
-        let answer = read_client_line(dialect, session, client, &[])?;
+        let answer = read_sasl_answer(dialect, session, client)?;
         let Some(mut exchange) = dialect.exchange().take() else {
             break;
         };
-        count_command(dialect, session, client)?;
         if *answer == b"*" {
             client.send(&dialect.cancelled())?;
             break;
@@ -223,6 +222,20 @@ fn go_on_with_sasl(
         }
     }
     Ok(None)
+}
+
+/// Reads a client's answer to a challenge, which counts as a command. Spaces and tabs behind it are cut.
+fn read_sasl_answer(
+    dialect: &dyn Dialect,
+    session: &mut Session,
+    client: &mut ClientConn,
+) -> Result<Line, Halt> {
+    let mut answer = read_client_line(dialect, session, client, &[])?;
+    count_command(dialect, session, client)?;
+    let is_text = |byte: &u8| !matches!(byte, b' ' | b'\t');
+    let length = answer.iter().rposition(is_text).map_or(0, |last| last + 1);
+    answer.truncate(length);
+    Ok(answer)
 }
 
 /// What follows from one step: credentials, a challenge that is kept for the client's answer, or a line
@@ -263,8 +276,7 @@ pub(crate) fn read_error_answer(
             return Ok(true);
         }
     };
-    let answer = read_client_line(dialect, session, client, &[])?;
-    count_command(dialect, session, client)?;
+    let answer = read_sasl_answer(dialect, session, client)?;
     if *answer != dummy {
         client.send(&dialect.bad_command())?;
         return Ok(false);
