@@ -119,6 +119,27 @@ pub(crate) const TABLE: &[Row] = &[
         "nginx answers under an empty tag",
     ),
     row(
+        "imap/tags_that_rfc_9051_allows *",
+        Client,
+        "* BAD invalid command",
+        "a/1 OK completed / 5~#~x OK completed / 0f8fad5b-d9cb-469f-a165-70867728950e OK completed",
+        "nginx takes tags of up to 32 letters, digits, dots, hyphens and underscores alone",
+    ),
+    row(
+        "imap/tags_of_up_to_128_characters_are_echoed *",
+        Client,
+        "* BAD invalid command",
+        "* OK completed",
+        "the same",
+    ),
+    row(
+        "imap/a_login_under_a_tag_with_signs *",
+        ClientThenPostern,
+        "* BAD invalid command",
+        "5~#~x OK [CAPABILITY IMAP4rev1] backend login",
+        "the same",
+    ),
+    row(
         "imap/broken_quoted_strings_are_bad *",
         ClientThenNginx,
         "a3 OK [CAPABILITY IMAP4rev1] backend login / a4 OK backend NOOP",

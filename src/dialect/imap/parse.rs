@@ -5,8 +5,8 @@
 
 use zeroize::Zeroizing;
 
-/// Longest tag that is echoed.
-const TAG: usize = 32;
+/// Longest tag that is echoed; RFC 9051 sets no bound.
+const TAG: usize = 128;
 
 /// Most arguments of a command.
 const ARGUMENTS: usize = 3;
@@ -142,9 +142,7 @@ impl Parser<'_> {
         loop {
             match self.peek()? {
                 b' ' if self.at > 0 => break,
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' if self.at < TAG => {
-                    self.at += 1;
-                }
+                byte if is_tag_char(byte) && self.at < TAG => self.at += 1,
                 _ => return Err(Stop::Bad),
             }
         }
@@ -367,6 +365,12 @@ impl Parser<'_> {
     }
 }
 
+/// RFC 9051, section 9: any ASTRING-CHAR but `+`.
+fn is_tag_char(byte: u8) -> bool {
+    const SPECIAL: &[u8] = b"(){%*\"\\+";
+    byte.is_ascii_graphic() && !SPECIAL.contains(&byte)
+}
+
 /// Whether a line ends in `{n+}`.
 fn ends_in_running_literal(line: &[u8]) -> bool {
     let line = crate::net::line::without_end(line);
@@ -487,18 +491,25 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_short_and_plain() {
+    fn a_tag_is_what_rfc_9051_allows_up_to_128_characters() {
         let tag = |input: &[u8]| match parse(input, 0, LIMIT) {
             Parsed::Bad { tag, .. } | Parsed::Command { tag, .. } => tag,
             other => panic!("{other:?}"),
         };
-        let longest = "A".repeat(32);
+        let longest = "A".repeat(128);
         assert_eq!(
             tag(format!("{longest} NOOP\r\n").as_bytes()),
             longest.as_bytes()
         );
         assert_eq!(tag(format!("{longest}A NOOP\r\n").as_bytes()), b"");
-        assert_eq!(tag(b"+ NOOP\r\n"), b"");
+        for good in ["a/1", "5~#~x", "a]", "<a>", "'`!$&,-.:;=?@^_|}", "[", "1"] {
+            assert_eq!(tag(format!("{good} NOOP\r\n").as_bytes()), good.as_bytes());
+        }
+        for bad in [
+            "+", "a+b", "*", "a(", "a)", "a{", "a%", "a\"", "a\\", "\x7f", "\0", "\t", "t\u{f6}g",
+        ] {
+            assert_eq!(tag(format!("{bad} NOOP\r\n").as_bytes()), b"", "{bad}");
+        }
         assert_eq!(tag(b"\r\n"), b"");
         assert_eq!(tag(b" NOOP\r\n"), b"");
         assert_eq!(tag(b"a\r\n"), b"");
