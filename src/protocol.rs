@@ -3,6 +3,8 @@
 //!
 //! Imports nothing of the crate. How a protocol is spoken stands in `dialect`.
 
+use std::ops::{Index, IndexMut};
+
 /// The three protocols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
@@ -31,6 +33,12 @@ pub struct Record {
     pub auth_directive: &'static str,
     /// The directive with what clients are told before their login.
     pub capabilities_directive: &'static str,
+    /// The directive of `[backend]` with the port of hosts that have none of their own.
+    pub port_directive: &'static str,
+    /// True where the client's host name is looked up, since auth servers and backends are told it.
+    pub looks_up_client: bool,
+    /// How a backend is logged in to without a mechanism that somebody chose.
+    pub backend_login: BackendLogin,
     /// Sent by the accept thread when there is no room, and to sessions that must make room.
     pub busy: &'static [u8],
     /// A failure that is not the client's.
@@ -41,6 +49,60 @@ pub struct Record {
     pub certificate_missing: &'static [u8],
 }
 
+/// What carries login and password to a backend where no mechanism is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendLogin {
+    /// A command with literals, which hold any byte.
+    Literals,
+    /// Commands on whose lines they stand bare.
+    BareLines,
+    /// SASL alone. `proxy_smtp_auth` says whether there is a login at all.
+    Sasl,
+}
+
+impl BackendLogin {
+    /// Whether a session can do without a login to its backend.
+    pub fn is_optional(self) -> bool {
+        match self {
+            Self::Literals | Self::BareLines => false,
+            Self::Sasl => true,
+        }
+    }
+}
+
+/// One value for each protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PerProtocol<T> {
+    /// IMAP's.
+    pub imap: T,
+    /// POP3's.
+    pub pop3: T,
+    /// SMTP's.
+    pub smtp: T,
+}
+
+impl<T> Index<Protocol> for PerProtocol<T> {
+    type Output = T;
+
+    fn index(&self, protocol: Protocol) -> &T {
+        match protocol {
+            Protocol::Imap => &self.imap,
+            Protocol::Pop3 => &self.pop3,
+            Protocol::Smtp => &self.smtp,
+        }
+    }
+}
+
+impl<T> IndexMut<Protocol> for PerProtocol<T> {
+    fn index_mut(&mut self, protocol: Protocol) -> &mut T {
+        match protocol {
+            Protocol::Imap => &mut self.imap,
+            Protocol::Pop3 => &mut self.pop3,
+            Protocol::Smtp => &mut self.smtp,
+        }
+    }
+}
+
 static IMAP: Record = Record {
     name: "imap",
     alpn: "imap",
@@ -49,6 +111,9 @@ static IMAP: Record = Record {
     further_ports: &[],
     auth_directive: "imap_auth",
     capabilities_directive: "imap_capabilities",
+    port_directive: "imap_port",
+    looks_up_client: false,
+    backend_login: BackendLogin::Literals,
     busy: b"* BYE [UNAVAILABLE] Too many connections, try again later\r\n",
     internal_error: b"* BAD internal server error\r\n",
     certificate_error: b"* BYE SSL certificate error\r\n",
@@ -63,6 +128,9 @@ static POP3: Record = Record {
     further_ports: &[],
     auth_directive: "pop3_auth",
     capabilities_directive: "pop3_capabilities",
+    port_directive: "pop3_port",
+    looks_up_client: false,
+    backend_login: BackendLogin::BareLines,
     busy: b"-ERR [SYS/TEMP] Too many connections, try again later\r\n",
     internal_error: b"-ERR internal server error\r\n",
     certificate_error: b"-ERR SSL certificate error\r\n",
@@ -78,6 +146,9 @@ static SMTP: Record = Record {
     further_ports: &[587],
     auth_directive: "smtp_auth",
     capabilities_directive: "smtp_capabilities",
+    port_directive: "smtp_port",
+    looks_up_client: true,
+    backend_login: BackendLogin::Sasl,
     busy: b"421 4.3.2 Too many connections, try again later\r\n",
     internal_error: b"451 4.3.2 Internal server error\r\n",
     certificate_error: b"421 4.7.1 SSL certificate error\r\n",

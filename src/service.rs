@@ -250,14 +250,14 @@ impl Service {
         self.conf.client_buffer()
     }
 
-    /// Starts looking up the name of an SMTP client, if there is a `resolver` to ask.
+    /// Starts looking up the client's name, if it is needed and there is a `resolver` to ask.
     /// `done` is called when it is known.
     pub(crate) fn begin_host_name(
         &self,
         client: Address,
         done: impl FnOnce() + Send + 'static,
     ) -> Option<PendingName> {
-        if self.conf.protocol != Protocol::Smtp || self.conf.resolver.is_none() {
+        if !self.conf.protocol.record().looks_up_client || self.conf.resolver.is_none() {
             return None;
         }
         let limit = self.conf.resolver_timeout;

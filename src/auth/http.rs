@@ -320,11 +320,9 @@ impl Answer<'_> {
         if let Some(password) = self.filled("Auth-Pass") {
             grant.set_password(password);
         }
-        let needs_password = match self.method.protocol {
-            Protocol::Imap | Protocol::Pop3 => true,
-            Protocol::Smtp => grant.smtp_auth && !grant.without_login,
-        };
-        if needs_password && !grant.has_password() {
+        let is_optional = self.method.protocol.record().backend_login.is_optional();
+        let is_left_out = is_optional && (!grant.smtp_auth || grant.without_login);
+        if !is_left_out && !grant.has_password() {
             return Err(self.unusable("did not send password"));
         }
         if credentials.authzid.is_some() {

@@ -74,7 +74,7 @@ impl Authenticator for Passthrough {
         };
         let mut grant = Grant::to_backend(&backend, credentials);
         // The backend cannot decide about a login that it is not shown.
-        grant.smtp_auth = self.protocol == Protocol::Smtp;
+        grant.smtp_auth = self.protocol.record().backend_login.is_optional();
         grant.passthrough = true;
         grant.authzid = credentials.authzid.clone();
         grant.login = self.for_backend(full, &credentials.login);

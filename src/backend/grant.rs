@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Backend;
 use crate::config::{AuthMechanism, ProxyProtocol, ProxySsl, Xclient};
 use crate::net::line::{Bare, Line};
-use crate::protocol::Protocol;
+use crate::protocol::{BackendLogin, Protocol};
 use crate::sasl::{Credentials, Mechanism, Method, oauth, plain};
 use crate::secret::Secret;
 use crate::tls::Connector;
@@ -226,22 +226,14 @@ impl Grant {
             secret,
             self.authzid.as_deref().unwrap_or_default(),
         ];
-        let by_plain = match self.mechanism {
-            AuthMechanism::Plain => true,
-            AuthMechanism::Auto | AuthMechanism::Login | AuthMechanism::Off => false,
-            AuthMechanism::Xoauth2 | AuthMechanism::Oauthbearer => false,
-        };
-        let in_smtp = match protocol {
-            Protocol::Imap | Protocol::Pop3 => false,
-            Protocol::Smtp => self.smtp_auth,
-        };
-        if by_plain || in_smtp || self.authzid.is_some() {
-            return !fields.iter().any(|field| field.contains(&0));
-        }
-        match protocol {
-            Protocol::Pop3 => fields.iter().all(|field| Bare::new(field).is_some()),
-            // Literals and xtext carry anything.
-            Protocol::Imap | Protocol::Smtp => true,
+        let by_plain = self.mechanism == AuthMechanism::Plain || self.authzid.is_some();
+        let has_nul = || fields.iter().any(|field| field.contains(&0));
+        match protocol.record().backend_login {
+            _ if by_plain => !has_nul(),
+            BackendLogin::Literals => true,
+            BackendLogin::BareLines => fields.iter().all(|field| Bare::new(field).is_some()),
+            // Without a login, it stands in XCLIENT as xtext, which carries anything.
+            BackendLogin::Sasl => !self.smtp_auth || !has_nul(),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::address::{Host, host_and_port, port};
 use super::value::{list, shown};
 use super::{ProxyProtocol, ProxySsl, Xclient};
-use crate::protocol::Protocol;
+use crate::protocol::{PerProtocol, Protocol};
 use crate::tls::ClientSettings;
 
 /// One `[backend NAME]`: machines that hold the same mailboxes.
@@ -19,12 +19,9 @@ pub struct Backend {
     pub name: String,
     /// Its machines in file order; never empty.
     pub hosts: Vec<BackendHost>,
-    /// Where hosts without a port of their own speak IMAP; `None` is by `proxy_ssl`.
-    pub imap_port: Option<u16>,
-    /// The same for POP3.
-    pub pop3_port: Option<u16>,
-    /// The same for SMTP.
-    pub smtp_port: Option<u16>,
+    /// `imap_port`, `pop3_port`, `smtp_port`: where hosts without a port of their own speak the
+    /// protocol; `None` is by `proxy_ssl`.
+    pub ports: PerProtocol<Option<u16>>,
     /// TLS towards the hosts.
     pub proxy_ssl: ProxySsl,
     /// How that TLS is spoken.
@@ -49,16 +46,11 @@ impl Backend {
     /// Where a host without a port of its own speaks this protocol: what is configured, else with
     /// `proxy_ssl on` the port of implicit TLS (RFC 8314), otherwise the plain one.
     pub fn port(&self, protocol: Protocol) -> u16 {
-        let set = match protocol {
-            Protocol::Imap => self.imap_port,
-            Protocol::Pop3 => self.pop3_port,
-            Protocol::Smtp => self.smtp_port,
-        };
         let by_tls = match self.proxy_ssl {
             ProxySsl::On => protocol.record().tls_port,
             ProxySsl::Off | ProxySsl::StartTls => protocol.record().port,
         };
-        set.unwrap_or(by_tls)
+        self.ports[protocol].unwrap_or(by_tls)
     }
 }
 

@@ -417,8 +417,9 @@ fn warn_of_no_effect(
             report.warning(at(section, key), text);
         }
     };
-    if protocol == Some(Protocol::Smtp) && server.smtp_greeting_delay >= server.timeout {
-        let text = "is not below timeout: no client would ever be greeted";
-        warn("smtp_greeting_delay", text);
+    let key = "smtp_greeting_delay";
+    let only = directives::find(key).and_then(|directive| directive.only);
+    if protocol.is_some() && protocol == only && server.smtp_greeting_delay >= server.timeout {
+        warn(key, "is not below timeout: no client would ever be greeted");
     }
 }

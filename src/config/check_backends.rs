@@ -120,7 +120,8 @@ fn check_mechanisms(
     report: &mut Report,
 ) {
     let server = &draft.server;
-    let (key, methods) = (protocol.record().auth_directive, server.auth_of(protocol));
+    let record = protocol.record();
+    let (key, methods) = (record.auth_directive, &server.of_protocol[protocol].auth);
     let useless = [
         (methods.cram_md5, "cram-md5"),
         (methods.external, "external"),
@@ -144,7 +145,7 @@ fn check_mechanisms(
     let key = "proxy_smtp_auth";
     let said_in = source(section, mail, key);
     let is_said = said_in.lines(key).next().is_some() && !draft.has_failed(key);
-    if protocol == Protocol::Smtp && is_said && !server.proxy_smtp_auth {
+    if record.backend_login.is_optional() && is_said && !server.proxy_smtp_auth {
         let text = "off contradicts auth = passthrough: the backend decides about logins, by AUTH";
         report.mistake(at(said_in, key), text);
     }
@@ -163,10 +164,8 @@ pub(super) fn settle_capabilities(
     }
     let server = &mut draft.server;
     for of in Protocol::ALL {
-        let (key, field) = (
-            of.record().capabilities_directive,
-            server.capabilities_mut(of),
-        );
+        let key = of.record().capabilities_directive;
+        let field = &mut server.of_protocol[of].capabilities;
         if *field != Capabilities::Auto {
             continue;
         }
@@ -186,17 +185,19 @@ pub(super) fn check_protocols(
 ) {
     let first = servers.first().map(|server| server.protocol);
     let several = servers.iter().any(|server| Some(server.protocol) != first);
-    let mut by_auth = servers
-        .iter()
-        .filter(|server| server.protocol == Protocol::Smtp && server.auth.passes_through());
-    let by_auth = by_auth.next();
+    let by_auth = servers.iter().find(|server| {
+        let record = server.protocol.record();
+        record.backend_login.is_optional() && server.auth.passes_through()
+    });
+    let port_directives = Protocol::ALL.map(|protocol| protocol.record().port_directive);
     for (section, draft) in drafts {
         let mut hosts = draft.backend.hosts.iter();
         if let Some(host) = hosts.find(|host| host.port.is_some())
             && several
         {
             let text = format!(
-                "the port of {host} holds for every protocol: write imap_port, pop3_port, smtp_port"
+                "the port of {host} holds for every protocol: write {}",
+                port_directives.join(", ")
             );
             report.warning(at(section, "hosts"), &text);
         }

@@ -78,7 +78,9 @@ pub(super) struct Directive {
     /// Sections it may stand in.
     pub(super) sections: &'static [SectionKind],
     /// What a value looks like, for people.
-    pub(super) kind: &'static str,
+    kind: &'static str,
+    /// What belongs behind `kind`, where it comes from another table.
+    words: Option<fn() -> String>,
     /// What holds where it is not set.
     pub(super) default: DefaultValue,
     /// How a value reaches its field.
@@ -130,6 +132,12 @@ impl Directive {
         self.sections.contains(&kind)
     }
 
+    /// What a value looks like, for people.
+    pub(super) fn kind_text(&self) -> String {
+        let words = self.words.map(|words| words()).unwrap_or_default();
+        format!("{} {words}", self.kind).trim().to_owned()
+    }
+
     /// The default for people.
     pub(super) fn default_text(&self) -> String {
         let text = match self.default {
@@ -160,6 +168,11 @@ impl Directive {
         self
     }
 
+    const fn words(mut self, words: fn() -> String) -> Self {
+        self.words = Some(words);
+        self
+    }
+
     const fn example(mut self, example: &'static str) -> Self {
         self.example = example;
         self
@@ -183,6 +196,7 @@ const fn row(
         name,
         sections,
         kind,
+        words: None,
         default,
         setter,
         help,
@@ -200,11 +214,11 @@ fn put<T>(field: &mut T, value: Result<T, String>) -> Result<(), WrongValue> {
 fn put_methods(
     draft: &mut Draft,
     text: &str,
-    field: fn(&mut super::Server) -> &mut super::Mechanisms,
+    protocol: Protocol,
     known: &[&str],
 ) -> Result<(), WrongValue> {
     let (methods, twice) = mechanisms(text, known)?;
-    *field(&mut draft.server) = methods;
+    draft.server.of_protocol[protocol].auth = methods;
     draft.warnings.extend(twice);
     Ok(())
 }
@@ -420,7 +434,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
     row(
         "protocol",
         SERVER,
-        "imap | pop3 | smtp",
+        "",
         Unset("from the port: 143 and 993 imap, 110 and 995 pop3, 25, 465 and 587 smtp"),
         Is(|d, v| {
             let words = Protocol::ALL.map(|protocol| (protocol.name(), protocol));
@@ -428,6 +442,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         }),
         "What is spoken on the listeners.",
     )
+    .words(|| Protocol::ALL.map(Protocol::name).join(" | "))
     .example("imap"),
     row(
         "server_name",
@@ -690,7 +705,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
                 "xoauth2",
                 "oauthbearer",
             ];
-            put_methods(d, v, |server| &mut server.imap_auth, &known)
+            put_methods(d, v, Imap, &known)
         }),
         "Ways to log in that IMAP clients are offered. PLAIN and LOGIN are always understood.",
     )
@@ -700,7 +715,12 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         MAIL,
         "list | auto",
         OrAuto("IMAP4 IMAP4rev1 UIDPLUS"),
-        Is(|d, v| put(&mut d.server.imap_capabilities, not_empty(capabilities(v)))),
+        Is(|d, v| {
+            put(
+                &mut d.server.of_protocol[Imap].capabilities,
+                not_empty(capabilities(v)),
+            )
+        }),
         "What IMAP clients are told before login: what the backends can do. With auto they are \
          asked. Methods of login and STARTTLS are added.",
     )
@@ -710,7 +730,12 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         MAIL,
         SIZE,
         Text("16k"),
-        Is(|d, v| put(&mut d.server.imap_client_buffer, size(v, CLIENT_BUFFER))),
+        Is(|d, v| {
+            put(
+                &mut d.server.of_protocol[Imap].client_buffer,
+                size(v, CLIENT_BUFFER),
+            )
+        }),
         "Longest IMAP command before login, literals included; 1k to 1m.",
     )
     .only(Imap),
@@ -729,7 +754,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
                 "xoauth2",
                 "oauthbearer",
             ];
-            put_methods(d, v, |server| &mut server.pop3_auth, &known)
+            put_methods(d, v, Pop3, &known)
         }),
         "Ways to log in that POP3 clients are offered. USER and PASS are always understood.",
     )
@@ -739,7 +764,12 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         MAIL,
         "list | auto",
         OrAuto("TOP USER UIDL"),
-        Is(|d, v| put(&mut d.server.pop3_capabilities, capabilities(v))),
+        Is(|d, v| {
+            put(
+                &mut d.server.of_protocol[Pop3].capabilities,
+                capabilities(v),
+            )
+        }),
         "What POP3 clients are told in the answer to CAPA. With auto the backends are asked. \
          Methods of login and STLS are added.",
     )
@@ -749,7 +779,12 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         MAIL,
         SIZE,
         Text("16k"),
-        Is(|d, v| put(&mut d.server.pop3_client_buffer, size(v, CLIENT_BUFFER))),
+        Is(|d, v| {
+            put(
+                &mut d.server.of_protocol[Pop3].client_buffer,
+                size(v, CLIENT_BUFFER),
+            )
+        }),
         "Longest POP3 command line before login; 1k to 1m.",
     )
     .only(Pop3),
@@ -769,7 +804,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
                 "oauthbearer",
                 "none",
             ];
-            put_methods(d, v, |server| &mut server.smtp_auth, &known)
+            put_methods(d, v, Smtp, &known)
         }),
         "Ways to log in that SMTP clients are offered. With none, mail is taken without a login \
          too, if the auth server agrees.",
@@ -780,7 +815,12 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         MAIL,
         "list | auto",
         OrAuto(""),
-        Is(|d, v| put(&mut d.server.smtp_capabilities, capabilities(v))),
+        Is(|d, v| {
+            put(
+                &mut d.server.of_protocol[Smtp].capabilities,
+                capabilities(v),
+            )
+        }),
         "Further lines of the answer to EHLO. List only what every backend can do; with auto they \
          are asked.",
     )
@@ -791,7 +831,12 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         MAIL,
         SIZE,
         Text("16k"),
-        Is(|d, v| put(&mut d.server.smtp_client_buffer, size(v, CLIENT_BUFFER))),
+        Is(|d, v| {
+            put(
+                &mut d.server.of_protocol[Smtp].client_buffer,
+                size(v, CLIENT_BUFFER),
+            )
+        }),
         "Longest SMTP command line before login; 1k to 1m.",
     )
     .only(Smtp),
@@ -1297,7 +1342,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         BACKEND,
         "port, 1 to 65535",
         Unset("993 with proxy_ssl = on, otherwise 143"),
-        Is(|d, v| put(&mut d.backend.imap_port, count(v, 1..=65_535).map(Some))),
+        Is(|d, v| put(&mut d.backend.ports[Imap], count(v, 1..=65_535).map(Some))),
         "Where hosts without a port of their own speak IMAP.",
     )
     .example("143"),
@@ -1306,7 +1351,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         BACKEND,
         "port, 1 to 65535",
         Unset("995 with proxy_ssl = on, otherwise 110"),
-        Is(|d, v| put(&mut d.backend.pop3_port, count(v, 1..=65_535).map(Some))),
+        Is(|d, v| put(&mut d.backend.ports[Pop3], count(v, 1..=65_535).map(Some))),
         "Where hosts without a port of their own speak POP3.",
     )
     .example("110"),
@@ -1315,7 +1360,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         BACKEND,
         "port, 1 to 65535",
         Unset("465 with proxy_ssl = on, otherwise 25"),
-        Is(|d, v| put(&mut d.backend.smtp_port, count(v, 1..=65_535).map(Some))),
+        Is(|d, v| put(&mut d.backend.ports[Smtp], count(v, 1..=65_535).map(Some))),
         "Where hosts without a port of their own speak SMTP.",
     )
     .example("25"),

@@ -15,10 +15,10 @@ use super::route::REJECT;
 use super::source::{At, Report, Section};
 use super::value::{nearest, not_yet, shown};
 use super::{
-    AuthKind, AuthMechanism, Backend, Balance, Capabilities, Listen, Mechanisms, Process,
-    ProxyProtocol, ProxySsl, RouteLine, Server, Starttls, Xclient,
+    AuthKind, AuthMechanism, Backend, Balance, Listen, Process, ProxyProtocol, ProxySsl, RouteLine,
+    Server, Starttls, Xclient,
 };
-use crate::protocol::Protocol;
+use crate::protocol::{PerProtocol, Protocol};
 use crate::tls::{ClientDirectives, ClientSettings, ServerSettings};
 
 /// Most listeners of one server; each is a socket and a thread.
@@ -398,15 +398,7 @@ fn empty_server() -> Server {
         login_domain: None,
         login_domain_pass: false,
         strip_domain: false,
-        imap_auth: Mechanisms::default(),
-        imap_capabilities: Capabilities::Fixed(Vec::new()),
-        imap_client_buffer: 0,
-        pop3_auth: Mechanisms::default(),
-        pop3_capabilities: Capabilities::Fixed(Vec::new()),
-        pop3_client_buffer: 0,
-        smtp_auth: Mechanisms::default(),
-        smtp_capabilities: Capabilities::Fixed(Vec::new()),
-        smtp_client_buffer: 0,
+        of_protocol: PerProtocol::default(),
         smtp_greeting_delay: Duration::ZERO,
         proxy_buffer: None,
         proxy_timeout: Duration::ZERO,
@@ -433,9 +425,7 @@ fn empty_backend() -> Backend {
     Backend {
         name: String::new(),
         hosts: Vec::new(),
-        imap_port: None,
-        pop3_port: None,
-        smtp_port: None,
+        ports: PerProtocol::default(),
         proxy_ssl: ProxySsl::Off,
         proxy_tls: ClientSettings::default(),
         proxy_protocol: ProxyProtocol::Off,

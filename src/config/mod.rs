@@ -31,7 +31,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::log::LogTarget;
-use crate::protocol::Protocol;
+use crate::protocol::{PerProtocol, Protocol};
 use crate::tls;
 
 pub use backend::{AuthMechanism, Backend, BackendHost, Balance};
@@ -187,24 +187,8 @@ pub struct Server {
     pub login_domain_pass: bool,
     /// Whether the login to the backend loses its domain.
     pub strip_domain: bool,
-    /// SASL mechanisms offered by an IMAP server.
-    pub imap_auth: Mechanisms,
-    /// Capabilities announced by an IMAP server before login.
-    pub imap_capabilities: Capabilities,
-    /// Bytes a command may have before login, literals included.
-    pub imap_client_buffer: usize,
-    /// SASL mechanisms (and APOP) offered by a POP3 server.
-    pub pop3_auth: Mechanisms,
-    /// Capabilities announced by a POP3 server before login.
-    pub pop3_capabilities: Capabilities,
-    /// Bytes a command line may have before login.
-    pub pop3_client_buffer: usize,
-    /// SASL mechanisms offered by an SMTP server; `none` lets mail in without login.
-    pub smtp_auth: Mechanisms,
-    /// Extra lines of the answer to EHLO.
-    pub smtp_capabilities: Capabilities,
-    /// Bytes a command line may have before login.
-    pub smtp_client_buffer: usize,
+    /// The directives that each protocol has for itself; those of `protocol` hold.
+    pub of_protocol: PerProtocol<OfProtocol>,
     /// How long the SMTP greeting is held back.
     pub smtp_greeting_delay: Duration,
     /// Size of a relay buffer; `None` leaves the choice to Postern.
@@ -245,40 +229,31 @@ impl Server {
         self.starttls != Starttls::Off || self.listen.iter().any(|listen| listen.ssl)
     }
 
-    /// The mechanisms that it would offer as a server of this protocol.
-    fn auth_of(&self, protocol: Protocol) -> Mechanisms {
-        match protocol {
-            Protocol::Imap => self.imap_auth,
-            Protocol::Pop3 => self.pop3_auth,
-            Protocol::Smtp => self.smtp_auth,
-        }
+    /// The ways to log in that clients are offered, as the protocol's directive says.
+    pub fn mechanisms(&self) -> &Mechanisms {
+        &self.of_protocol[self.protocol].auth
     }
 
     /// What clients are told before their login, as the protocol's directive says.
     pub fn capabilities(&self) -> &Capabilities {
-        match self.protocol {
-            Protocol::Imap => &self.imap_capabilities,
-            Protocol::Pop3 => &self.pop3_capabilities,
-            Protocol::Smtp => &self.smtp_capabilities,
-        }
-    }
-
-    fn capabilities_mut(&mut self, protocol: Protocol) -> &mut Capabilities {
-        match protocol {
-            Protocol::Imap => &mut self.imap_capabilities,
-            Protocol::Pop3 => &mut self.pop3_capabilities,
-            Protocol::Smtp => &mut self.smtp_capabilities,
-        }
+        &self.of_protocol[self.protocol].capabilities
     }
 
     /// Bytes of a client's command, as the protocol's directive says.
     pub fn client_buffer(&self) -> usize {
-        match self.protocol {
-            Protocol::Imap => self.imap_client_buffer,
-            Protocol::Pop3 => self.pop3_client_buffer,
-            Protocol::Smtp => self.smtp_client_buffer,
-        }
+        self.of_protocol[self.protocol].client_buffer
     }
+}
+
+/// The directives that each protocol has for itself, such as `imap_auth` and `pop3_auth`.
+#[derive(Debug, Clone, Default)]
+pub struct OfProtocol {
+    /// Ways to log in that clients are offered.
+    pub auth: Mechanisms,
+    /// What clients are told before their login.
+    pub capabilities: Capabilities,
+    /// Bytes a command may have before login; in IMAP literals included.
+    pub client_buffer: usize,
 }
 
 /// One `listen` line; a range of ports is several.
@@ -429,6 +404,12 @@ pub enum Capabilities {
     Auto,
     /// These, sent as they are.
     Fixed(Vec<String>),
+}
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self::Fixed(Vec::new())
+    }
 }
 
 impl Capabilities {

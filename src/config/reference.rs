@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 use super::directives::{DIRECTIVES, DefaultValue, Directive, SectionKind, Setter};
 use super::draft::show_section;
+use crate::protocol::Protocol;
 
 const WIDTH: usize = 78;
 
@@ -75,7 +76,7 @@ fn describe(directive: &'static Directive) -> String {
     } else {
         ""
     };
-    field("Type:", &format!("{}{repeat}", directive.kind));
+    field("Type:", &format!("{}{repeat}", directive.kind_text()));
     field("Default:", &directive.default_text());
     if let Some(protocol) = directive.only {
         field("Only for:", protocol.name());
@@ -115,9 +116,10 @@ fn sample_section(text: &mut String, kind: SectionKind) {
 
 fn sample_servers(text: &mut String) {
     text.push_str(&prose(OF_SERVERS));
-    for (name, port) in [("imap", 143), ("pop3", 110), ("smtp", 587)] {
-        let _ = writeln!(text, "[server {name}]");
-        if name == "imap" {
+    for (at, record) in Protocol::ALL.map(Protocol::record).iter().enumerate() {
+        let port = record.further_ports.first().unwrap_or(&record.port);
+        let _ = writeln!(text, "[server {}]", record.name);
+        if at == 0 {
             let own = |d: &&Directive| {
                 d.stands_in(SectionKind::Server) && !d.stands_in(SectionKind::Mail)
             };

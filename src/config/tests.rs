@@ -104,18 +104,19 @@ fn defaults_are_those_of_the_reference() {
     assert_eq!(server.timeout, Duration::from_secs(60));
     assert_eq!(server.proxy_timeout, Duration::from_secs(86400));
     assert_eq!(
-        server.imap_capabilities.fixed(),
+        server.of_protocol.imap.capabilities.fixed(),
         ["IMAP4", "IMAP4rev1", "UIDPLUS"]
     );
     assert_eq!(
-        (server.imap_client_buffer, server.proxy_buffer),
+        (server.of_protocol.imap.client_buffer, server.proxy_buffer),
         (16384, None)
     );
     assert_eq!(
         (server.xclient, server.starttls),
         (Xclient::On, Starttls::Off)
     );
-    assert!(server.smtp_auth.plain && server.smtp_auth.login && !server.smtp_auth.none);
+    let of_smtp = &server.of_protocol.smtp.auth;
+    assert!(of_smtp.plain && of_smtp.login && !of_smtp.none);
     assert!(server.error_log.is_empty() && server.resolver.is_none());
     assert!(!server.server_name.is_empty());
 
@@ -262,8 +263,8 @@ fn a_single_backend_needs_no_routes() {
         assert_eq!(server.auth, AuthKind::Passthrough);
         assert_eq!(server.login_domain.as_deref(), Some("example.org"));
         assert!(!server.login_domain_pass && !server.strip_domain && server.proxy_smtp_auth);
-        assert_eq!(server.imap_capabilities, Capabilities::Auto);
-        assert_eq!(server.smtp_capabilities, Capabilities::Auto);
+        assert_eq!(server.of_protocol.imap.capabilities, Capabilities::Auto);
+        assert_eq!(server.of_protocol.smtp.capabilities, Capabilities::Auto);
     }
 }
 
@@ -291,8 +292,11 @@ fn a_backend_has_its_own_settings_and_none_of_mail() {
     };
     assert_eq!((imap.proxy_ssl, imap.xclient), (ProxySsl::Off, Xclient::On));
     assert!(imap.login_domain_pass && pop3.strip_domain && !pop3.login_domain_pass);
-    assert_eq!(imap.imap_capabilities.fixed(), ["IMAP4rev1", "IDLE"]);
-    assert_eq!(pop3.pop3_capabilities, Capabilities::Auto);
+    assert_eq!(
+        imap.of_protocol.imap.capabilities.fixed(),
+        ["IMAP4rev1", "IDLE"]
+    );
+    assert_eq!(pop3.of_protocol.pop3.capabilities, Capabilities::Auto);
 }
 
 #[test]
@@ -323,6 +327,9 @@ fn auto_without_backends_is_the_fixed_list() {
         panic!("two servers");
     };
     let expected = ["IMAP4", "IMAP4rev1", "UIDPLUS"];
-    assert_eq!(imap.imap_capabilities.fixed(), expected);
-    assert_eq!(smtp.smtp_capabilities, Capabilities::Fixed(Vec::new()));
+    assert_eq!(imap.of_protocol.imap.capabilities.fixed(), expected);
+    assert_eq!(
+        smtp.of_protocol.smtp.capabilities,
+        Capabilities::Fixed(Vec::new())
+    );
 }

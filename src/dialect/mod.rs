@@ -9,6 +9,8 @@ pub(crate) mod imap;
 pub(crate) mod pop3;
 pub(crate) mod smtp;
 
+use std::time::Duration;
+
 use zeroize::Zeroizing;
 
 use crate::auth::LoginRefusal;
@@ -50,6 +52,13 @@ pub(crate) fn dialogue(protocol: Protocol) -> Dialogue {
 pub(crate) trait Dialect: Send {
     /// The first line.
     fn greeting(&self, session: &mut Session) -> Result<Line, Cause>;
+
+    /// How long the greeting is held back, and the line for a client that talks before it; `None` where it
+    /// is not held back.
+    fn greeting_delay(&self, session: &Session) -> Option<(Duration, Line)> {
+        let _ = session;
+        None
+    }
 
     /// Answers commands until the client has presented credentials. When it has to wait for the client in
     /// between, it can be called again, and goes on where it was.

@@ -4,6 +4,7 @@
 
 use super::translate::protocol_of;
 use super::write::{Entry, Section};
+use crate::protocol::Protocol;
 
 /// One `mail {}` and its servers.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ fn lower(server: &mut Section, entries: &[Entry]) {
     let protocol = protocol_of(server);
     let fits = |entry: &&Entry| {
         let word = entry.key.split('_').next().unwrap_or_default();
-        let is_foreign = ["imap", "pop3", "smtp"].contains(&word)
+        let is_foreign = Protocol::by_name(word).is_some()
             && protocol.is_none_or(|protocol| protocol.name() != word);
         !is_foreign && server.values(entry.key).is_empty()
     };

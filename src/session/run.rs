@@ -28,7 +28,6 @@ use crate::net::line::Line;
 use crate::net::proxy_protocol::{self, Header, Parsed};
 use crate::net::resolve::HostName;
 use crate::net::socket::{Deadline, Seen, WaitFor};
-use crate::protocol::Protocol;
 use crate::sasl::{Credentials, Method};
 use crate::session::dial::{candidates, dial};
 use crate::session::error::{Cause, Halt};
@@ -185,7 +184,7 @@ fn open_client(
     }
     session.start_tls(client)?;
     if !opening.is_greeted {
-        delay_greeting(session, client, &mut opening.greeting_at)?;
+        delay_greeting(session, client, dialect, &mut opening.greeting_at)?;
         session.set_step(Step::SendingGreeting);
         let greeting = dialect.greeting(session)?;
         client.send(&greeting)?;
@@ -245,12 +244,12 @@ fn take_real_client(session: &mut Session, header: &Header) {
 fn delay_greeting(
     session: &Session,
     client: &mut ClientConn,
+    dialect: &dyn Dialect,
     greeting_at: &mut Option<Deadline>,
 ) -> Result<(), Halt> {
-    let delay = session.service.conf.smtp_greeting_delay;
-    if session.service.conf.protocol != Protocol::Smtp || delay.is_zero() {
+    let Some((delay, refusal)) = dialect.greeting_delay(session) else {
         return Ok(());
-    }
+    };
     session.set_step(Step::InDelayPipelining);
     let deadline = || Deadline::after(delay, "smtp_greeting_delay");
     let deadline = *greeting_at.get_or_insert_with(deadline);
@@ -269,7 +268,7 @@ fn delay_greeting(
         .iter()
         .map(|byte| if is_line_end(byte) { b'_' } else { *byte })
         .collect();
-    client.send(b"503 5.5.0 Improper use of SMTP command pipelining\r\n")?;
+    client.send(&refusal)?;
     Err(Halt::Ended(Cause::ClientProtocol(format!(
         "client was rejected before greeting: \"{}\"",
         escape(&said)
@@ -392,18 +391,16 @@ fn ask(session: &mut Session, client: &mut ClientConn, login: &mut Login) -> Res
     verdict.map_err(|error| Cause::from(error).into())
 }
 
-/// The host name of an SMTP client, which auth servers are told.
+/// The client's host name, where auth servers are told it.
 fn await_client_host(
     session: &mut Session,
     client: &mut ClientConn,
 ) -> Result<Option<HostName>, Halt> {
-    match session.service.conf.protocol {
-        Protocol::Imap | Protocol::Pop3 => Ok(None),
-        Protocol::Smtp => {
-            session.await_host_name(client)?;
-            Ok(Some(session.host_name()))
-        }
+    if !session.service.conf.protocol.record().looks_up_client {
+        return Ok(None);
     }
+    session.await_host_name(client)?;
+    Ok(Some(session.host_name()))
 }
 
 /// Sleeps until there is a place among the logins in progress towards a target; false if there was none
@@ -529,7 +526,7 @@ fn prepare_backend(
     let Some(grant) = &login.grant else {
         return Ok(());
     };
-    if session.service.conf.protocol == Protocol::Smtp && grant.xclient != Xclient::Off {
+    if session.service.conf.protocol.record().looks_up_client && grant.xclient != Xclient::Off {
         session.await_host_name(client)?;
     }
     let target = session.service.limits_targets.then(|| grant.target.name());

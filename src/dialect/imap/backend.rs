@@ -43,7 +43,7 @@ impl ImapTalk {
     pub(super) fn for_client(imap: &Imap, session: &Session) -> Self {
         Self {
             tag: imap.tag.clone(),
-            tells_capabilities: session.service.conf.imap_capabilities == Capabilities::Auto,
+            tells_capabilities: *session.service.conf.capabilities() == Capabilities::Auto,
             ..Self::default()
         }
     }

@@ -171,7 +171,7 @@ fn start_sasl(
     client: &mut ClientConn,
     arguments: &[Argument],
 ) -> Result<Option<Credentials>, Halt> {
-    match mechanism(arguments, session.service.conf.imap_auth) {
+    match mechanism(arguments, *session.service.conf.mechanisms()) {
         Some((mechanism, initial)) => begin_sasl(imap, session, client, mechanism, initial),
         None => {
             refuse(imap, client)?;
@@ -191,7 +191,7 @@ fn capability(imap: &Imap, session: &Session, client: &ClientConn) -> Vec<u8> {
     if requires_tls(session, client) {
         answer.push_str(" STARTTLS LOGINDISABLED");
     } else {
-        for mechanism in announced(conf.imap_auth) {
+        for mechanism in announced(*conf.mechanisms()) {
             answer.push_str(" AUTH=");
             answer.push_str(mechanism);
         }

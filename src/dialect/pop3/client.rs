@@ -55,12 +55,12 @@ pub(super) fn read_login(
                 ok(client)?;
             }
             (Word::Apop, [login, digest], None)
-                if session.service.conf.pop3_auth.apop && !requires_tls(session, client) =>
+                if session.service.conf.mechanisms().apop && !requires_tls(session, client) =>
             {
                 return apop(session, login, digest);
             }
             (Word::Auth, [], None) if !requires_tls(session, client) => {
-                let answer = methods(session.service.conf.pop3_auth);
+                let answer = methods(*session.service.conf.mechanisms());
                 client.send(answer.as_bytes())?;
             }
             (Word::Auth, arguments, None) if !requires_tls(session, client) => {
@@ -106,7 +106,7 @@ fn start_sasl(
     client: &mut ClientConn,
     arguments: &[Argument],
 ) -> Result<Option<Credentials>, Halt> {
-    match mechanism(arguments, session.service.conf.pop3_auth) {
+    match mechanism(arguments, *session.service.conf.mechanisms()) {
         Some((mechanism, initial)) => begin_sasl(pop3, session, client, mechanism, initial),
         None => {
             refuse(client)?;
@@ -128,7 +128,7 @@ fn capa(session: &Session, client: &ClientConn, before_user: bool) -> String {
     }
     if !only_tls {
         answer.push_str("SASL");
-        for mechanism in announced(with_login(conf.pop3_auth)) {
+        for mechanism in announced(with_login(*conf.mechanisms())) {
             answer.push(' ');
             answer.push_str(mechanism);
         }

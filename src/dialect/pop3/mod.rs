@@ -32,7 +32,7 @@ pub(super) struct Pop3 {
 
 impl Dialect for Pop3 {
     fn greeting(&self, session: &mut Session) -> Result<Line, Cause> {
-        let methods = session.service.conf.pop3_auth;
+        let methods = session.service.conf.mechanisms();
         if methods.apop || methods.cram_md5 {
             let salt = session.salt()?;
             return Ok(line(&[b"+OK POP3 ready ", salt.as_bytes()]));

@@ -136,7 +136,7 @@ fn ehlo_answer(session: &Session, client: &ClientConn) -> String {
     let mut lines = vec![conf.server_name.clone()];
     lines.extend(session.service.capabilities().iter().cloned());
     if !requires_tls(session, client) {
-        let mechanisms: Vec<_> = announced(conf.smtp_auth).collect();
+        let mechanisms: Vec<_> = announced(*conf.mechanisms()).collect();
         if !mechanisms.is_empty() {
             lines.push(format!("AUTH {}", mechanisms.join(" ")));
         }
@@ -168,7 +168,7 @@ fn start_sasl(
         client.send(INVALID_ARGUMENT)?;
         return Ok(None);
     }
-    match mechanism(arguments, session.service.conf.smtp_auth) {
+    match mechanism(arguments, *session.service.conf.mechanisms()) {
         Some((mechanism, initial)) => begin_sasl(smtp, session, client, mechanism, initial),
         None => {
             refuse(client)?;
@@ -185,7 +185,7 @@ fn take_mail(
     line: &[u8],
     arguments: &[Argument],
 ) -> Result<(), Halt> {
-    if !session.service.conf.smtp_auth.none {
+    if !session.service.conf.mechanisms().none {
         log_rejected(session, line);
         return Ok(client.send(AUTH_REQUIRED)?);
     }

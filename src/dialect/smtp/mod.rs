@@ -6,6 +6,8 @@ mod client;
 mod parse;
 mod xclient;
 
+use std::time::Duration;
+
 use super::Dialect;
 use crate::auth::LoginRefusal;
 use crate::backend::talk::{Dialogue, Talk};
@@ -43,6 +45,12 @@ impl Dialect for Smtp {
     fn greeting(&self, session: &mut Session) -> Result<Line, Cause> {
         let name = session.service.conf.server_name.as_bytes();
         Ok(line(&[b"220 ", name, b" ESMTP ready"]))
+    }
+
+    fn greeting_delay(&self, session: &Session) -> Option<(Duration, Line)> {
+        let delay = session.service.conf.smtp_greeting_delay;
+        let refusal = b"503 5.5.0 Improper use of SMTP command pipelining";
+        (!delay.is_zero()).then(|| (delay, line(&[refusal])))
     }
 
     fn read_login(
