@@ -15,8 +15,9 @@
 //! - `admission`: who is let in, and whose turn it is; `service`: one `[server]` at work.
 //! - `auth`: a request goes in, a verdict comes out. `backend`: hosts, grants, routes, health; the
 //!   connection to a host, and what a login and a visit have in common (`backend::talk`).
-//! - `sasl`: login messages. `net`: sockets and connections, DNS, HTTP, PROXY headers.
-//! - `tls`: engines without I/O. `log`, `config`, `system`, `protocol`, `secret`: on nothing else.
+//! - `net`: sockets and connections, DNS, HTTP, PROXY headers. `config`: what an operator says.
+//! - `sasl`: mechanisms, a row and a file each. `tls`: engines without I/O. `log`, `system`, `protocol`,
+//!   `secret`: on nothing else.
 //!
 //! Beside it: `demo` is `postern demo`, a mail store and an auth server to try the proxy with; `import` is
 //! `postern import-nginx`.

@@ -35,6 +35,9 @@ pub struct Record {
     pub capabilities_directive: &'static str,
     /// The directive of `[backend]` with the port of hosts that have none of their own.
     pub port_directive: &'static str,
+    /// The word in `auth_directive` for a way to log in that is no SASL mechanism and has to be
+    /// configured.
+    pub own_login: Option<&'static str>,
     /// True where the client's host name is looked up, since auth servers and backends are told it.
     pub looks_up_client: bool,
     /// How a backend is logged in to without a mechanism that somebody chose.
@@ -112,6 +115,7 @@ static IMAP: Record = Record {
     auth_directive: "imap_auth",
     capabilities_directive: "imap_capabilities",
     port_directive: "imap_port",
+    own_login: None,
     looks_up_client: false,
     backend_login: BackendLogin::Literals,
     busy: b"* BYE [UNAVAILABLE] Too many connections, try again later\r\n",
@@ -129,6 +133,7 @@ static POP3: Record = Record {
     auth_directive: "pop3_auth",
     capabilities_directive: "pop3_capabilities",
     port_directive: "pop3_port",
+    own_login: Some("apop"),
     looks_up_client: false,
     backend_login: BackendLogin::BareLines,
     busy: b"-ERR [SYS/TEMP] Too many connections, try again later\r\n",
@@ -147,6 +152,7 @@ static SMTP: Record = Record {
     auth_directive: "smtp_auth",
     capabilities_directive: "smtp_capabilities",
     port_directive: "smtp_port",
+    own_login: Some("none"),
     looks_up_client: true,
     backend_login: BackendLogin::Sasl,
     busy: b"421 4.3.2 Too many connections, try again later\r\n",

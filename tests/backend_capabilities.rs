@@ -185,7 +185,11 @@ fn visits_leave_nothing_alarming_in_the_backends_logs() {
     let postern = proxy("pop3", &[dovecot.pop3], "", "");
     learned(&postern, "pop3");
     let log = std::fs::read_to_string(&dovecot.log).unwrap_or_default();
-    assert!(!log.contains("Error") && !log.contains("Warning"), "{log}");
+    // What it says at its start of its own limit of descriptors is not about us.
+    let alarming = |line: &&str| {
+        (line.contains("Error") || line.contains("Warning")) && !line.contains("fd limit")
+    };
+    assert_eq!(log.lines().find(alarming), None);
     let postern = proxy("smtp", &[postfix::shared().smtp_plain], "", "");
     learned(&postern, "smtp");
     // Greeting, EHLO, QUIT; nobody else says so little.

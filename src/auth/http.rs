@@ -139,7 +139,7 @@ impl AuthHttp {
     fn head(&self, request: &Request<'_>) -> Line {
         let credentials = request.credentials;
         let mut head = Head(Line::new(Vec::with_capacity(1024)));
-        head.add("Auth-Method", credentials.method.name());
+        head.add("Auth-Method", credentials.method.name);
         head.add_encoded("Auth-User", &credentials.login);
         head.add_encoded("Auth-Pass", credentials.secret.expose());
         if let Some(salt) = &credentials.salt {

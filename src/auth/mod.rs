@@ -15,6 +15,7 @@ use crate::backend::grant::Grant;
 use crate::net::address::Address;
 use crate::net::resolve::HostName;
 use crate::sasl::Credentials;
+use crate::secret::Secret;
 use crate::tls::Facts;
 
 /// A method of deciding about logins.
@@ -29,6 +30,16 @@ pub(crate) trait Authenticator: fmt::Debug + Send + Sync {
         request: &Request<'_>,
         warn: &dyn Fn(&Warning),
     ) -> Result<Verdict, AuthError>;
+
+    /// What the method knows of a login that a SASL exchange needs before it can go on, such as a key that
+    /// was made from the password; `None` is nothing. Blocks as `authenticate` does.
+    ///
+    /// # Errors
+    /// Nobody could say.
+    fn look_up(&self, login: &[u8]) -> Result<Option<Secret>, AuthError> {
+        let _ = login;
+        Ok(None)
+    }
 
     /// True for Postern's own methods, which tell clients of backends that are down in the codes that
     /// keep a mail program from asking for another password. Angie's method has its own lines.

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::Backend;
 use crate::config::{AuthMechanism, ProxyProtocol, ProxySsl, Xclient};
-use crate::net::line::{Bare, Line};
+use crate::net::line::Bare;
 use crate::protocol::{BackendLogin, Protocol};
-use crate::sasl::{Credentials, Mechanism, Method, oauth, plain};
+use crate::sasl::{Credentials, Identity, Mechanism, Message, Method, PLAIN, ToBackend};
 use crate::secret::Secret;
 use crate::tls::Connector;
 
@@ -123,7 +123,7 @@ impl Grant {
     }
 
     fn of(target: Target, credentials: &Credentials) -> Self {
-        let passable = !credentials.method.has_no_password() && !credentials.secret.is_empty();
+        let passable = credentials.method.can_be_passed_on() && !credentials.secret.is_empty();
         Self {
             target,
             proxy_protocol: ProxyProtocol::Off,
@@ -176,17 +176,52 @@ impl Grant {
     ///
     /// # Errors
     /// There is nothing to log in with, or the mechanism cannot carry it.
-    pub(crate) fn sasl_message(&self, mechanism: Mechanism) -> Result<Line, CannotLogIn> {
-        let secret = self.secret()?;
-        match mechanism {
-            Mechanism::Xoauth2 => Ok(oauth::encode_xoauth2(&self.login, secret)),
-            Mechanism::OauthBearer => Ok(oauth::encode_oauthbearer(&self.login, secret)),
-            Mechanism::Plain => plain::encode(self.authzid.as_deref(), &self.login, secret)
-                .ok_or(CannotLogIn::NulInLogin),
-            // Their messages are not made of a login and a secret alone; no dialect chooses them.
-            Mechanism::Login | Mechanism::CramMd5 | Mechanism::External => {
-                Err(CannotLogIn::NotOneMessage(mechanism))
-            }
+    pub(crate) fn sasl_message(
+        &self,
+        mechanism: &'static Mechanism,
+    ) -> Result<Message, CannotLogIn> {
+        let identity = Identity {
+            authzid: self.authzid.as_deref(),
+            login: &self.login,
+            secret: self.secret()?,
+        };
+        match mechanism.to_backend {
+            ToBackend::Message(encode) => encode(&identity).ok_or(CannotLogIn::NulInLogin),
+            // No dialect chooses one that is never used, or asks for the message of one that has two.
+            ToBackend::TwoAnswers | ToBackend::Never => Err(CannotLogIn::NotOneMessage(mechanism)),
+        }
+    }
+
+    /// The mechanism that is settled before the backend has said what it offers, where the protocol has
+    /// a login command too; `None` leaves it to that command, or to `token_mechanism`.
+    pub(crate) fn settled_mechanism(&self) -> Option<&'static Mechanism> {
+        if let AuthMechanism::Fixed(mechanism) = self.mechanism
+            && let ToBackend::Message(_) = mechanism.to_backend
+        {
+            return Some(mechanism);
+        }
+        // An authorization identity goes with SASL PLAIN alone (RFC 4616).
+        self.authzid.is_some().then_some(&PLAIN)
+    }
+
+    /// The mechanism where SASL alone can log in, by the names that the backend lists, if it lists any.
+    /// As Angie: PLAIN, whether it is listed or not, unless only others are. A configured backend is given
+    /// a token as a token first.
+    pub(crate) fn sasl_mechanism(&self, listed: &[String]) -> &'static Mechanism {
+        if let AuthMechanism::Fixed(mechanism) = self.mechanism {
+            return mechanism;
+        }
+        let offers = |mechanism: &Mechanism| listed.iter().any(|name| name == mechanism.name);
+        let takes_plain = listed.is_empty() || offers(&PLAIN);
+        if (self.asks_for_token_mechanisms() || !takes_plain)
+            && let Some(mechanism) = self.token_mechanism(offers)
+        {
+            return mechanism;
+        }
+        let mut for_password = Mechanism::for_backends().filter(|row| !row.method.is_oauth());
+        match self.authzid {
+            Some(_) => &PLAIN,
+            None => for_password.find(|row| offers(row)).unwrap_or(&PLAIN),
         }
     }
 
@@ -196,16 +231,16 @@ impl Grant {
         configured && self.token_of.is_some() && self.mechanism == AuthMechanism::Auto
     }
 
-    /// The mechanism by which a token can go on: the client's own, or the other one.
-    pub(crate) fn token_mechanism(&self, offered: impl Fn(Mechanism) -> bool) -> Option<Mechanism> {
-        let both = match self.token_of? {
-            Method::OauthBearer => [Mechanism::OauthBearer, Mechanism::Xoauth2],
-            Method::Xoauth2 => [Mechanism::Xoauth2, Mechanism::OauthBearer],
-            Method::Plain | Method::Apop | Method::CramMd5 | Method::External | Method::None => {
-                return None;
-            }
-        };
-        both.into_iter().find(|&mechanism| offered(mechanism))
+    /// The mechanism by which a token can go on: the client's own, or else another one.
+    pub(crate) fn token_mechanism(
+        &self,
+        offered: impl Fn(&Mechanism) -> bool,
+    ) -> Option<&'static Mechanism> {
+        let own = self.token_of?;
+        let for_tokens = Mechanism::for_backends().filter(|row| row.method.is_oauth());
+        let mut offered: Vec<_> = for_tokens.filter(|row| offered(row)).collect();
+        offered.sort_by_key(|row| row.method != own);
+        offered.first().copied()
     }
 
     /// Whether what the client presented could be said to the backend as this grant says its own.
@@ -226,7 +261,7 @@ impl Grant {
             secret,
             self.authzid.as_deref().unwrap_or_default(),
         ];
-        let by_plain = self.mechanism == AuthMechanism::Plain || self.authzid.is_some();
+        let by_plain = self.mechanism == AuthMechanism::Fixed(&PLAIN) || self.authzid.is_some();
         let has_nul = || fields.iter().any(|field| field.contains(&0));
         match protocol.record().backend_login {
             _ if by_plain => !has_nul(),
@@ -246,19 +281,19 @@ pub(crate) enum CannotLogIn {
     /// SASL PLAIN separates its fields with NUL.
     NulInLogin,
     /// The mechanism takes more than one message, or another kind of proof.
-    NotOneMessage(Mechanism),
+    NotOneMessage(&'static Mechanism),
 }
 
 impl fmt::Display for CannotLogIn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoPassword(method) => {
-                let method = method.name();
+                let method = method.name;
                 write!(f, "no password for the backend: {method} shows none")
             }
             Self::NulInLogin => f.write_str("login or password has a NUL in it"),
             Self::NotOneMessage(mechanism) => {
-                let mechanism = mechanism.name();
+                let mechanism = mechanism.name;
                 write!(
                     f,
                     "{mechanism} has no message made of a login and a password"

@@ -10,6 +10,7 @@ use super::address::{Host, host_and_port, port};
 use super::value::{list, shown};
 use super::{ProxyProtocol, ProxySsl, Xclient};
 use crate::protocol::{PerProtocol, Protocol};
+use crate::sasl::Mechanism;
 use crate::tls::ClientSettings;
 
 /// One `[backend NAME]`: machines that hold the same mailboxes.
@@ -81,16 +82,21 @@ impl fmt::Display for BackendHost {
 pub enum AuthMechanism {
     /// Chosen from what the backend offers.
     Auto,
-    /// The mechanism LOGIN (POP3: as `Plain`).
-    Login,
-    /// SASL PLAIN (RFC 4616).
-    Plain,
-    /// XOAUTH2, as Google wrote it down.
-    Xoauth2,
-    /// OAUTHBEARER (RFC 7628).
-    Oauthbearer,
+    /// This one, where the protocol has a use for it.
+    Fixed(&'static Mechanism),
     /// No SASL: IMAP LOGIN and POP3 USER; SMTP without a login.
     Off,
+}
+
+impl AuthMechanism {
+    /// Every value with its word.
+    pub(super) fn words() -> Vec<(&'static str, Self)> {
+        let fixed = Mechanism::for_backends().map(|row| (row.word, Self::Fixed(row)));
+        let mut words = vec![("auto", Self::Auto)];
+        words.extend(fixed);
+        words.push(("off", Self::Off));
+        words
+    }
 }
 
 /// `balance`.

@@ -15,6 +15,7 @@ use super::{
     Server,
 };
 use crate::protocol::Protocol;
+use crate::sasl::Mechanism;
 
 /// Keys of `[mail]` and `[server]` in whose place a backend has its own.
 const OF_BACKENDS: [&str; 3] = ["proxy_ssl", "proxy_protocol", "xclient"];
@@ -121,18 +122,12 @@ fn check_mechanisms(
 ) {
     let server = &draft.server;
     let record = protocol.record();
-    let (key, methods) = (record.auth_directive, &server.of_protocol[protocol].auth);
-    let useless = [
-        (methods.cram_md5, "cram-md5"),
-        (methods.external, "external"),
-        (methods.apop, "apop"),
-        (methods.none, "none"),
-    ];
-    let useless: Vec<&str> = useless
-        .iter()
-        .filter(|(on, _)| *on)
-        .map(|(_, m)| *m)
-        .collect();
+    let (key, listed) = (record.auth_directive, &server.of_protocol[protocol].auth);
+    let useless = Mechanism::configurable(protocol)
+        .filter(|row| listed.has(row) && !row.method.can_be_passed_on())
+        .map(|row| row.word);
+    let useless = useless.chain(record.own_login.filter(|_| listed.own_login));
+    let useless: Vec<&str> = useless.collect();
     if !useless.is_empty() {
         let text = format!(
             "with auth = passthrough nothing can be passed on to the backend after {}",

@@ -18,8 +18,8 @@ use super::tls_value::{
 };
 use super::value::{
     self, FROM_A_SECOND, FROM_ZERO, POSITIVE, UP_TO_A_DAY, account, capabilities, count,
-    count_or_off, flag, header, mechanisms, not_yet, one_of, path, server_name, size, tags, time,
-    time_or_off,
+    count_or_off, flag, header, mechanism_words, mechanisms, not_yet, one_of, path, server_name,
+    size, tags, time, time_or_off,
 };
 use super::{
     AuthKind, AuthMechanism, Balance, Capabilities, ProxyProtocol, ProxySsl, RouteLine, Starttls,
@@ -211,14 +211,9 @@ fn put<T>(field: &mut T, value: Result<T, String>) -> Result<(), WrongValue> {
     Ok(())
 }
 
-fn put_methods(
-    draft: &mut Draft,
-    text: &str,
-    protocol: Protocol,
-    known: &[&str],
-) -> Result<(), WrongValue> {
-    let (methods, twice) = mechanisms(text, known)?;
-    draft.server.of_protocol[protocol].auth = methods;
+fn put_mechanisms(draft: &mut Draft, text: &str, protocol: Protocol) -> Result<(), WrongValue> {
+    let (listed, twice) = mechanisms(text, protocol)?;
+    draft.server.of_protocol[protocol].auth = listed;
     draft.warnings.extend(twice);
     Ok(())
 }
@@ -694,22 +689,13 @@ pub(super) static DIRECTIVES: &[Directive] = &[
     row(
         "imap_auth",
         MAIL,
-        "list of plain, login, cram-md5, external, xoauth2, oauthbearer",
+        "list of",
         Text("plain"),
-        Is(|d, v| {
-            let known = [
-                "plain",
-                "login",
-                "cram-md5",
-                "external",
-                "xoauth2",
-                "oauthbearer",
-            ];
-            put_methods(d, v, Imap, &known)
-        }),
+        Is(|d, v| put_mechanisms(d, v, Imap)),
         "Ways to log in that IMAP clients are offered. PLAIN and LOGIN are always understood.",
     )
-    .only(Imap),
+    .only(Imap)
+    .words(|| mechanism_words(Imap).join(", ")),
     row(
         "imap_capabilities",
         MAIL,
@@ -743,22 +729,13 @@ pub(super) static DIRECTIVES: &[Directive] = &[
     row(
         "pop3_auth",
         MAIL,
-        "list of plain, apop, cram-md5, external, xoauth2, oauthbearer",
+        "list of",
         Text("plain"),
-        Is(|d, v| {
-            let known = [
-                "plain",
-                "apop",
-                "cram-md5",
-                "external",
-                "xoauth2",
-                "oauthbearer",
-            ];
-            put_methods(d, v, Pop3, &known)
-        }),
+        Is(|d, v| put_mechanisms(d, v, Pop3)),
         "Ways to log in that POP3 clients are offered. USER and PASS are always understood.",
     )
-    .only(Pop3),
+    .only(Pop3)
+    .words(|| mechanism_words(Pop3).join(", ")),
     row(
         "pop3_capabilities",
         MAIL,
@@ -792,24 +769,14 @@ pub(super) static DIRECTIVES: &[Directive] = &[
     row(
         "smtp_auth",
         MAIL,
-        "list of plain, login, cram-md5, external, xoauth2, oauthbearer, none",
+        "list of",
         Text("plain login"),
-        Is(|d, v| {
-            let known = [
-                "plain",
-                "login",
-                "cram-md5",
-                "external",
-                "xoauth2",
-                "oauthbearer",
-                "none",
-            ];
-            put_methods(d, v, Smtp, &known)
-        }),
+        Is(|d, v| put_mechanisms(d, v, Smtp)),
         "Ways to log in that SMTP clients are offered. With none, mail is taken without a login \
          too, if the auth server agrees.",
     )
-    .only(Smtp),
+    .only(Smtp)
+    .words(|| mechanism_words(Smtp).join(", ")),
     row(
         "smtp_capabilities",
         MAIL,
@@ -1367,22 +1334,22 @@ pub(super) static DIRECTIVES: &[Directive] = &[
     row(
         "auth_mechanism",
         BACKEND,
-        "auto | login | plain | xoauth2 | oauthbearer | off",
+        "",
         Text("auto"),
         Is(|d, v| {
-            let words = [
-                ("auto", AuthMechanism::Auto),
-                ("login", AuthMechanism::Login),
-                ("plain", AuthMechanism::Plain),
-                ("xoauth2", AuthMechanism::Xoauth2),
-                ("oauthbearer", AuthMechanism::Oauthbearer),
-                ("off", AuthMechanism::Off),
-            ];
+            let words = AuthMechanism::words();
             put(&mut d.backend.auth_mechanism, one_of(v, &words))
         }),
         "How to log in to the backend: auto takes what it offers and the client's credentials \
          fit; off uses no SASL, but IMAP LOGIN, POP3 USER and PASS, and no login for SMTP.",
-    ),
+    )
+    .words(|| {
+        AuthMechanism::words()
+            .iter()
+            .map(|(word, _)| *word)
+            .collect::<Vec<_>>()
+            .join(" | ")
+    }),
     row(
         "balance",
         BACKEND,

@@ -32,6 +32,7 @@ use ipnet::IpNet;
 
 use crate::log::LogTarget;
 use crate::protocol::{PerProtocol, Protocol};
+use crate::sasl::Mechanism;
 use crate::tls;
 
 pub use backend::{AuthMechanism, Backend, BackendHost, Balance};
@@ -349,25 +350,20 @@ pub enum HttpHost {
     Unix(PathBuf),
 }
 
-/// Set of authentication methods of one server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// `imap_auth`, `pop3_auth`, `smtp_auth`: the ways to log in that a server offers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mechanisms {
-    /// PLAIN (RFC 4616).
-    pub plain: bool,
-    /// LOGIN, as announced.
-    pub login: bool,
-    /// CRAM-MD5 (RFC 2195).
-    pub cram_md5: bool,
-    /// EXTERNAL (RFC 4422).
-    pub external: bool,
-    /// XOAUTH2, as Google wrote it down.
-    pub xoauth2: bool,
-    /// OAUTHBEARER (RFC 7628).
-    pub oauthbearer: bool,
-    /// APOP (RFC 1939, section 7).
-    pub apop: bool,
-    /// SMTP without login.
-    pub none: bool,
+    /// SASL mechanisms, in no order.
+    pub sasl: Vec<&'static Mechanism>,
+    /// The way that the protocol has beside SASL: APOP in POP3, in SMTP none at all.
+    pub own_login: bool,
+}
+
+impl Mechanisms {
+    /// Whether this mechanism is listed.
+    pub fn has(&self, mechanism: &Mechanism) -> bool {
+        self.sasl.contains(&mechanism)
+    }
 }
 
 /// `auth`.

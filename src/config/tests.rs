@@ -116,7 +116,8 @@ fn defaults_are_those_of_the_reference() {
         (Xclient::On, Starttls::Off)
     );
     let of_smtp = &server.of_protocol.smtp.auth;
-    assert!(of_smtp.plain && of_smtp.login && !of_smtp.none);
+    let words: Vec<&str> = of_smtp.sasl.iter().map(|row| row.word).collect();
+    assert_eq!((words, of_smtp.own_login), (vec!["plain", "login"], false));
     assert!(server.error_log.is_empty() && server.resolver.is_none());
     assert!(!server.server_name.is_empty());
 

@@ -10,6 +10,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{Capabilities, Mechanisms};
+use crate::protocol::Protocol;
+use crate::sasl::Mechanism;
 
 /// Longest time that any directive takes.
 const MAX_TIME: Duration = Duration::from_secs(365 * 86400);
@@ -237,21 +239,36 @@ fn quoted(text: &str) -> Result<(String, &str), String> {
     Err("a closing quote is missing".to_owned())
 }
 
-/// Authentication methods, of which `known` are possible in that protocol. At least one.
-/// The second value names those that stand twice.
+/// The words for the ways to log in that a protocol's clients can be offered.
+pub(super) fn mechanism_words(protocol: Protocol) -> Vec<&'static str> {
+    let sasl = Mechanism::configurable(protocol).map(|row| row.word);
+    sasl.chain(protocol.record().own_login).collect()
+}
+
+/// Ways to log in that the protocol's clients are offered. At least one. The second value names one that
+/// stands twice.
 pub(super) fn mechanisms(
     text: &str,
-    known: &[&str],
+    protocol: Protocol,
 ) -> Result<(Mechanisms, Option<String>), String> {
+    let known = mechanism_words(protocol);
     let mut set = Mechanisms::default();
     let mut twice = None;
     for word in list(text)? {
-        let name = word.to_ascii_lowercase();
-        let member = known.contains(&name.as_str());
-        let Some(member) = member.then(|| member_of(&mut set, &name)).flatten() else {
-            return Err(unknown(&word, "methods are", known));
+        let is_it = |known: &str| known.eq_ignore_ascii_case(&word);
+        let sasl = Mechanism::configurable(protocol).find(|row| is_it(row.word));
+        let is_new = match sasl {
+            Some(mechanism) if set.has(mechanism) => false,
+            Some(mechanism) => {
+                set.sasl.push(mechanism);
+                true
+            }
+            None if protocol.record().own_login.is_some_and(is_it) => {
+                !std::mem::replace(&mut set.own_login, true)
+            }
+            None => return Err(unknown(&word, "methods are", &known)),
         };
-        if std::mem::replace(member, true) {
+        if !is_new {
             twice = Some(format!("{} stands twice", shown(&word)));
         }
     }
@@ -259,20 +276,6 @@ pub(super) fn mechanisms(
         return Err(format!("is empty; methods are {}", known.join(", ")));
     }
     Ok((set, twice))
-}
-
-fn member_of<'a>(set: &'a mut Mechanisms, name: &str) -> Option<&'a mut bool> {
-    match name {
-        "plain" => Some(&mut set.plain),
-        "login" => Some(&mut set.login),
-        "cram-md5" => Some(&mut set.cram_md5),
-        "external" => Some(&mut set.external),
-        "xoauth2" => Some(&mut set.xoauth2),
-        "oauthbearer" => Some(&mut set.oauthbearer),
-        "apop" => Some(&mut set.apop),
-        "none" => Some(&mut set.none),
-        _ => None,
-    }
 }
 
 /// `auto`, or capabilities: words or quoted phrases of printable ASCII.
@@ -552,17 +555,20 @@ mod tests {
 
     #[test]
     fn methods_of_another_protocol_are_refused() {
-        let known = ["plain", "cram-md5", "none"];
-        let (set, twice) = mechanisms("CRAM-MD5, none", &known).expect("methods");
-        assert!(set.cram_md5 && set.none && !set.plain && twice.is_none());
+        let (set, twice) = mechanisms("CRAM-MD5, none", Protocol::Smtp).expect("methods");
+        let words: Vec<&str> = set.sasl.iter().map(|row| row.word).collect();
+        assert_eq!(
+            (words, set.own_login, twice),
+            (vec!["cram-md5"], true, None)
+        );
         assert!(
-            mechanisms("plain plain", &known)
+            mechanisms("plain plain", Protocol::Smtp)
                 .expect("methods")
                 .1
                 .is_some()
         );
-        assert!(mechanisms("apop", &known).is_err());
-        assert!(mechanisms(" ,", &known).is_err());
+        assert!(mechanisms("apop", Protocol::Smtp).is_err());
+        assert!(mechanisms(" ,", Protocol::Smtp).is_err());
     }
 
     #[test]

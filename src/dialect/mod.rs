@@ -11,19 +11,22 @@ pub(crate) mod smtp;
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use crate::auth::LoginRefusal;
 use crate::backend::error::{BackendError, RefusalKind};
 use crate::backend::talk::{Dialogue, Talk};
-use crate::config::{Mechanisms, Starttls};
+use crate::config::{Server, Starttls};
 use crate::log::escape;
 use crate::net::client_conn::{ClientConn, Stall};
 use crate::net::error::NetError;
 use crate::net::line::{Line, without_end};
 use crate::protocol::{Protocol, Record};
-use crate::sasl::oauth::{OAUTHBEARER_DUMMY, XOAUTH2_DUMMY};
-use crate::sasl::{Credentials, Exchange, Malformed, Mechanism, Method, Next};
+use crate::sasl::{
+    Credentials, Exchange, Malformed, Mechanism, Method, Next, Offer, Opening, PLAIN,
+};
 use crate::session::budget::Allowance;
 use crate::session::error::{Cause, Halt};
 use crate::session::{Session, Step, TlsDue};
@@ -177,17 +180,17 @@ fn read_client_line(
 
 /// What AUTH or AUTHENTICATE asks for: a mechanism that may be used, and the initial response. `None`
 /// if the command is to be refused.
-fn mechanism(
-    arguments: &[Zeroizing<Vec<u8>>],
-    configured: Mechanisms,
-) -> Option<(Mechanism, Option<&[u8]>)> {
+fn mechanism<'a>(
+    arguments: &'a [Zeroizing<Vec<u8>>],
+    conf: &Server,
+) -> Option<(&'static Mechanism, Option<&'a [u8]>)> {
     let (name, initial) = match arguments {
         [name] => (name, None),
         [name, initial] => (name, Some(initial.as_slice())),
         _ => return None,
     };
     let mechanism = Mechanism::by_name(name)?;
-    is_enabled(mechanism, configured).then_some((mechanism, initial))
+    is_understood(mechanism, conf).then_some((mechanism, initial))
 }
 
 /// Begins a SASL exchange; credentials if the initial response has them already. If it failed, the client
@@ -196,17 +199,16 @@ fn begin_sasl(
     dialect: &mut dyn Dialect,
     session: &mut Session,
     client: &mut ClientConn,
-    mechanism: Mechanism,
+    mechanism: &'static Mechanism,
     initial: Option<&[u8]>,
 ) -> Result<Option<Credentials>, Halt> {
-    let salt = match mechanism {
-        Mechanism::CramMd5 => session.salt()?,
-        Mechanism::Plain | Mechanism::Login | Mechanism::External => String::new(),
-        Mechanism::Xoauth2 | Mechanism::OauthBearer => String::new(),
+    let salt = match mechanism.opening {
+        Opening::Server => session.salt()?,
+        Opening::Client(_) => String::new(),
     };
     let mut exchange = Exchange::new(mechanism, salt);
     let next = exchange.begin(initial);
-    step_sasl(dialect, client, exchange, next)
+    step_sasl(dialect, session, client, exchange, next)
 }
 
 /// Goes on with the exchange that awaits an answer, if there is one, until there are credentials, or it
@@ -226,7 +228,7 @@ fn go_on_with_sasl(
             break;
         }
         let next = exchange.answer(&answer);
-        if let Some(credentials) = step_sasl(dialect, client, exchange, next)? {
+        if let Some(credentials) = step_sasl(dialect, session, client, exchange, next)? {
             return Ok(Some(credentials));
         }
     }
@@ -247,23 +249,35 @@ fn read_sasl_answer(
     Ok(answer)
 }
 
-/// What follows from one step: credentials, a challenge that is kept for the client's answer, or a line
-/// that refuses.
+/// What follows from one step: a question to the authenticator and a further step, credentials, a
+/// challenge that is kept for the client's answer, or a line that refuses.
 fn step_sasl(
     dialect: &mut dyn Dialect,
+    session: &Session,
     client: &mut ClientConn,
-    exchange: Exchange,
+    mut exchange: Exchange,
     next: Result<Next, Malformed>,
 ) -> Result<Option<Credentials>, Halt> {
-    match next {
-        Ok(Next::Done(credentials)) => return Ok(Some(credentials)),
-        Ok(Next::Challenge(text)) => {
-            client.send(&dialect.challenge(text.as_bytes()))?;
-            *dialect.exchange() = Some(exchange);
+    let mut next = next;
+    loop {
+        match next {
+            Ok(Next::Ask(login)) => {
+                let known = session.service.auth.look_up(&login).map_err(Cause::from)?;
+                next = exchange.told(known);
+            }
+            Ok(Next::Challenge(text)) => {
+                let encoded = Line::new(STANDARD.encode(text).into_bytes());
+                client.send(&dialect.challenge(&encoded))?;
+                *dialect.exchange() = Some(exchange);
+                return Ok(None);
+            }
+            Ok(Next::Done(credentials)) => return Ok(Some(credentials)),
+            Err(Malformed) => {
+                client.send(&dialect.bad_command())?;
+                return Ok(None);
+            }
         }
-        Err(_) => client.send(&dialect.bad_command())?,
     }
-    Ok(None)
 }
 
 /// Waits for the answer that an OAuth mechanism prescribes to an auth server's error challenge. Whether it
@@ -277,46 +291,33 @@ pub(crate) fn read_error_answer(
     client: &mut ClientConn,
     method: Method,
 ) -> Result<bool, Halt> {
-    let dummy = match method {
-        Method::OauthBearer => OAUTHBEARER_DUMMY,
-        Method::Xoauth2 => XOAUTH2_DUMMY,
-        // They have no error challenge.
-        Method::Plain | Method::Apop | Method::CramMd5 | Method::External | Method::None => {
-            return Ok(true);
-        }
+    let Some(prescribed) = method.error_answer() else {
+        return Ok(true);
     };
     let answer = read_sasl_answer(dialect, session, client)?;
-    if *answer != dummy {
+    if *answer != prescribed {
         client.send(&dialect.bad_command())?;
         return Ok(false);
     }
     Ok(true)
 }
 
-/// Whether a client may use the mechanism: PLAIN and LOGIN always, the others when configured.
-fn is_enabled(mechanism: Mechanism, configured: Mechanisms) -> bool {
-    match mechanism {
-        Mechanism::Plain | Mechanism::Login => true,
-        Mechanism::CramMd5 => configured.cram_md5,
-        Mechanism::External => configured.external,
-        Mechanism::Xoauth2 => configured.xoauth2,
-        Mechanism::OauthBearer => configured.oauthbearer,
+/// Whether a client may use the mechanism.
+fn is_understood(mechanism: &Mechanism, conf: &Server) -> bool {
+    match mechanism.offer[conf.protocol] {
+        Offer::Always | Offer::WithPlain => true,
+        Offer::IfConfigured => conf.mechanisms().has(mechanism),
     }
 }
 
-/// The mechanisms that are announced, in their fixed order.
-fn announced(configured: Mechanisms) -> impl Iterator<Item = &'static str> {
-    Mechanism::ALL
-        .into_iter()
-        .filter(move |&mechanism| match mechanism {
-            Mechanism::Plain => configured.plain,
-            Mechanism::Login => configured.login,
-            Mechanism::CramMd5
-            | Mechanism::External
-            | Mechanism::Xoauth2
-            | Mechanism::OauthBearer => is_enabled(mechanism, configured),
-        })
-        .map(Mechanism::name)
+/// The names of the mechanisms that are announced, in their fixed order.
+fn announced(conf: &Server) -> impl Iterator<Item = &'static str> {
+    let listed = conf.mechanisms();
+    let announced = Mechanism::all().filter(|row| match row.offer[conf.protocol] {
+        Offer::Always | Offer::IfConfigured => listed.has(row),
+        Offer::WithPlain => listed.has(&PLAIN),
+    });
+    announced.map(|row| row.name)
 }
 
 /// Whether STARTTLS is to be announced and accepted now.
@@ -379,3 +380,6 @@ fn failure_line(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

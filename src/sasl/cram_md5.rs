@@ -1,12 +1,30 @@
 //! CRAM-MD5 (RFC 2195), the client's answer: login, space, 32 hex digits. The auth server checks them.
 
-use super::{Credentials, Malformed, Method};
+use super::{CRAM_MD5, Credentials, Malformed, Next, Steps};
+
+/// The challenge that the client answers.
+#[derive(Debug)]
+struct CramMd5 {
+    salt: String,
+}
+
+/// Begins an exchange.
+pub(super) fn begin(salt: &str) -> Box<dyn Steps> {
+    let salt = salt.to_owned();
+    Box::new(CramMd5 { salt })
+}
+
+impl Steps for CramMd5 {
+    fn take(&mut self, message: &[u8]) -> Result<Next, Malformed> {
+        parse(message, &self.salt).map(Next::Done)
+    }
+}
 
 /// Reads the answer to `salt`.
 ///
 /// # Errors
 /// No login, or no digest of 32 hex digits behind the last space.
-pub(crate) fn parse(message: &[u8], salt: &str) -> Result<Credentials, Malformed> {
+fn parse(message: &[u8], salt: &str) -> Result<Credentials, Malformed> {
     let space = message
         .iter()
         .rposition(|&byte| byte == b' ')
@@ -15,7 +33,7 @@ pub(crate) fn parse(message: &[u8], salt: &str) -> Result<Credentials, Malformed
     if login.is_empty() || digest.len() != 32 || !digest.iter().all(u8::is_ascii_hexdigit) {
         return Err(Malformed);
     }
-    let mut credentials = Credentials::new(Method::CramMd5, login.to_vec(), digest.into());
+    let mut credentials = Credentials::new(CRAM_MD5.method, login.to_vec(), digest.into());
     credentials.salt = Some(salt.to_owned());
     Ok(credentials)
 }

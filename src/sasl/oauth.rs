@@ -1,32 +1,28 @@
 //! XOAUTH2 and OAUTHBEARER (RFC 7628): a login and a bearer token. The token is the secret.
 
-use super::{Credentials, Malformed, Mechanism, Method};
-use crate::net::line::Line;
+use super::{
+    Credentials, Identity, Malformed, Message, Method, OAUTHBEARER, OneMessage, Steps, XOAUTH2,
+};
 use crate::secret::Secret;
 
 /// `^A`, which separates the fields of both mechanisms.
 const SEPARATOR: u8 = 1;
 
-/// The client's dummy answer to an error challenge of XOAUTH2.
-pub(crate) const XOAUTH2_DUMMY: &[u8] = b"";
-/// The client's dummy answer to an error challenge of OAUTHBEARER (RFC 7628, section 3.2.3).
-pub(crate) const OAUTHBEARER_DUMMY: &[u8] = b"AQ==";
+/// Begins an exchange of XOAUTH2.
+pub(super) fn begin_xoauth2(_: &str) -> Box<dyn Steps> {
+    Box::new(OneMessage(parse_xoauth2))
+}
 
-/// The dummy answer to an error challenge, of any mechanism.
-pub(crate) fn dummy_answer(mechanism: Mechanism) -> &'static [u8] {
-    match mechanism {
-        Mechanism::OauthBearer => OAUTHBEARER_DUMMY,
-        Mechanism::Xoauth2 => XOAUTH2_DUMMY,
-        // They have no error challenge; an empty answer tells nothing.
-        Mechanism::Plain | Mechanism::Login | Mechanism::CramMd5 | Mechanism::External => b"",
-    }
+/// Begins an exchange of OAUTHBEARER.
+pub(super) fn begin_oauthbearer(_: &str) -> Box<dyn Steps> {
+    Box::new(OneMessage(parse_oauthbearer))
 }
 
 /// Reads `user=LOGIN^Aauth=Bearer TOKEN^A^A`.
 ///
 /// # Errors
 /// The message is anything else, or one of the two is empty.
-pub(crate) fn parse_xoauth2(message: &[u8]) -> Result<Credentials, Malformed> {
+fn parse_xoauth2(message: &[u8]) -> Result<Credentials, Malformed> {
     let fields = message
         .strip_suffix(&[SEPARATOR, SEPARATOR])
         .ok_or(Malformed)?;
@@ -35,14 +31,14 @@ pub(crate) fn parse_xoauth2(message: &[u8]) -> Result<Credentials, Malformed> {
         return Err(Malformed);
     };
     let login = user.strip_prefix(b"user=").ok_or(Malformed)?;
-    credentials(Method::Xoauth2, login.to_vec(), auth)
+    credentials(XOAUTH2.method, login.to_vec(), auth)
 }
 
 /// Reads `n,a=LOGIN,^A…^Aauth=Bearer TOKEN^A^A`; other fields (host, port) do not matter.
 ///
 /// # Errors
 /// The message is anything else, or one of the two is empty.
-pub(crate) fn parse_oauthbearer(message: &[u8]) -> Result<Credentials, Malformed> {
+fn parse_oauthbearer(message: &[u8]) -> Result<Credentials, Malformed> {
     let fields = message
         .strip_suffix(&[SEPARATOR, SEPARATOR])
         .ok_or(Malformed)?;
@@ -58,7 +54,7 @@ pub(crate) fn parse_oauthbearer(message: &[u8]) -> Result<Credentials, Malformed
     let (Some(field), None) = (auth.next(), auth.next()) else {
         return Err(Malformed);
     };
-    credentials(Method::OauthBearer, decode_saslname(name)?, field)
+    credentials(OAUTHBEARER.method, decode_saslname(name)?, field)
 }
 
 fn credentials(method: Method, login: Vec<u8>, auth: &[u8]) -> Result<Credentials, Malformed> {
@@ -71,33 +67,40 @@ fn credentials(method: Method, login: Vec<u8>, auth: &[u8]) -> Result<Credential
 }
 
 /// Builds XOAUTH2's message for a backend.
-pub(crate) fn encode_xoauth2(login: &[u8], token: &Secret) -> Line {
-    message(&[
+pub(super) fn encode_xoauth2(identity: &Identity<'_>) -> Option<Message> {
+    let token = identity.secret.expose();
+    Some(message(&[
         b"user=",
-        login,
+        identity.login,
         b"\x01auth=Bearer ",
-        token.expose(),
+        token,
         b"\x01\x01",
-    ])
+    ]))
 }
 
 /// Builds OAUTHBEARER's message for a backend.
-pub(crate) fn encode_oauthbearer(login: &[u8], token: &Secret) -> Line {
-    let mut name = Vec::with_capacity(login.len());
-    for &byte in login {
+pub(super) fn encode_oauthbearer(identity: &Identity<'_>) -> Option<Message> {
+    let mut name = Vec::with_capacity(identity.login.len());
+    for &byte in identity.login {
         match byte {
             b',' => name.extend_from_slice(b"=2C"),
             b'=' => name.extend_from_slice(b"=3D"),
             _ => name.push(byte),
         }
     }
-    let token = token.expose();
-    message(&[b"n,a=", &name, b",\x01auth=Bearer ", token, b"\x01\x01"])
+    let token = identity.secret.expose();
+    Some(message(&[
+        b"n,a=",
+        &name,
+        b",\x01auth=Bearer ",
+        token,
+        b"\x01\x01",
+    ]))
 }
 
-fn message(parts: &[&[u8]]) -> Line {
+fn message(parts: &[&[u8]]) -> Message {
     let length = parts.iter().map(|part| part.len()).sum();
-    let mut message = Line::new(Vec::with_capacity(length));
+    let mut message = Message::new(Vec::with_capacity(length));
     parts
         .iter()
         .for_each(|part| message.extend_from_slice(part));
@@ -169,10 +172,16 @@ mod tests {
 
     #[test]
     fn what_is_encoded_parses_to_the_same() {
-        let token = Secret::from(&b"t.k"[..]);
-        let read = parse_oauthbearer(&encode_oauthbearer(b"a,b=c", &token)).expect("good");
+        let identity = Identity {
+            authzid: None,
+            login: b"a,b=c",
+            secret: &Secret::from(&b"t.k"[..]),
+        };
+        let message = encode_oauthbearer(&identity).expect("a message");
+        let read = parse_oauthbearer(&message).expect("good");
         assert_eq!(read.login, b"a,b=c");
-        let read = parse_xoauth2(&encode_xoauth2(b"bob@x", &token)).expect("good");
+        let message = encode_xoauth2(&identity).expect("a message");
+        let read = parse_xoauth2(&message).expect("good");
         assert_eq!(read.secret.expose(), b"t.k");
     }
 }

@@ -1,8 +1,11 @@
 //! PLAIN (RFC 4616): authorization identity, NUL, login, NUL, password.
 
-use super::{Credentials, Malformed, Method};
-use crate::net::line::Line;
-use crate::secret::Secret;
+use super::{Credentials, Identity, Malformed, Message, Method, OneMessage, Steps};
+
+/// Begins an exchange.
+pub(super) fn begin(_: &str) -> Box<dyn Steps> {
+    Box::new(OneMessage(parse))
+}
 
 /// Reads a client's message: exactly two NULs, neither login nor password empty.
 ///
@@ -18,7 +21,7 @@ pub(crate) fn parse(message: &[u8]) -> Result<Credentials, Malformed> {
     if login.is_empty() || password.is_empty() {
         return Err(Malformed);
     }
-    let mut credentials = Credentials::new(Method::Plain, login.to_vec(), password.into());
+    let mut credentials = Credentials::new(Method::PLAIN, login.to_vec(), password.into());
     if !authzid.is_empty() && authzid != login {
         credentials.authzid = Some(authzid.to_vec());
     }
@@ -26,25 +29,26 @@ pub(crate) fn parse(message: &[u8]) -> Result<Credentials, Malformed> {
 }
 
 /// Builds the message for a backend; `None` if a field has a NUL in it.
-pub(crate) fn encode(authzid: Option<&[u8]>, login: &[u8], password: &Secret) -> Option<Line> {
-    let authzid = authzid.unwrap_or_default();
-    let fields = [authzid, login, password.expose()];
+pub(super) fn encode(identity: &Identity<'_>) -> Option<Message> {
+    let authzid = identity.authzid.unwrap_or_default();
+    let fields = [authzid, identity.login, identity.secret.expose()];
     if fields.iter().any(|field| field.contains(&0)) {
         return None;
     }
     let length = fields.iter().map(|field| field.len()).sum::<usize>() + 2;
-    let mut message = Line::new(Vec::with_capacity(length));
+    let mut message = Message::new(Vec::with_capacity(length));
     message.extend_from_slice(authzid);
     message.push(0);
-    message.extend_from_slice(login);
+    message.extend_from_slice(identity.login);
     message.push(0);
-    message.extend_from_slice(password.expose());
+    message.extend_from_slice(identity.secret.expose());
     Some(message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
 
     #[test]
     fn an_authorization_id_is_kept_only_if_it_differs() {
@@ -63,10 +67,16 @@ mod tests {
 
     #[test]
     fn what_is_encoded_parses_to_the_same() {
-        let message = encode(Some(b"a"), b"b c", &Secret::from(&b"p\r\nw"[..])).expect("no NUL");
+        let mut identity = Identity {
+            authzid: Some(b"a"),
+            login: b"b c",
+            secret: &Secret::from(&b"p\r\nw"[..]),
+        };
+        let message = encode(&identity).expect("no NUL");
         let read = parse(&message).expect("good");
         assert_eq!(read.login, b"b c");
         assert_eq!(read.secret.expose(), b"p\r\nw");
-        assert!(encode(None, b"b\0", &Secret::default()).is_none());
+        identity.login = b"b\0";
+        assert!(encode(&identity).is_none());
     }
 }

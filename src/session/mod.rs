@@ -354,7 +354,7 @@ impl Session {
         let bytes = |which: usize| self.entry.bytes[which].load(Ordering::Relaxed);
         let closing = Closing {
             protocol: self.service.record.name,
-            method: self.method.map(Method::name),
+            method: self.method.map(|method| method.name),
             tls: tls.as_deref(),
             backend: upstream.as_deref(),
             bytes_in: bytes(0),

@@ -462,7 +462,7 @@ fn refuse(session: &Session, login: &mut Login, refusal: LoginRefusal) {
     session.log(Severity::Info, file!(), &text);
     let method = login.presented.take().map(|credentials| credentials.method);
     login.refused = Some(Refused {
-        method: method.unwrap_or(Method::Plain),
+        method: method.unwrap_or(Method::PLAIN),
         not_before: refusal.again.map(|wait| Deadline::after(wait, "Auth-Wait")),
         is_challenged: false,
         refusal,

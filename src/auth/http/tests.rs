@@ -11,7 +11,7 @@ use crate::backend::grant::Target;
 use crate::config::AuthMechanism;
 use crate::log::Log;
 use crate::net::resolve::{Dns, HostName};
-use crate::sasl::Method;
+use crate::sasl::{Mechanism, Method};
 use crate::secret::Secret;
 use crate::tls::PeerCertificate;
 
@@ -85,7 +85,7 @@ fn method(servers: &[SocketAddr], lines: &str) -> AuthHttp {
 }
 
 fn bob() -> Credentials {
-    Credentials::new(Method::Plain, b"bob".to_vec(), Secret::from(&b"p w"[..]))
+    Credentials::new(Method::PLAIN, b"bob".to_vec(), Secret::from(&b"p w"[..]))
 }
 
 fn request(credentials: &Credentials) -> Request<'_> {
@@ -295,7 +295,8 @@ fn a_method_without_password_needs_one_of_the_auth_server() {
         let server = Server::answering(head);
         let method = method(&[server.address], "protocol = imap\nimap_auth = cram-md5");
         let mut credentials = bob();
-        credentials.method = Method::CramMd5;
+        let cram_md5 = Mechanism::by_name(b"CRAM-MD5");
+        credentials.method = cram_md5.expect("a row").method;
         method.authenticate(&request(&credentials), &|_| {})
     };
     match ask(OK) {

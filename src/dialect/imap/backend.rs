@@ -13,7 +13,7 @@ use crate::backend::talk::{BackendStep, Talk};
 use crate::config::{AuthMechanism, Capabilities};
 use crate::net::line::{Line, line};
 use crate::net::socket::Deadline;
-use crate::sasl::{Mechanism, oauth};
+use crate::sasl::{Mechanism, PLAIN};
 use crate::session::Session;
 
 /// Longest wait for the answer to a question of our own, for which no login may fail.
@@ -120,28 +120,20 @@ impl ImapTalk {
         &mut self,
         backend: &mut BackendConn<'_>,
         grant: &Grant,
-    ) -> Result<Option<Mechanism>, BackendError> {
-        let fixed = match grant.mechanism {
-            AuthMechanism::Plain => Some(Mechanism::Plain),
-            AuthMechanism::Xoauth2 => Some(Mechanism::Xoauth2),
-            AuthMechanism::Oauthbearer => Some(Mechanism::OauthBearer),
-            // An authorization identity goes with SASL PLAIN alone (RFC 4616).
-            AuthMechanism::Auto | AuthMechanism::Login | AuthMechanism::Off => {
-                grant.authzid.is_some().then_some(Mechanism::Plain)
-            }
-        };
+    ) -> Result<Option<&'static Mechanism>, BackendError> {
+        let fixed = grant.settled_mechanism();
         let chooses = grant.asks_for_token_mechanisms();
         if (fixed.is_some() || chooses) && self.capabilities.is_empty() {
             self.ask_capabilities(backend)?;
         }
         if fixed.is_none() && chooses {
-            let offered = |mechanism: Mechanism| self.offers(&format!("AUTH={}", mechanism.name()));
+            let offered = |mechanism: &Mechanism| self.offers(&format!("AUTH={}", mechanism.name));
             return Ok(grant.token_mechanism(offered));
         }
         if fixed.is_none() && self.offers("LOGINDISABLED") {
             let configured = matches!(grant.target, Target::Backend(_));
             if configured && grant.mechanism == AuthMechanism::Auto && self.offers("AUTH=PLAIN") {
-                return Ok(Some(Mechanism::Plain));
+                return Ok(Some(&PLAIN));
             }
             let text =
                 "the backend refuses logins without TLS: set `proxy_ssl` to `on` or `starttls`";
@@ -180,11 +172,11 @@ impl ImapTalk {
         &mut self,
         backend: &mut BackendConn<'_>,
         grant: &Grant,
-        mechanism: Mechanism,
+        mechanism: &'static Mechanism,
     ) -> Result<Line, BackendError> {
         let message = grant.sasl_message(mechanism)?;
         let encoded = Line::new(STANDARD.encode(&*message).into_bytes());
-        let name = mechanism.name().as_bytes();
+        let name = mechanism.name.as_bytes();
         backend.set_step(BackendStep::SendingLogin);
         if self.offers("SASL-IR") {
             let command = line(&[&self.tag, b" AUTHENTICATE ", name, b" ", &encoded]);
@@ -200,7 +192,7 @@ impl ImapTalk {
         let mut answer = self.read_answer(backend)?;
         if answer.starts_with(b"+") {
             // An OAuth mechanism explains its refusal first and wants an answer to that (RFC 7628).
-            backend.send(&line(&[oauth::dummy_answer(mechanism)]))?;
+            backend.send(&line(&[mechanism.error_answer()]))?;
             answer = self.read_answer(backend)?;
         }
         self.take_tagged_ok(backend, answer)

@@ -48,7 +48,7 @@ pub(super) fn read_login(
             Word::Login if !requires_tls(session, client) => match arguments.as_slice() {
                 [login, password] if !login.is_empty() => {
                     let password = Secret::from(password.as_slice());
-                    return Ok(Credentials::new(Method::Plain, login.to_vec(), password));
+                    return Ok(Credentials::new(Method::PLAIN, login.to_vec(), password));
                 }
                 _ => refuse(imap, client)?,
             },
@@ -171,7 +171,7 @@ fn start_sasl(
     client: &mut ClientConn,
     arguments: &[Argument],
 ) -> Result<Option<Credentials>, Halt> {
-    match mechanism(arguments, *session.service.conf.mechanisms()) {
+    match mechanism(arguments, &session.service.conf) {
         Some((mechanism, initial)) => begin_sasl(imap, session, client, mechanism, initial),
         None => {
             refuse(imap, client)?;
@@ -191,7 +191,7 @@ fn capability(imap: &Imap, session: &Session, client: &ClientConn) -> Vec<u8> {
     if requires_tls(session, client) {
         answer.push_str(" STARTTLS LOGINDISABLED");
     } else {
-        for mechanism in announced(*conf.mechanisms()) {
+        for mechanism in announced(conf) {
             answer.push_str(" AUTH=");
             answer.push_str(mechanism);
         }

@@ -7,9 +7,8 @@ use crate::backend::conn::BackendConn;
 use crate::backend::error::{BackendError, RefusalKind};
 use crate::backend::grant::Grant;
 use crate::backend::talk::{BackendStep, Talk};
-use crate::config::AuthMechanism;
 use crate::net::line::{Bare, Line, line, without_end};
-use crate::sasl::{Mechanism, oauth};
+use crate::sasl::Mechanism;
 
 /// A dialogue without a client.
 pub(super) fn begin(_own_name: &str) -> Box<dyn Talk> {
@@ -86,24 +85,16 @@ impl Pop3Talk {
         &mut self,
         backend: &mut BackendConn<'_>,
         grant: &Grant,
-    ) -> Result<Option<Mechanism>, BackendError> {
-        let fixed = match grant.mechanism {
-            AuthMechanism::Plain => Some(Mechanism::Plain),
-            AuthMechanism::Xoauth2 => Some(Mechanism::Xoauth2),
-            AuthMechanism::Oauthbearer => Some(Mechanism::OauthBearer),
-            // An authorization identity goes with SASL PLAIN alone (RFC 4616).
-            AuthMechanism::Auto | AuthMechanism::Login | AuthMechanism::Off => {
-                grant.authzid.is_some().then_some(Mechanism::Plain)
-            }
-        };
+    ) -> Result<Option<&'static Mechanism>, BackendError> {
+        let fixed = grant.settled_mechanism();
         if fixed.is_some() || !grant.asks_for_token_mechanisms() {
             return Ok(fixed);
         }
         let lines = self.ask_capabilities(backend)?;
-        let offered = |mechanism: Mechanism| {
+        let offered = |mechanism: &Mechanism| {
             let sasl = lines.iter().filter_map(|line| line.strip_prefix("SASL "));
             sasl.flat_map(str::split_ascii_whitespace)
-                .any(|name| name == mechanism.name())
+                .any(|name| name == mechanism.name)
         };
         Ok(grant.token_mechanism(offered))
     }
@@ -133,11 +124,11 @@ impl Pop3Talk {
         &self,
         backend: &mut BackendConn<'_>,
         grant: &Grant,
-        mechanism: Mechanism,
+        mechanism: &'static Mechanism,
     ) -> Result<Line, BackendError> {
         let message = grant.sasl_message(mechanism)?;
         backend.set_step(BackendStep::SendingUser);
-        backend.send(&line(&[b"AUTH ", mechanism.name().as_bytes()]))?;
+        backend.send(&line(&[b"AUTH ", mechanism.name.as_bytes()]))?;
         let answer = backend.read_line()?;
         if !answer.starts_with(b"+ ") && without_end(&answer) != b"+" {
             return Err(backend.refused(answer, RefusalKind::Other, None));
@@ -149,7 +140,7 @@ impl Pop3Talk {
         let mut answer = backend.read_line()?;
         if answer.starts_with(b"+ ") {
             // An OAuth mechanism explains its refusal first and wants an answer to that (RFC 7628).
-            backend.send(&line(&[oauth::dummy_answer(mechanism)]))?;
+            backend.send(&line(&[mechanism.error_answer()]))?;
             answer = backend.read_line()?;
         }
         take_ok(backend, answer, RefusalKind::Login).map(Line::new)

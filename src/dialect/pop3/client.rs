@@ -2,7 +2,7 @@
 
 use super::Pop3;
 use super::parse::{Argument, WORDS, Word, parse};
-use crate::config::Mechanisms;
+use crate::config::Server;
 use crate::dialect::{
     accept_starttls, announced, begin_sasl, count_command, go_on_with_sasl, mechanism,
     offers_starttls, read_client_line, refuse_line, requires_tls,
@@ -45,7 +45,7 @@ pub(super) fn read_login(
             }
             (Word::Pass, [password], Some(user)) => {
                 let password = Secret::from(password.as_slice());
-                return Ok(Credentials::new(Method::Plain, user, password));
+                return Ok(Credentials::new(Method::PLAIN, user, password));
             }
             (Word::Stls, _, None) if offers_starttls(session, client) => {
                 accept_starttls(session, client, OK)?;
@@ -55,12 +55,13 @@ pub(super) fn read_login(
                 ok(client)?;
             }
             (Word::Apop, [login, digest], None)
-                if session.service.conf.mechanisms().apop && !requires_tls(session, client) =>
+                if session.service.conf.mechanisms().own_login
+                    && !requires_tls(session, client) =>
             {
                 return apop(session, login, digest);
             }
             (Word::Auth, [], None) if !requires_tls(session, client) => {
-                let answer = methods(*session.service.conf.mechanisms());
+                let answer = methods(&session.service.conf);
                 client.send(answer.as_bytes())?;
             }
             (Word::Auth, arguments, None) if !requires_tls(session, client) => {
@@ -95,7 +96,7 @@ fn read_command(
 
 /// RFC 1939, section 7: the digest answers the greeting's timestamp.
 fn apop(session: &mut Session, login: &[u8], digest: &[u8]) -> Result<Credentials, Halt> {
-    let mut credentials = Credentials::new(Method::Apop, login.to_vec(), digest.into());
+    let mut credentials = Credentials::new(Method::APOP, login.to_vec(), digest.into());
     credentials.salt = Some(session.salt()?);
     Ok(credentials)
 }
@@ -106,7 +107,7 @@ fn start_sasl(
     client: &mut ClientConn,
     arguments: &[Argument],
 ) -> Result<Option<Credentials>, Halt> {
-    match mechanism(arguments, *session.service.conf.mechanisms()) {
+    match mechanism(arguments, &session.service.conf) {
         Some((mechanism, initial)) => begin_sasl(pop3, session, client, mechanism, initial),
         None => {
             refuse(client)?;
@@ -128,7 +129,7 @@ fn capa(session: &Session, client: &ClientConn, before_user: bool) -> String {
     }
     if !only_tls {
         answer.push_str("SASL");
-        for mechanism in announced(with_login(*conf.mechanisms())) {
+        for mechanism in announced(conf) {
             answer.push(' ');
             answer.push_str(mechanism);
         }
@@ -142,22 +143,14 @@ fn capa(session: &Session, client: &ClientConn, before_user: bool) -> String {
 }
 
 /// AUTH without argument lists the mechanisms (an older way than CAPA).
-fn methods(configured: Mechanisms) -> String {
+fn methods(conf: &Server) -> String {
     let mut answer = String::from("+OK methods supported:\r\n");
-    for mechanism in announced(with_login(configured)) {
+    for mechanism in announced(conf) {
         answer.push_str(mechanism);
         answer.push_str("\r\n");
     }
     answer.push_str(".\r\n");
     answer
-}
-
-/// In POP3, PLAIN brings LOGIN along.
-fn with_login(configured: Mechanisms) -> Mechanisms {
-    Mechanisms {
-        login: configured.login || configured.plain,
-        ..configured
-    }
 }
 
 fn ok(client: &mut ClientConn) -> Result<(), Halt> {

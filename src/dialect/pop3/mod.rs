@@ -11,7 +11,7 @@ use crate::backend::talk::{Dialogue, Talk};
 use crate::net::client_conn::ClientConn;
 use crate::net::line::{Line, line};
 use crate::protocol::Protocol;
-use crate::sasl::{Credentials, Exchange};
+use crate::sasl::{Credentials, Exchange, Mechanism, Opening};
 use crate::session::Session;
 use crate::session::error::{Cause, Halt};
 
@@ -32,8 +32,11 @@ pub(super) struct Pop3 {
 
 impl Dialect for Pop3 {
     fn greeting(&self, session: &mut Session) -> Result<Line, Cause> {
-        let methods = session.service.conf.mechanisms();
-        if methods.apop || methods.cram_md5 {
+        let listed = session.service.conf.mechanisms();
+        // APOP answers the greeting (RFC 1939, section 7), and so can every exchange that begins with a
+        // salt.
+        let takes_salt = |row: &&Mechanism| row.opening == Opening::Server;
+        if listed.own_login || listed.sasl.iter().any(takes_salt) {
             let salt = session.salt()?;
             return Ok(line(&[b"+OK POP3 ready ", salt.as_bytes()]));
         }

@@ -13,7 +13,7 @@ use crate::config::{AuthMechanism, ProxySsl, Xclient};
 use crate::net::address::Address;
 use crate::net::line::{Line, line};
 use crate::net::resolve::HostName;
-use crate::sasl::{Mechanism, oauth};
+use crate::sasl::{Mechanism, ToBackend};
 use crate::session::Session;
 
 /// Longest command line that every server takes (RFC 5321, section 4.5.3.1.4): a longer initial
@@ -135,13 +135,13 @@ impl Talk for SmtpTalk {
         grant: &Grant,
     ) -> Result<Line, BackendError> {
         if grant.smtp_auth && !grant.without_login && grant.mechanism != AuthMechanism::Off {
-            match self.choose_mechanism(grant) {
-                Mechanism::Login => self.send_password(backend, grant)?,
-                mechanism @ (Mechanism::Plain
-                | Mechanism::CramMd5
-                | Mechanism::External
-                | Mechanism::Xoauth2
-                | Mechanism::OauthBearer) => self.send_sasl(backend, grant, mechanism)?,
+            let offered = self.capability("AUTH").unwrap_or_default();
+            let mechanism = grant.sasl_mechanism(&offered);
+            match mechanism.to_backend {
+                ToBackend::TwoAnswers => self.send_password(backend, grant, mechanism)?,
+                ToBackend::Message(_) | ToBackend::Never => {
+                    self.send_sasl(backend, grant, mechanism)?;
+                }
             }
         }
         let client = self.client.as_ref();
@@ -157,37 +157,16 @@ impl Talk for SmtpTalk {
 }
 
 impl SmtpTalk {
-    fn choose_mechanism(&self, grant: &Grant) -> Mechanism {
-        let offered = self.capability("AUTH").unwrap_or_default();
-        let offers = |mechanism: Mechanism| offered.iter().any(|offer| offer == mechanism.name());
-        match grant.mechanism {
-            AuthMechanism::Plain => Mechanism::Plain,
-            AuthMechanism::Login => Mechanism::Login,
-            AuthMechanism::Xoauth2 => Mechanism::Xoauth2,
-            AuthMechanism::Oauthbearer => Mechanism::OauthBearer,
-            // As Angie: PLAIN, whether it is listed or not, unless only others are. A configured
-            // backend is given a token as a token first.
-            AuthMechanism::Auto | AuthMechanism::Off => {
-                let is_listed = offered.is_empty() || offers(Mechanism::Plain);
-                let as_token = grant.token_mechanism(offers);
-                match as_token.filter(|_| grant.asks_for_token_mechanisms() || !is_listed) {
-                    Some(mechanism) => mechanism,
-                    None if is_listed || grant.authzid.is_some() => Mechanism::Plain,
-                    None if offers(Mechanism::Login) => Mechanism::Login,
-                    None => Mechanism::Plain,
-                }
-            }
-        }
-    }
-
-    /// AUTH LOGIN, in three steps.
+    /// A mechanism that asks for login and password one after the other.
     fn send_password(
         &self,
         backend: &mut BackendConn<'_>,
         grant: &Grant,
+        mechanism: &'static Mechanism,
     ) -> Result<(), BackendError> {
         let password = grant.password()?;
-        send(backend, BackendStep::SendingAuth, b"AUTH LOGIN\r\n")?;
+        let command = line(&[b"AUTH ", mechanism.name.as_bytes()]);
+        send(backend, BackendStep::SendingAuth, &command)?;
         read_reply(backend, &[b"334"], RefusalKind::Login, None)?;
         let login = line(&[&encode(&grant.login)]);
         send(backend, BackendStep::SendingAuth, &login)?;
@@ -203,14 +182,14 @@ impl SmtpTalk {
         &self,
         backend: &mut BackendConn<'_>,
         grant: &Grant,
-        mechanism: Mechanism,
+        mechanism: &'static Mechanism,
     ) -> Result<(), BackendError> {
         let encoded = encode(&grant.sasl_message(mechanism)?);
-        let command = line(&[b"AUTH ", mechanism.name().as_bytes(), b" ", &encoded]);
+        let command = line(&[b"AUTH ", mechanism.name.as_bytes(), b" ", &encoded]);
         if command.len() <= COMMAND_LINE {
             send(backend, BackendStep::SendingAuth, &command)?;
         } else {
-            let command = line(&[b"AUTH ", mechanism.name().as_bytes()]);
+            let command = line(&[b"AUTH ", mechanism.name.as_bytes()]);
             send(backend, BackendStep::SendingAuth, &command)?;
             read_reply(backend, &[b"334"], RefusalKind::Login, None)?;
             send(backend, BackendStep::SendingAuth, &line(&[&encoded]))?;
@@ -219,7 +198,7 @@ impl SmtpTalk {
         let answer = read_reply(backend, &[b"235", b"334"], RefusalKind::Login, None)?;
         if answer.code == b"334" {
             // An OAuth mechanism explains its refusal first and wants an answer to that (RFC 7628).
-            let dummy = line(&[oauth::dummy_answer(mechanism)]);
+            let dummy = line(&[mechanism.error_answer()]);
             send(backend, BackendStep::SendingAuth, &dummy)?;
             read_reply(backend, &[b"235"], RefusalKind::Login, None)?;
         }

@@ -136,7 +136,7 @@ fn ehlo_answer(session: &Session, client: &ClientConn) -> String {
     let mut lines = vec![conf.server_name.clone()];
     lines.extend(session.service.capabilities().iter().cloned());
     if !requires_tls(session, client) {
-        let mechanisms: Vec<_> = announced(*conf.mechanisms()).collect();
+        let mechanisms: Vec<_> = announced(conf).collect();
         if !mechanisms.is_empty() {
             lines.push(format!("AUTH {}", mechanisms.join(" ")));
         }
@@ -168,7 +168,7 @@ fn start_sasl(
         client.send(INVALID_ARGUMENT)?;
         return Ok(None);
     }
-    match mechanism(arguments, *session.service.conf.mechanisms()) {
+    match mechanism(arguments, &session.service.conf) {
         Some((mechanism, initial)) => begin_sasl(smtp, session, client, mechanism, initial),
         None => {
             refuse(client)?;
@@ -185,7 +185,7 @@ fn take_mail(
     line: &[u8],
     arguments: &[Argument],
 ) -> Result<(), Halt> {
-    if !session.service.conf.mechanisms().none {
+    if !session.service.conf.mechanisms().own_login {
         log_rejected(session, line);
         return Ok(client.send(AUTH_REQUIRED)?);
     }
@@ -215,7 +215,7 @@ fn take_rcpt(
         return Ok(None);
     }
     smtp.rcpt = Some(line.trim_ascii_end().to_vec());
-    let mut credentials = Credentials::new(Method::None, Vec::new(), Secret::default());
+    let mut credentials = Credentials::new(Method::NONE, Vec::new(), Secret::default());
     credentials.envelope = Some(crate::sasl::Envelope {
         helo: smtp.helo.clone().unwrap_or_default(),
         from: smtp.mail.clone().unwrap_or_default(),
