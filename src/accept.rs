@@ -120,18 +120,19 @@ impl AcceptLoop {
         let Some(entrance) = self.entrance(&socket) else {
             return;
         };
-        match self.runtime.admission.enter(peer) {
+        let mut entry = self.runtime.admission.enter(peer);
+        if let Entry::Full(first) = entry {
+            self.runtime.make_room_now(&first);
+            entry = self.runtime.admission.enter(peer);
+        }
+        match entry {
             Entry::TurnedAway(limit) => self.turn_away(&socket, peer, entrance, limit, refusals),
-            Entry::Admitted {
-                place,
-                make_room,
-                at_once,
-            } => {
+            Entry::Full(_) => self.turn_away(&socket, peer, entrance, "max_sessions", refusals),
+            Entry::Admitted { place, make_room } => {
                 if entrance.listen.so_keepalive != self.entrances[0].listen.so_keepalive {
                     socket.keep_alive(entrance.listen.so_keepalive);
                 }
                 self.runtime.make_room(&make_room);
-                self.runtime.make_room_now(&at_once);
                 let arrival = Arrival {
                     service: Arc::clone(&entrance.service),
                     implicit_tls: entrance.listen.ssl,

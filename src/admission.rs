@@ -14,6 +14,7 @@ mod turns;
 mod workers;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,6 +33,9 @@ const SILENT: Duration = Duration::from_secs(1);
 
 /// How often it is looked who is silent, while an address has too many.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// While some make room, there may be a quarter of `max_sessions` more, or so many.
+const BEYOND: usize = 16;
 
 /// So many workers at most wait in place for their clients.
 const IN_PLACE: usize = 128;
@@ -104,9 +108,10 @@ pub(crate) enum Entry {
         place: Place,
         /// The sessions that are to make room in a moment, by their numbers.
         make_room: Vec<u64>,
-        /// Those that have had that moment and are to go now.
-        at_once: Vec<u64>,
     },
+    /// There are too many, those included who are about to go: these are to go now, and then it may be tried
+    /// once more.
+    Full(Vec<u64>),
     /// There is no room, because this limit is reached.
     TurnedAway(&'static str),
 }
@@ -155,21 +160,19 @@ impl Admission {
             return Entry::TurnedAway("stopping");
         }
         let most = state.limits.max_sessions;
+        if state.sessions >= most + (most / 4).max(BEYOND) {
+            // Whoever has had its moment goes at once, or else the oldest who sleeps.
+            let mut first: Vec<u64> = state.leaving.keys().copied().take(BEYOND).collect();
+            first.extend(state.oldest_for(address));
+            return Entry::Full(first);
+        }
         let mut make_room = Vec::new();
-        while state.sessions - state.leaving.len() >= most {
-            let is_full = state.leaving.is_empty() || state.sessions >= most + most / 4;
+        while state.sessions >= most + state.leaving.len() {
             match state.oldest_for(address) {
                 Some(oldest) => make_room.push(oldest),
-                None if is_full && make_room.is_empty() => {
-                    return Entry::TurnedAway("max_sessions");
-                }
+                None if state.leaving.is_empty() => return Entry::TurnedAway("max_sessions"),
                 None => break,
             }
-        }
-        // While they say goodbye there are more than there may be, but not without end.
-        let mut at_once = Vec::new();
-        if state.leaving.len() > most / 4 {
-            at_once.extend(state.leaving.keys().next());
         }
         state.sessions += 1;
         state.before_login.entry(address).or_default().all += 1;
@@ -186,7 +189,6 @@ impl Admission {
                 sleeps: false,
             },
             make_room,
-            at_once,
         }
     }
 
@@ -198,7 +200,7 @@ impl Admission {
         oldest.take(AT_A_TIME).collect()
     }
 
-    /// A session that was to make room was no longer asleep: it stays.
+    /// A session that was to make room has something to say: it stays, for this time.
     pub(crate) fn stays(&self, number: u64) {
         self.lock().forget_leaving(number);
     }
@@ -238,7 +240,8 @@ impl Admission {
         self.note_crowd(&state);
         drop(state);
         if let Some(job) = job {
-            job();
+            // Whatever happens in it, the worker is free again afterwards.
+            let _ = catch_unwind(AssertUnwindSafe(job));
         }
         let mut state = self.lock();
         state.workers.end();
@@ -317,7 +320,7 @@ impl State {
     fn silent_beyond_limit(&mut self, address: LimitKey) -> Option<u64> {
         let most = self.limits.max_prelogin_per_ip.unwrap_or(usize::MAX);
         let here = self.before_login.get(&address);
-        if here.is_none_or(|here| here.all - here.leaving <= most) {
+        if here.is_none_or(|here| here.all <= most.saturating_add(here.leaving)) {
             self.exceeded.remove(&address);
             return None;
         }
@@ -385,11 +388,19 @@ impl Place {
         turn
     }
 
+    /// A turn for its last steps, which are few and wait for nobody.
+    pub(crate) fn last_turn(&self) -> Turn {
+        Turn {
+            address: self.address,
+            number_of_turns: 0,
+        }
+    }
+
     /// The session is about to sleep: it may have to make room for others.
     pub(crate) fn falls_asleep(&mut self, what: SleepsFor) {
         self.sleeps = true;
         let mut state = self.admission.lock();
-        if !state.leaving.contains_key(&self.number) {
+        if what != SleepsFor::Others && !state.leaving.contains_key(&self.number) {
             state
                 .sleepers
                 .add(self.address, self.number, what, Instant::now());
@@ -408,6 +419,7 @@ impl Place {
     pub(crate) fn moved_to(&mut self, address: Address) {
         let before = std::mem::replace(&mut self.address, address.limit_key());
         let mut state = self.admission.lock();
+        state.forget_leaving(self.number);
         state.count(before, |here| here.all = here.all.saturating_sub(1));
         state.count(self.address, |here| here.all += 1);
         let most = state.limits.max_prelogin_per_ip.unwrap_or(usize::MAX);
@@ -422,6 +434,7 @@ impl Place {
         self.wakes();
         self.before_login = false;
         let mut state = self.admission.lock();
+        state.forget_leaving(self.number);
         state.count(self.address, |here| here.all = here.all.saturating_sub(1));
     }
 }

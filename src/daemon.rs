@@ -204,6 +204,7 @@ impl Process {
             let text = "a change of `user` or `group` takes effect at the next start";
             log.write(Severity::Warn, file!(), text, None, None);
         }
+        let began = Instant::now();
         for front in self.fronts.drain(..) {
             front.close();
         }
@@ -214,21 +215,20 @@ impl Process {
         self.runtime.admission.set_limits(limits(process));
         self.log = log;
         self.conf = process.clone();
-        self.end_older_sessions();
+        self.end_older_sessions(began);
         Ok(())
     }
 
     /// `reload_timeout`: what began before now has that long.
-    fn end_older_sessions(&self) {
+    fn end_older_sessions(&self, reload: Instant) {
         let Some(limit) = self.conf.reload_timeout else {
             return;
         };
-        let now = Instant::now();
         let runtime = Arc::clone(&self.runtime);
         let end = move || {
             std::thread::sleep(limit);
             let older = runtime.live.all().into_iter();
-            for entry in older.filter(|entry| entry.accepted < now) {
+            for entry in older.filter(|entry| entry.accepted < reload) {
                 runtime.cut(&entry, Ending::ReloadTimeout);
             }
         };

@@ -21,8 +21,10 @@ pub(super) struct Sleepers {
 pub(crate) enum SleepsFor {
     /// Its client has something to say or to take.
     Client,
-    /// A time that we wished, or somebody else's answer: nobody can call it silent.
+    /// A time that we wished: nobody can call it silent.
     Us,
+    /// Somebody else's answer about its login: it goes on with that, and makes no room.
+    Others,
 }
 
 /// The sleepers of one address.

@@ -2,7 +2,9 @@
 //! within the same number, first come within an address.
 //!
 //! A newcomer goes before the fiftieth command of somebody else, and a client gains nothing by repeating
-//! commands that cost nothing. A few steps for each that comes or goes; nobody walks the queue.
+//! commands that cost nothing. But every fourth goes to another number of turns, each in its turn, so that
+//! a flood of newcomers cannot keep those waiting for ever who are further. A few steps for each that
+//! comes or goes; nobody walks the queue.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -14,7 +16,13 @@ pub(super) struct Turns<T> {
     /// By the number of turns that they have had.
     levels: BTreeMap<u32, Level<T>>,
     len: usize,
+    taken: u64,
+    /// The level that was served last out of order.
+    other: u32,
 }
+
+/// One in so many is taken out of order.
+const OUT_OF_ORDER: u64 = 4;
 
 /// Those with the same number of turns.
 #[derive(Debug)]
@@ -30,6 +38,8 @@ impl<T> Turns<T> {
         Self {
             levels: BTreeMap::new(),
             len: 0,
+            taken: 0,
+            other: 0,
         }
     }
 
@@ -52,10 +62,21 @@ impl<T> Turns<T> {
         self.len += 1;
     }
 
+    fn next_level(&mut self) -> Option<u32> {
+        self.taken += 1;
+        let (first, _) = self.levels.first_key_value()?;
+        if !self.taken.is_multiple_of(OUT_OF_ORDER) {
+            return Some(*first);
+        }
+        let further = self.levels.range(self.other.saturating_add(1)..).next();
+        self.other = further.map_or(*first, |(turns, _)| *turns);
+        Some(self.other)
+    }
+
     /// Takes whoever is next.
     pub(super) fn pop(&mut self) -> Option<T> {
-        let mut first = self.levels.first_entry()?;
-        let level = first.get_mut();
+        let turns = self.next_level()?;
+        let level = self.levels.get_mut(&turns)?;
         let address = level.order.pop_front()?;
         let of_address = level.waiting.get_mut(&address)?;
         let item = of_address.pop_front()?;
@@ -65,7 +86,7 @@ impl<T> Turns<T> {
             level.order.push_back(address);
         }
         if level.order.is_empty() {
-            first.remove();
+            self.levels.remove(&turns);
         }
         self.len -= 1;
         Some(item)
@@ -92,6 +113,20 @@ mod tests {
         turns.push(0, address(2), "new");
         assert_eq!(drain(&mut turns), ["new", "second", "old"]);
         assert_eq!(turns.len(), 0);
+    }
+
+    #[test]
+    fn a_flood_of_newcomers_does_not_keep_others_waiting_for_ever() {
+        let mut turns = Turns::new();
+        turns.push(2, address(1), "further");
+        turns.push(7, address(1), "chatty");
+        for _ in 0..100 {
+            turns.push(0, address(2), "new");
+        }
+        let order = drain(&mut turns);
+        let at = |who| order.iter().position(|taken| *taken == who);
+        assert_eq!(at("further"), Some(3));
+        assert_eq!(at("chatty"), Some(7));
     }
 
     #[test]

@@ -49,8 +49,11 @@ impl Workers {
 
     /// Runs a job for one of `queued` who wait; another thread is started if all are busy.
     pub(super) fn run(&mut self, queued: usize, job: impl FnOnce() + Send + 'static) {
-        if self.busy + queued > self.size && self.size < self.most {
-            self.start_another();
+        // A few at a time, where threads could not be started for a while.
+        for _ in 0..4 {
+            if self.busy + queued > self.size && self.size < self.most {
+                self.start_another();
+            }
         }
         self.pool.execute(job);
     }
@@ -101,7 +104,7 @@ impl Workers {
     pub(super) fn set_most(&mut self, most: usize) {
         self.most = most.max(1);
         if self.size > self.most {
-            self.replace(self.most);
+            self.replace();
         }
     }
 
@@ -116,12 +119,14 @@ impl Workers {
         self.peak = self.busy;
         self.looked = Instant::now();
         if self.size > enough {
-            self.replace(enough);
+            self.replace();
         }
         self.are_many().then_some(LOOK)
     }
 
-    fn replace(&mut self, size: usize) {
+    /// The new pool begins small and grows with need.
+    fn replace(&mut self) {
+        let size = FEWEST.min(self.most);
         if let Ok(smaller) = catch_unwind(|| pool(size)) {
             self.pool = smaller;
             self.size = size;

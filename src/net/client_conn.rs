@@ -18,8 +18,8 @@ use super::leg::{Got, Leg};
 use super::socket::{Deadline, Seen, Socket, WaitFor, Waited};
 use crate::tls::{Engine, Facts};
 
-/// Where others wait for a worker, a client that sends many lines at once makes way after so many.
-const LINES_A_TURN: u32 = 16;
+/// Where others wait for a worker, a client that sends much at once makes way after so many lines or reads.
+const STEPS_A_TURN: u32 = 16;
 
 /// Why a wait for a client did not end well.
 #[derive(Debug)]
@@ -103,8 +103,10 @@ pub(crate) struct ClientConn {
     out: Vec<u8>,
     out_deadline: Option<Deadline>,
     handshake: Option<Handshake>,
-    /// Lines since it last made way for others.
-    lines_in_turn: u32,
+    /// Lines and reads since it last made way for others.
+    steps_in_turn: u32,
+    /// It did so just now, and has more to say.
+    made_way: bool,
     waits: Arc<ClientWait>,
 }
 
@@ -117,7 +119,8 @@ impl ClientConn {
             out: Vec::new(),
             out_deadline: None,
             handshake: None,
-            lines_in_turn: 0,
+            steps_in_turn: 0,
+            made_way: false,
             waits,
         }
     }
@@ -169,6 +172,7 @@ impl ClientConn {
         if self.input.is_full() {
             return Err(NetError::TooLong.into());
         }
+        self.make_way()?;
         let in_place = deadline.left()?.min(self.waits.in_place());
         let leg = &self.leg;
         let got = self
@@ -223,15 +227,27 @@ impl ClientConn {
     /// worker, a client with many lines at once has had no more of them than fit into one turn.
     pub(crate) fn next_line(&mut self) -> Result<(), Stall> {
         self.flush()?;
-        self.lines_in_turn += 1;
-        if self.lines_in_turn > LINES_A_TURN && self.waits.is_crowded() {
-            self.lines_in_turn = 0;
+        self.make_way()
+    }
+
+    /// Where others wait for a worker, whoever has said so much in a row goes on in its next turn.
+    fn make_way(&mut self) -> Result<(), Stall> {
+        self.made_way = false;
+        self.steps_in_turn += 1;
+        if self.steps_in_turn > STEPS_A_TURN && self.waits.is_crowded() {
+            self.steps_in_turn = 0;
+            self.made_way = true;
             return Err(Stall::Asleep(Wake {
                 on: WaitFor::Data,
                 until: Instant::now(),
             }));
         }
         Ok(())
+    }
+
+    /// Writes what fits, without waiting; whether that was all, or nothing more can be written.
+    pub(crate) fn is_flushed_now(&mut self) -> bool {
+        self.write_out().is_err() || self.out.is_empty()
     }
 
     /// Writes without waiting.
@@ -272,6 +288,7 @@ impl ClientConn {
         let what = self.hang_up();
         let seen = self.leg.socket.wait(what, Duration::ZERO);
         match seen.map_err(NetError::Io) {
+            Ok(Seen::HangUp) if what == WaitFor::Reset => NetError::Closed.into(),
             Ok(Seen::HangUp) => match self.read_ahead() {
                 Ok(true) => self.asleep(WaitFor::Reset, deadline),
                 Ok(false) => NetError::Closed.into(),
@@ -282,10 +299,13 @@ impl ClientConn {
         }
     }
 
-    /// Whether there is something to read.
+    /// Whether there is something to read, an end included, or was and has only made way for others.
     pub(crate) fn has_something_to_say(&self) -> Result<bool, NetError> {
+        if self.made_way {
+            return Ok(true);
+        }
         let seen = self.leg.socket.wait(WaitFor::Data, Duration::ZERO);
-        Ok(seen.map_err(NetError::Io)? == Seen::Ready)
+        Ok(seen.map_err(NetError::Io)? != Seen::Nothing)
     }
 
     /// How long one may wait in place now.
@@ -367,6 +387,7 @@ impl ClientConn {
     }
 
     fn read_ciphertext(&mut self, deadline: Deadline) -> Result<(), Stall> {
+        self.make_way()?;
         let mut ciphertext = [0; 4096];
         let in_place = deadline.left()?.min(self.waits.in_place());
         let read = self.leg.socket.read_for(&mut ciphertext, in_place);

@@ -51,6 +51,8 @@ pub(crate) struct Socket {
     write_timeout: AtomicU64,
     /// We have ended reading ourselves: an end of stream means nothing any more.
     ends_reading: AtomicBool,
+    /// A read has failed: the kernel tells that once, and an end of stream afterwards.
+    is_broken: AtomicBool,
     /// Whether it is known to the epoll instance of those who wait without a thread.
     in_epoll: AtomicBool,
 }
@@ -78,6 +80,7 @@ impl Socket {
             read_timeout: AtomicU64::new(0),
             write_timeout: AtomicU64::new(0),
             ends_reading: AtomicBool::new(false),
+            is_broken: AtomicBool::new(false),
             in_epoll: AtomicBool::new(false),
         }
     }
@@ -121,7 +124,20 @@ impl Socket {
             self.inner
                 .set_read_timeout(Some(Duration::from_millis(millis)))?;
         }
-        retry(|| (&self.inner).read(buf))
+        self.remember(retry(|| (&self.inner).read(buf)))
+    }
+
+    fn remember(&self, read: io::Result<Waited>) -> io::Result<Waited> {
+        match read {
+            Ok(Waited::Done(0)) if self.is_broken.load(Ordering::Relaxed) => {
+                Err(ErrorKind::ConnectionReset.into())
+            }
+            Err(error) => {
+                self.is_broken.store(true, Ordering::Relaxed);
+                Err(error)
+            }
+            read => read,
+        }
     }
 
     /// Reads what is there, waiting for `limit` at most; zero is not at all.
@@ -136,7 +152,9 @@ impl Socket {
     pub(crate) fn read_now(&self, buf: &mut [u8]) -> io::Result<Waited> {
         use nix::sys::socket::{MsgFlags, recv};
         use std::os::fd::AsRawFd;
-        retry(|| recv(self.inner.as_raw_fd(), buf, MsgFlags::MSG_DONTWAIT).map_err(io::Error::from))
+        let read =
+            || recv(self.inner.as_raw_fd(), buf, MsgFlags::MSG_DONTWAIT).map_err(io::Error::from);
+        self.remember(retry(read))
     }
 
     /// Writes what fits, waiting for `limit` at most.

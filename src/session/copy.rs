@@ -172,7 +172,7 @@ impl Relay {
         begun: &[u8],
         pending: &mut Vec<u8>,
     ) -> Result<(), Outcome> {
-        let mut buffer = vec![0; self.buffer.max(SMALL)];
+        let mut buffer = Zeroizing::new(vec![0; self.buffer.max(SMALL)]);
         buffer[..begun.len()].copy_from_slice(begun);
         let mut held = begun.len();
         loop {

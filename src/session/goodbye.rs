@@ -9,10 +9,12 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use zeroize::Zeroizing;
+
 use super::Session;
 use super::error::Cause;
 use super::hibernate::{Sleeper, Watched};
-use crate::net::client_conn::{ClientConn, Stall};
+use crate::net::client_conn::ClientConn;
 use crate::net::line::Line;
 use crate::net::socket::{Deadline, WaitFor, Waited};
 use crate::session::TlsDue;
@@ -21,7 +23,7 @@ use crate::session::TlsDue;
 const LAST_LINE: Duration = Duration::from_millis(500);
 
 /// Longest time and most bytes that are read behind it.
-const LINGER: Duration = Duration::from_millis(200);
+pub(super) const LINGER: Duration = Duration::from_millis(200);
 const MOST: usize = 64 * 1024;
 
 /// A session that has said its last line.
@@ -31,17 +33,21 @@ struct Leaving {
     reason: &'static str,
     /// Until when the line must be out.
     line_until: Deadline,
-    /// Until when the client may go on talking, once the line is out.
+    /// How long the client may go on talking, once the line is out.
+    linger: Duration,
+    /// Until when that is.
     linger_until: Option<Instant>,
     read: usize,
 }
 
-/// Says why, to the log and with `line` to the client, and closes.
+/// Says why, to the log and with `line` to the client, and closes. Where others need the place at once,
+/// `linger` is zero.
 pub(super) fn say(
     session: Box<Session>,
     mut client: ClientConn,
     cause: &Cause,
     line: Option<Line>,
+    linger: Duration,
 ) {
     session.log_failure(
         cause.severity(),
@@ -59,6 +65,7 @@ pub(super) fn say(
         client,
         reason: cause.reason(),
         line_until: Deadline::after(LAST_LINE, "timeout"),
+        linger,
         linger_until: None,
         read: 0,
     };
@@ -74,7 +81,7 @@ impl Leaving {
                 return self.sleep(WaitFor::Room, until);
             }
             self.client.socket().shutdown(Shutdown::Write);
-            self.linger_until = Some(Instant::now() + LINGER);
+            self.linger_until = Some(Instant::now() + self.linger);
         }
         let end = self.linger_until.unwrap_or_else(Instant::now);
         if self.may_say_more() && Instant::now() < end {
@@ -85,15 +92,14 @@ impl Leaving {
 
     /// Whether the client may still take the line.
     fn is_line_pending(&mut self) -> bool {
-        let flushed = self.client.flush();
-        matches!(flushed, Err(Stall::Asleep(_))) && self.line_until.remaining().is_some()
+        !self.client.is_flushed_now() && self.line_until.remaining().is_some()
     }
 
     /// Reads what is there; whether more may come.
     fn may_say_more(&mut self) -> bool {
-        let mut sink = [0; 4096];
+        let mut sink = Zeroizing::new([0; 4096]);
         while self.read < MOST {
-            match self.client.socket().read_now(&mut sink) {
+            match self.client.socket().read_now(&mut sink[..]) {
                 Ok(Waited::TimedOut) => return !self.client.socket().ends_reading(),
                 Ok(Waited::Done(n)) if n > 0 => self.read += n,
                 _ => return false,
@@ -114,9 +120,9 @@ impl Leaving {
 }
 
 impl Sleeper for Leaving {
-    fn wake(mut self: Box<Self>) {
+    fn wake(self: Box<Self>) {
         let runtime = Arc::clone(&self.session.runtime);
-        let turn = self.session.place.next_turn();
+        let turn = self.session.place.last_turn();
         runtime.queue(turn, Box::new(move || self.go_on()));
     }
 }

@@ -104,21 +104,39 @@ impl Hibernation {
         }
         if state.woken.remove(&session) {
             drop(state);
-            return sleeper.wake();
+            return at_its_own_cost(|| sleeper.wake());
         }
-        state.sleepers.insert(session, Asleep { sleeper, until });
-        state.deadlines.insert((until, session));
+        let before = state.insert(session, Asleep { sleeper, until });
+        // Under the lock: whoever wakes the session may ask for something else at once, and must come
+        // after this.
+        let watches = watched.iter().map(|watched| self.watch(session, watched));
+        // All of them are to be watched, whatever becomes of the first.
+        let watches: Vec<_> = watches.collect();
         let look_at = *state.look_at.get_or_insert_with(|| Instant::now() + LOOK);
         let is_sooner = state
             .thread_waits
             .is_none_or(|end| until.min(look_at) < end);
         drop(state);
-        let watches = watched.iter().map(|watched| self.watch(session, watched));
-        // All of them are to be watched, whatever becomes of the first.
-        let watches: Vec<_> = watches.collect();
+        drop(before);
         if watches.iter().any(Result::is_err) {
             self.wake_by(session, Instant::now() + UNWATCHED);
         }
+        if is_sooner {
+            self.kick();
+        }
+    }
+
+    /// Puts a sleeper back that was woken by an event which does not matter to it. No socket is watched for
+    /// it, and it is not woken before this returns.
+    pub(super) fn sleep_on(&self, session: u64, until: Instant, sleeper: Box<dyn Sleeper>) {
+        let mut state = self.lock();
+        if state.stopping {
+            return;
+        }
+        let before = state.insert(session, Asleep { sleeper, until });
+        let is_sooner = state.thread_waits.is_none_or(|end| until < end);
+        drop(state);
+        drop(before);
         if is_sooner {
             self.kick();
         }
@@ -163,7 +181,7 @@ impl Hibernation {
         match state.take(session) {
             Some(sleeper) => {
                 drop(state);
-                sleeper.wake();
+                at_its_own_cost(|| sleeper.wake());
             }
             None => drop(state.woken.insert(session)),
         }
@@ -211,7 +229,9 @@ impl Hibernation {
             }
             this.wake_due();
             if this.is_time_to_look() {
-                this.look_again(runtime.look_round());
+                let mut next = None;
+                at_its_own_cost(|| next = runtime.look_round());
+                this.look_again(next);
             }
         }
     }
@@ -268,9 +288,12 @@ impl Hibernation {
     fn wake_due(&self) {
         let now = Instant::now();
         loop {
-            let state = self.lock();
+            let mut state = self.lock();
             let session = match state.deadlines.first() {
-                Some(&(until, session)) if until <= now => session,
+                Some(&(until, session)) if until <= now => {
+                    state.deadlines.remove(&(until, session));
+                    session
+                }
                 _ => return,
             };
             drop(state);
@@ -289,6 +312,17 @@ impl Hibernation {
 }
 
 impl State {
+    /// Returns whom it takes the place of, if there is anybody.
+    fn insert(&mut self, session: u64, asleep: Asleep) -> Option<Asleep> {
+        let until = asleep.until;
+        let before = self.sleepers.insert(session, asleep);
+        if let Some(before) = &before {
+            self.deadlines.remove(&(before.until, session));
+        }
+        self.deadlines.insert((until, session));
+        before
+    }
+
     fn take(&mut self, session: u64) -> Option<Box<dyn Sleeper>> {
         let Asleep { sleeper, until } = self.sleepers.remove(&session)?;
         self.deadlines.remove(&(until, session));

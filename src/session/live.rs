@@ -19,7 +19,7 @@ use crate::net::socket::Socket;
 use crate::service::Service;
 
 /// So long a session that is to make room may still say something.
-pub(super) const MOMENT: Duration = Duration::from_millis(200);
+pub(super) const MOMENT: Duration = Duration::from_secs(1);
 
 /// Why a session is ended from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +81,8 @@ pub(crate) struct Facts {
     pub tls: Option<String>,
     backend: Option<Arc<Socket>>,
     ending: Option<Ending>,
+    /// It was told to end at once.
+    is_cut: bool,
 }
 
 impl Entry {
@@ -99,6 +101,11 @@ impl Entry {
         self.makes_room.load(Ordering::Relaxed)
     }
 
+    /// It has something to say, and need not make room for this time.
+    pub(super) fn stays(&self) {
+        self.makes_room.store(false, Ordering::Relaxed);
+    }
+
     /// Whether it is logged in and its bytes pass unread.
     pub(crate) fn is_relayed(&self) -> bool {
         self.facts().backend.is_some()
@@ -108,7 +115,10 @@ impl Entry {
     pub(super) fn set_backend(&self, backend: &Arc<Socket>) {
         let mut facts = self.facts();
         facts.backend = Some(Arc::clone(backend));
-        if facts.ending.is_some() {
+        if facts.is_cut {
+            self.client.shutdown(Shutdown::Both);
+            backend.shutdown(Shutdown::Both);
+        } else if facts.ending.is_some() {
             backend.shutdown(Shutdown::Read);
         }
     }
@@ -126,7 +136,8 @@ impl Entry {
     /// Ends it at once: nothing more is delivered.
     fn cut(&self, ending: Ending) {
         self.end(ending);
-        let facts = self.facts();
+        let mut facts = self.facts();
+        facts.is_cut = true;
         // Before its relay it has a last line to say.
         if let Some(backend) = &facts.backend {
             self.client.shutdown(Shutdown::Both);
@@ -168,6 +179,7 @@ impl Live {
                 tls: None,
                 backend: None,
                 ending: None,
+                is_cut: false,
             }),
         });
         self.lock().insert(number, Arc::clone(&entry));
@@ -220,11 +232,10 @@ impl super::Runtime {
     /// closed, is held up, and not those who are behind it in line.
     pub(crate) fn make_room(&self, sessions: &[u64]) {
         for &number in sessions {
-            match self.live.find(number) {
-                Some(entry) if self.hibernation.wake_by(number, Instant::now() + MOMENT) => {
-                    entry.makes_room.store(true, Ordering::Relaxed);
-                }
-                _ => self.admission.stays(number),
+            if let Some(entry) = self.live.find(number) {
+                entry.makes_room.store(true, Ordering::Relaxed);
+                // One that is awake sees it when it falls asleep.
+                self.hibernation.wake_by(number, Instant::now() + MOMENT);
             }
         }
     }

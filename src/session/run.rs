@@ -64,6 +64,11 @@ impl Opening {
             ..Self::default()
         }
     }
+
+    /// Whether the greeting waits for its time.
+    pub(super) fn holds_greeting_back(&self) -> bool {
+        self.greeting_at.is_some() && !self.is_greeted
+    }
 }
 
 /// What lies between a client's login command and its answer.
@@ -90,8 +95,9 @@ impl Login {
 
     /// Whether it sleeps for its client, or is held back.
     pub(super) fn sleeps_for(&self) -> SleepsFor {
-        match self.presented.is_some() || self.waits_for_a_time() {
-            true => SleepsFor::Us,
+        match self.presented.is_some() {
+            _ if self.waits_for_a_time() => SleepsFor::Us,
+            true => SleepsFor::Others,
             false => SleepsFor::Client,
         }
     }
@@ -145,8 +151,12 @@ pub(super) fn run(script: &mut Script) -> Result<Conn, Halt> {
     } = script;
     let dialect = dialect.as_mut();
     session.end_if_told()?;
-    if session.entry.makes_room() && login.may_make_room(client)? {
-        return Err(Cause::MadeRoom.into());
+    if session.entry.makes_room() {
+        if login.may_make_room(client)? {
+            return Err(Cause::MadeRoom.into());
+        }
+        session.entry.stays();
+        session.runtime.admission.stays(session.entry.number);
     }
     client.flush()?;
     open_client(session, client, dialect, opening)?;

@@ -6,7 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::error::{Cause, Halt};
 use super::goodbye;
@@ -15,7 +15,7 @@ use super::live::MOMENT;
 use super::relay::Relay;
 use super::run::{Login, Opening, Script, run};
 use super::{Runtime, Session, TlsDue};
-use crate::admission::Place;
+use crate::admission::{Place, SleepsFor};
 use crate::dialect;
 use crate::log::Severity;
 use crate::net::address::Address;
@@ -99,18 +99,26 @@ struct Queued {
 }
 
 impl Sleeper for Queued {
-    /// Its time is over, or it was told to end. Otherwise its turn will come.
+    /// Its time is over, or it was told to end. Otherwise it was an event that came too late, and its turn
+    /// will come.
     fn wake(self: Box<Self>) {
         let is_over = self.deadline.remaining().is_none();
-        let mut queued = self.script.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_told = |script: &Script| script.session.entry.ending().is_some();
-        let script = match queued.as_deref() {
-            Some(script) if is_over || is_told(script) => queued.take(),
-            _ => None,
+        let script = Arc::clone(&self.script);
+        // Held until this is asleep again: whoever takes the script takes the sleeper behind it.
+        let mut queued = script.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(waiting) = queued.as_deref() else {
+            return;
         };
+        let ending = waiting.session.entry.ending();
+        if !is_over && ending.is_none() {
+            let runtime = Arc::clone(&waiting.session.runtime);
+            let number = waiting.session.entry.number;
+            let until = self.deadline.at;
+            return runtime.hibernation.sleep_on(number, until, self);
+        }
+        let waiting = queued.take();
         drop(queued);
-        if let Some(script) = script {
-            let ending = script.session.entry.ending();
+        if let Some(script) = waiting {
             end(script, ending.map_or(Cause::ClientTimeout, Cause::from));
         }
     }
@@ -147,6 +155,10 @@ fn take_turn(mut script: Box<Script>) {
 }
 
 fn end(script: Box<Script>, cause: Cause) {
+    end_within(script, cause, goodbye::LINGER);
+}
+
+fn end_within(script: Box<Script>, cause: Cause, linger: Duration) {
     let Script {
         session,
         client,
@@ -159,7 +171,7 @@ fn end(script: Box<Script>, cause: Cause) {
         (cause, _) => cause,
     };
     let line = dialect.failure_line(&cause, session.service.auth.is_own());
-    goodbye::say(session, client, &cause, line);
+    goodbye::say(session, client, &cause, line, linger);
 }
 
 fn sleep(mut script: Box<Script>, wake: Wake) {
@@ -173,10 +185,13 @@ fn sleep(mut script: Box<Script>, wake: Wake) {
         .session
         .log(Severity::Debug, file!(), "session sleeps");
     let mut until = wake.until;
-    if script.session.entry.makes_room() {
+    if script.session.entry.makes_room() && script.login.sleeps_for() != SleepsFor::Others {
         until = until.min(Instant::now() + MOMENT);
     }
-    let sleeps_for = script.login.sleeps_for();
+    let sleeps_for = match script.opening.holds_greeting_back() {
+        true => SleepsFor::Us,
+        false => script.login.sleeps_for(),
+    };
     script.session.place.falls_asleep(sleeps_for);
     script.session.entry.note_sleep(true);
     runtime.hibernation.sleep(number, &watched, until, script);
@@ -186,11 +201,15 @@ impl Sleeper for Script {
     fn wake(mut self: Box<Self>) {
         self.session.place.wakes();
         self.session.entry.note_sleep(false);
+        if let Some(ending) = self.session.entry.ending() {
+            return end(self, ending.into());
+        }
         self.session.log(Severity::Debug, file!(), "session wakes");
         queue(self);
     }
 
     fn make_room(self: Box<Self>) {
-        end(self, Cause::MadeRoom);
+        self.session.entry.note_sleep(false);
+        end_within(self, Cause::MadeRoom, Duration::ZERO);
     }
 }
