@@ -14,7 +14,7 @@ use common::crowd::log_in;
 use common::line_client::LineClient;
 use common::postern::Postern;
 use common::service;
-use common::wait::until_true;
+use common::wait::{PATIENCE, until_true};
 use peers::dns::DnsStub;
 use peers::unruly::never_greets;
 use peers::{Peer, server_of};
@@ -371,5 +371,111 @@ fn a_client_that_takes_nothing_is_given_up_after_send_timeout_and_holds_no_worke
     until_true("all are given up", 4 * AT_ONCE, || closed() == 5);
     let took = began.elapsed();
     assert!(took >= Duration::from_secs(2), "{took:?}");
+    postern.stop();
+}
+
+/// Sessions that are inside, by the log.
+fn inside(postern: &Postern) -> usize {
+    postern.lines_with("client connected").len() - postern.lines_with("session closed").len()
+}
+
+#[test]
+fn who_keeps_talking_does_not_carry_the_house_beyond_its_bound() {
+    let auth = AuthServer::start(|_| Answer::Stall);
+    let server = service("imap", &auth, "");
+    let postern = Postern::start(&format!("[postern]\nmax_sessions = 8\n{server}"));
+    let target = postern.address("imap");
+    let mut strangers: Vec<LineClient> = Vec::new();
+    for number in 0..80_u8 {
+        strangers.push(LineClient::connect_from([127, 0, 1, number + 1], target));
+        for stranger in &mut strangers {
+            // Those who were sent away hear nothing any more.
+            let _ = stranger.stream().write(b"x");
+        }
+        thread::sleep(Duration::from_millis(30));
+    }
+    // A quarter more, or sixteen, may be there while they say goodbye.
+    let inside = inside(&postern);
+    assert!(inside <= 8 + 16 + 2, "{inside}");
+    postern.stop();
+}
+
+#[test]
+fn an_address_is_not_punished_for_those_who_logged_in_when_they_were_to_go() {
+    let backend = Peer::start(server_of("imap"));
+    let place = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(place));
+    let server = service("imap", &auth, "");
+    let postern = Postern::start(&format!("[postern]\nmax_sessions = 4\n{server}"));
+    let target = postern.address("imap");
+    let mut asked: Vec<_> = (0..4).map(|_| LineClient::greeted(target).0).collect();
+    let newcomers: Vec<_> = (0..3).map(|_| LineClient::greeted(target).0).collect();
+    for client in &mut asked[..2] {
+        client.send("a LOGIN bob pw");
+        client.lines_until("a OK");
+    }
+    drop(asked);
+    until_true("they are gone", PATIENCE, || inside(&postern) <= 3);
+    drop(newcomers);
+    until_true("all are gone", PATIENCE, || inside(&postern) == 0);
+    let (mut alone, _) = LineClient::greeted(target);
+    thread::sleep(Duration::from_millis(2500));
+    alone.ask("b NOOP", "b OK completed");
+    postern.stop();
+}
+
+#[test]
+fn text_behind_a_refused_bdat_holds_no_worker() {
+    let backend = Peer::start(server_of("smtp"));
+    let place = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(place));
+    let server = service("smtp", &auth, "");
+    let postern = Postern::start(&format!("[postern]\nworkers = 1\n{server}"));
+    let target = postern.address("smtp");
+    let (mut pourer, _) = LineClient::greeted(target);
+    pourer.send("BDAT 18446744073709551615");
+    let mut stream = pourer.stream();
+    let pouring = thread::spawn(move || while stream.write_all(&[b'x'; 65_536]).is_ok() {});
+    for _ in 0..5 {
+        let began = Instant::now();
+        let (mut client, _) = LineClient::greeted(target);
+        client.ask("AUTH PLAIN AGJvYgBwdw==", "235 2.0.0 OK");
+        assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    }
+    postern.stop();
+    drop(pourer);
+    pouring.join().expect("it ends with the connection");
+}
+
+#[test]
+fn a_reset_is_noticed_while_a_name_is_looked_up_whatever_was_sent_before() {
+    let dns = DnsStub::start(|_| None);
+    let auth = AuthServer::start(|_| Answer::Stall);
+    let resolver = format!("resolver = {}\nresolver_timeout = 30s", dns.address());
+    let postern = Postern::start(&service("smtp", &auth, &resolver));
+    let (mut client, _) = LineClient::greeted(postern.address("smtp"));
+    client.send_raw(format!("AUTH PLAIN AGJvYgBwdw==\r\n{}", "NOOP\r\n".repeat(8000)).as_bytes());
+    thread::sleep(Duration::from_millis(300));
+    socket2::SockRef::from(&client.stream())
+        .set_linger(Some(Duration::ZERO))
+        .expect("a socket");
+    drop(client);
+    until_true("it is gone at once", AT_ONCE, || inside(&postern) == 0);
+    postern.stop();
+}
+
+#[test]
+fn who_waits_for_a_delayed_greeting_is_not_silent() {
+    let auth = AuthServer::start(|_| Answer::Stall);
+    let server = service("smtp", &auth, "smtp_greeting_delay = 3s");
+    let ini = format!("[postern]\nmax_prelogin_per_ip = 2\n{server}");
+    let postern = Postern::start(&ini);
+    let patient: Vec<_> = (0..4)
+        .map(|_| LineClient::connect(postern.address("smtp")))
+        .collect();
+    for mut client in patient {
+        let line = client.line();
+        assert!(line.starts_with("220 "), "{line}");
+    }
     postern.stop();
 }
