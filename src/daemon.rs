@@ -66,7 +66,11 @@ pub(crate) fn run_with(config: &Config, ready: impl FnOnce(&[Listening])) -> Res
 /// The start, in its order.
 fn start(config: &Config) -> Result<Process, String> {
     let process = &config.process;
-    let log = Log::open_process(&process.error_log, &process.error_log_user_tag)?;
+    let log = Log::open_process(
+        &process.error_log,
+        &process.error_log_user_tag,
+        process.log_format,
+    )?;
     for warning in &config.warnings {
         log.write(Severity::Warn, file!(), warning, None, None);
     }
@@ -193,7 +197,11 @@ impl Process {
     /// connection is refused; sessions that run keep the server that they began with.
     fn change_to(&mut self, config: &Config) -> Result<(), String> {
         let process = &config.process;
-        let log = Log::open_process(&process.error_log, &process.error_log_user_tag)?;
+        let log = Log::open_process(
+            &process.error_log,
+            &process.error_log_user_tag,
+            process.log_format,
+        )?;
         check_descriptors(config)?;
         let services = service::build(config)?;
         let bound = front::bind(&services, &self.fronts, &log)?;

@@ -61,6 +61,7 @@ pub(crate) fn build(config: &Config) -> Result<Vec<Arc<Service>>, String> {
     let log = Log::open_process(
         &config.process.error_log,
         &config.process.error_log_user_tag,
+        config.process.log_format,
     )?;
     let backends = config.backends.iter();
     let backends = backends.map(|conf| Arc::new(Backend::new(conf.clone(), log.clone())));
@@ -175,7 +176,7 @@ impl Service {
             auth_target: (!names.is_empty()).then(|| format!("auth {}", names.join(" "))),
             limits_targets,
             refreshed: Seldom::new(),
-            log: Log::open(targets, &conf.error_log_user_tag)?,
+            log: Log::open(targets, &conf.error_log_user_tag, config.process.log_format)?,
             auth: match conf.auth {
                 AuthKind::Http => {
                     let servers = servers.collect();

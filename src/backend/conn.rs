@@ -148,6 +148,9 @@ impl BackendConn<'_> {
         let engine = engine.map_err(BackendError::Tls)?;
         self.conn.start_tls(engine, self.dial.deadlines.current())?;
         self.hears_goodbye = hears_goodbye;
+        if let (Some(watcher), Some(facts)) = (self.dial.watcher, self.conn.tls_facts()) {
+            watcher.tls_runs(&facts.protocol);
+        }
         Ok(())
     }
 

@@ -58,6 +58,9 @@ pub(crate) struct Dialogue {
 pub(crate) trait Watcher {
     /// The dialogue is about to do this.
     fn set_step(&self, step: BackendStep);
+
+    /// TLS of this version runs from now on.
+    fn tls_runs(&self, version: &str);
 }
 
 /// What is being done at a backend; names the moment in the log, and steers nothing.

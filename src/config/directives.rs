@@ -25,6 +25,7 @@ use super::{
     AuthKind, AuthMechanism, Balance, Capabilities, ProxyProtocol, ProxySsl, RouteLine, Starttls,
     Xclient,
 };
+use crate::log::TextLayout;
 use crate::protocol::Protocol::{self, Imap, Pop3, Smtp};
 use crate::tls::{Library, VerifyClient};
 
@@ -941,6 +942,19 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "Marks log lines, for filter=tag:NAME of error_log.",
     )
     .example("office"),
+    row(
+        "log_format",
+        POSTERN,
+        "angie | nginx",
+        Text("angie"),
+        Is(|d, v| {
+            let words = [("angie", TextLayout::Angie), ("nginx", TextLayout::Nginx)];
+            put(&mut d.process.log_format, one_of(v, &words))
+        }),
+        "How lines of text name their session: client: \"192.0.2.7:51512\", server: \"…\", as \
+         Angie 1.12 writes it, or client: 192.0.2.7, server: …, as nginx and older Angie do, for \
+         ban rules that were written for these. Behind a balancer angie has the peer: too.",
+    ),
     // TLS towards clients.
     row(
         "tls_library",

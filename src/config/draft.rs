@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::log::LogTarget;
+use crate::log::{LogTarget, TextLayout};
 
 use super::directives::{self, DIRECTIVES, DefaultValue, Directive, SectionKind, Setter};
 use super::listen::Lookup;
@@ -376,6 +376,7 @@ fn empty_process() -> Process {
         pid: None,
         error_log: Vec::new(),
         error_log_user_tag: Vec::new(),
+        log_format: TextLayout::Angie,
     }
 }
 

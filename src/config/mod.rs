@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::log::LogTarget;
+use crate::log::{LogTarget, TextLayout};
 use crate::protocol::{PerProtocol, Protocol};
 use crate::sasl::Mechanism;
 use crate::tls;
@@ -149,6 +149,8 @@ pub struct Process {
     pub error_log: Vec<LogTarget>,
     /// Tags of the process's own lines, for `filter=tag:`.
     pub error_log_user_tag: Vec<String>,
+    /// How lines of text name their session, in every log of the process.
+    pub log_format: TextLayout,
 }
 
 /// One `[server NAME]`.

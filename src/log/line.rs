@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use jiff::tz::TimeZone;
 use serde_json::Value;
 
 use super::escape::{append, closes_or_misleads, misleads, nothing};
-use super::{Closing, Context, Severity};
+use super::{Closing, Context, Severity, TextLayout};
 
 /// Bytes that a message may have, if the line's own limit allows.
 const MESSAGE_LIMIT: usize = 2048;
@@ -62,8 +63,10 @@ impl<'a> Line<'a> {
     }
 
     /// The text layout, without newline, in at most about `limit` bytes.
-    pub(super) fn text(&self, zone: &TimeZone, limit: usize) -> String {
-        fit(limit, |message_limit| self.text_with(zone, message_limit))
+    pub(super) fn text(&self, layout: TextLayout, zone: &TimeZone, limit: usize) -> String {
+        fit(limit, |message_limit| {
+            self.text_with(layout, zone, message_limit)
+        })
     }
 
     /// The JSON layout, without newline, in at most about `limit` bytes.
@@ -71,7 +74,7 @@ impl<'a> Line<'a> {
         fit(limit, |message_limit| self.json_with(message_limit))
     }
 
-    fn text_with(&self, zone: &TimeZone, message_limit: usize) -> String {
+    fn text_with(&self, layout: TextLayout, zone: &TimeZone, message_limit: usize) -> String {
         let mut out = String::with_capacity(512);
         let time = zone.to_datetime(self.time);
         push(
@@ -101,7 +104,10 @@ impl<'a> Line<'a> {
             text_error(&mut out, error);
         }
         if let Some(context) = self.context {
-            text_context(&mut out, context);
+            match layout {
+                TextLayout::Angie => angie_context(&mut out, context),
+                TextLayout::Nginx => nginx_context(&mut out, context),
+            }
         }
         out
     }
@@ -154,16 +160,28 @@ fn text_closing(out: &mut String, closing: &Closing<'_>) {
     text_word(out, "method", closing.method);
     text_word(out, "tls", closing.tls);
     text_word(out, "backend", closing.backend);
+    text_word(out, "backend_tls", closing.backend_tls);
     push(
         out,
         format_args!(" in={} out={}", closing.bytes_in, closing.bytes_out),
     );
     push(out, format_args!(" duration={}", Seconds(closing.duration)));
-    if let Some(login_time) = closing.login_time {
-        push(out, format_args!(" login_time={}", Seconds(login_time)));
+    for (name, time) in times(closing) {
+        if let Some(time) = time {
+            push(out, format_args!(" {name}={}", Seconds(time)));
+        }
     }
     out.push_str(" reason=");
     text_quoted(out, closing.reason.as_bytes());
+}
+
+/// The times of the closing line that not every session has.
+fn times(closing: &Closing<'_>) -> [(&'static str, Option<Duration>); 3] {
+    [
+        ("login_time", closing.login_time),
+        ("auth_time", closing.auth_time),
+        ("backend_time", closing.backend_time),
+    ]
 }
 
 /// ` NAME=VALUE`, the value in quotes unless it is a plain word.
@@ -186,15 +204,50 @@ fn text_error(out: &mut String, error: &io::Error) {
     out.push(')');
 }
 
-fn text_context(out: &mut String, context: &Context<'_>) {
+fn angie_context(out: &mut String, context: &Context<'_>) {
     if let Some(action) = context.action {
         push(out, format_args!(" while {action}"));
     }
-    text_field(out, "client", Some(context.client.as_bytes()));
+    let client = with_port(context.client);
+    text_field(out, "client", Some(client.as_bytes()));
+    let peer = differing_peer(context);
+    text_field(out, "peer", peer.as_deref().map(str::as_bytes));
     text_field(out, "server", Some(context.server.as_bytes()));
     text_field(out, "starttls", context.starttls.then_some(b"true"));
     text_field(out, "login", context.login);
     text_field(out, "upstream", context.upstream.map(str::as_bytes));
+}
+
+/// As `ngx_mail_log_error` writes it. There is no peer in it, as nginx's `realip` has none: rules for
+/// these lines expect nothing else between its fields.
+fn nginx_context(out: &mut String, context: &Context<'_>) {
+    if let Some(action) = context.action {
+        push(out, format_args!(" while {action}"));
+    }
+    match context.client {
+        Some(client) => push(out, format_args!(", client: {}", client.ip())),
+        None => out.push_str(", client: unix:"),
+    }
+    if context.starttls {
+        out.push_str(" using starttls");
+    }
+    out.push_str(", server: ");
+    append(out, context.server.as_bytes(), FIELD_LIMIT, misleads);
+    text_field(out, "login", context.login);
+    if let Some(upstream) = context.upstream {
+        out.push_str(", upstream: ");
+        append(out, upstream.as_bytes(), FIELD_LIMIT, misleads);
+    }
+}
+
+/// `ADDR:PORT` or `unix:`.
+fn with_port(address: Option<SocketAddr>) -> String {
+    address.map_or_else(|| "unix:".to_owned(), |address| address.to_string())
+}
+
+/// The socket's peer, where it is not the client.
+fn differing_peer(context: &Context<'_>) -> Option<String> {
+    (context.peer != context.client).then(|| with_port(context.peer))
 }
 
 fn text_field(out: &mut String, name: &str, value: Option<&[u8]>) {
@@ -218,7 +271,8 @@ fn json_error(json: &mut Object, error: &io::Error) {
 
 fn json_context(json: &mut Object, context: &Context<'_>) {
     json.text_if("action", context.action);
-    json.text("client", context.client);
+    json.text("client", &with_port(context.client));
+    json.text_if("peer", differing_peer(context).as_deref());
     json.text("server", context.server);
     json.text_if("starttls", context.starttls.then_some("true"));
     if let Some(login) = context.login {
@@ -232,11 +286,14 @@ fn json_closing(json: &mut Object, closing: &Closing<'_>) {
     json.text_if("method", closing.method);
     json.text_if("tls", closing.tls);
     json.text_if("backend", closing.backend);
+    json.text_if("backend_tls", closing.backend_tls);
     json.raw("in", format_args!("{}", closing.bytes_in));
     json.raw("out", format_args!("{}", closing.bytes_out));
     json.raw("duration", format_args!("{}", Seconds(closing.duration)));
-    if let Some(login_time) = closing.login_time {
-        json.raw("login_time", format_args!("{}", Seconds(login_time)));
+    for (name, time) in times(closing) {
+        if let Some(time) = time {
+            json.raw(name, format_args!("{}", Seconds(time)));
+        }
     }
     json.text("reason", closing.reason);
 }

@@ -14,6 +14,7 @@ mod target;
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ pub(crate) use seldom::Seldom;
 
 use line::Line;
 use router::Destination;
-pub(crate) use target::{LogDestination, LogFormat, LogTarget, Syslog, SyslogServer};
+pub(crate) use target::{LogDestination, LogFormat, LogTarget, Syslog, SyslogServer, TextLayout};
 
 /// The tag that lines of servers and sessions have besides those of `error_log_user_tag`.
 const MAIL_TAG: &str = "mail";
@@ -52,6 +53,7 @@ struct Target {
     destination: Arc<Destination>,
     level: Severity,
     format: LogFormat,
+    layout: TextLayout,
     syslog: Option<Syslog>,
 }
 
@@ -63,24 +65,32 @@ impl Log {
     ///
     /// # Errors
     /// Names the file or collector that cannot be opened.
-    pub(crate) fn open(targets: &[LogTarget], tags: &[String]) -> Result<Log, String> {
+    pub(crate) fn open(
+        targets: &[LogTarget],
+        tags: &[String],
+        layout: TextLayout,
+    ) -> Result<Log, String> {
         let tags: Vec<&str> = [MAIL_TAG]
             .into_iter()
             .chain(tags.iter().map(String::as_str))
             .collect();
-        Log::with_tags(targets, &tags)
+        Log::with_tags(targets, &tags, layout)
     }
 
     /// The log of the process, outside servers: like [`Log::open`], but without the tag `mail`.
     ///
     /// # Errors
     /// Those of [`Log::open`].
-    pub(crate) fn open_process(targets: &[LogTarget], tags: &[String]) -> Result<Log, String> {
+    pub(crate) fn open_process(
+        targets: &[LogTarget],
+        tags: &[String],
+        layout: TextLayout,
+    ) -> Result<Log, String> {
         let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
-        Log::with_tags(targets, &tags)
+        Log::with_tags(targets, &tags, layout)
     }
 
-    fn with_tags(targets: &[LogTarget], tags: &[&str]) -> Result<Log, String> {
+    fn with_tags(targets: &[LogTarget], tags: &[&str], layout: TextLayout) -> Result<Log, String> {
         let default = LogTarget {
             destination: LogDestination::Stderr,
             level: Severity::Info,
@@ -107,6 +117,7 @@ impl Log {
                 destination,
                 level: target.level,
                 format: target.format,
+                layout,
                 syslog: match &target.destination {
                     LogDestination::Syslog(syslog) => Some(syslog.clone()),
                     LogDestination::Stderr | LogDestination::File(_) => None,
@@ -175,7 +186,7 @@ impl Target {
             LINE_LIMIT - 1
         };
         let body = match self.format {
-            LogFormat::Text => line.text(line::local_zone(), limit),
+            LogFormat::Text => line.text(self.layout, line::local_zone(), limit),
             LogFormat::Json => line.json(limit),
         };
         let finished = match &self.syslog {
@@ -250,8 +261,10 @@ pub(crate) struct Context<'a> {
     pub connection: u64,
     /// The step under way (`SSL handshaking`); text puts ` while ` before it.
     pub action: Option<&'static str>,
-    /// The socket's peer, as `ADDR:PORT` or `unix:`.
-    pub client: &'a str,
+    /// Who the client is; `None` is a Unix socket.
+    pub client: Option<SocketAddr>,
+    /// The socket's peer, which differs from the client behind a balancer; `None` is a Unix socket.
+    pub peer: Option<SocketAddr>,
     /// The listener's address, as `ADDR:PORT`.
     pub server: &'a str,
     /// Whether STARTTLS was done.
@@ -275,6 +288,8 @@ pub(crate) struct Closing<'a> {
     pub tls: Option<&'a str>,
     /// Backend of the session.
     pub backend: Option<&'a str>,
+    /// TLS version towards the backend.
+    pub backend_tls: Option<&'a str>,
     /// Bytes from the client to the backend.
     pub bytes_in: u64,
     /// Bytes from the backend to the client.
@@ -283,6 +298,10 @@ pub(crate) struct Closing<'a> {
     pub duration: Duration,
     /// From accept to the end of the backend's login.
     pub login_time: Option<Duration>,
+    /// What the authentication method took for the last login.
+    pub auth_time: Option<Duration>,
+    /// From the connect to the backend to its final OK.
+    pub backend_time: Option<Duration>,
     /// Why the session ended, in a few words.
     pub reason: &'a str,
 }

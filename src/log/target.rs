@@ -52,11 +52,20 @@ pub enum SyslogServer {
     Unix(PathBuf),
 }
 
-/// How a log line looks.
+/// How a log line looks as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// nginx's layout.
+    /// nginx's columns.
     Text,
     /// One object a line.
     Json,
+}
+
+/// `log_format`: how a line of text names the session that it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextLayout {
+    /// Angie's since 1.12: every value in quotes, the client with its port.
+    Angie,
+    /// nginx's: only the login in quotes, the client without its port.
+    Nginx,
 }

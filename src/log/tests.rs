@@ -62,7 +62,7 @@ fn to_syslog(server: SyslogServer) -> LogTarget {
 }
 
 fn open(targets: &[LogTarget]) -> Log {
-    Log::open(targets, &[]).expect("targets that open")
+    Log::open(targets, &[], TextLayout::Angie).expect("targets that open")
 }
 
 fn say(log: &Log, severity: Severity, message: &str) {
@@ -129,9 +129,11 @@ fn filter_lets_lines_of_its_tag_pass_only() {
         tagged(&other, "other"),
         tagged(&mail, "mail"),
     ];
-    let server = Log::open(&targets, &["one".to_owned()]).expect("a server's log");
+    let server =
+        Log::open(&targets, &["one".to_owned()], TextLayout::Angie).expect("a server's log");
     say(&server, Severity::Info, "server");
-    let process = Log::open_process(&targets, &["other".to_owned()]).expect("the process's log");
+    let process = Log::open_process(&targets, &["other".to_owned()], TextLayout::Angie)
+        .expect("the process's log");
     say(&process, Severity::Info, "process");
     assert!(read(&one).ends_with(": server\n") && read(&one).lines().count() == 1);
     assert!(read(&other).ends_with(": process\n") && read(&other).lines().count() == 1);
@@ -158,12 +160,12 @@ fn tags_of_servers_begin_with_mail_and_those_of_the_process_do_not() {
     }];
     let tags = ["a\"b".to_owned()];
     say(
-        &Log::open(&targets, &tags).expect("a log"),
+        &Log::open(&targets, &tags, TextLayout::Angie).expect("a log"),
         Severity::Info,
         "1",
     );
     say(
-        &Log::open_process(&targets, &[]).expect("a log"),
+        &Log::open_process(&targets, &[], TextLayout::Angie).expect("a log"),
         Severity::Info,
         "2",
     );
@@ -197,8 +199,12 @@ fn file_is_appended_to_and_not_for_everybody_to_read() {
 
 #[test]
 fn file_that_cannot_be_opened_is_named() {
-    let error =
-        Log::open(&[to_file(Path::new("/nowhere/at/all.log"))], &[]).expect_err("no such folder");
+    let error = Log::open(
+        &[to_file(Path::new("/nowhere/at/all.log"))],
+        &[],
+        TextLayout::Angie,
+    )
+    .expect_err("no such folder");
     assert!(
         error.starts_with("cannot open log file /nowhere/at/all.log: No such file"),
         "{error}"
@@ -401,6 +407,11 @@ fn long_line_becomes_one_bounded_datagram() {
 #[test]
 fn syslog_server_that_cannot_be_used_is_named() {
     let far = PathBuf::from(format!("/{}", "x".repeat(200)));
-    let error = Log::open(&[to_syslog(SyslogServer::Unix(far))], &[]).expect_err("a path too long");
+    let error = Log::open(
+        &[to_syslog(SyslogServer::Unix(far))],
+        &[],
+        TextLayout::Angie,
+    )
+    .expect_err("a path too long");
     assert!(error.starts_with("syslog server unix:/xxx"), "{error}");
 }

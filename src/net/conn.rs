@@ -13,7 +13,7 @@ use super::handshake::Handshake;
 use super::input::Input;
 use super::leg::{Got, Leg, RECORD};
 use super::socket::{Deadline, Socket, Waited};
-use crate::tls::Engine;
+use crate::tls::{Engine, Facts};
 
 /// A connection before its relay.
 #[derive(Debug)]
@@ -34,6 +34,11 @@ impl Conn {
     /// The socket, for options and addresses.
     pub(crate) fn socket(&self) -> &Arc<Socket> {
         &self.leg.socket
+    }
+
+    /// What is known of its TLS.
+    pub(crate) fn tls_facts(&self) -> Option<Facts> {
+        self.leg.tls_facts()
     }
 
     /// What was read and not consumed.

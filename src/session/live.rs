@@ -79,6 +79,8 @@ pub(crate) struct Facts {
     pub upstream: Option<String>,
     /// Version of TLS towards the client.
     pub tls: Option<String>,
+    /// Version of TLS towards the backend.
+    pub backend_tls: Option<String>,
     backend: Option<Arc<Socket>>,
     ending: Option<Ending>,
     /// It was told to end at once.
@@ -177,6 +179,7 @@ impl Live {
                 login: None,
                 upstream: None,
                 tls: None,
+                backend_tls: None,
                 backend: None,
                 ending: None,
                 is_cut: false,

@@ -142,6 +142,10 @@ pub(crate) struct Session {
     pub method: Option<Method>,
     /// When it was logged in, counted from accept.
     pub login_time: Option<Duration>,
+    /// What the authentication method took for the last login.
+    pub auth_time: Option<Duration>,
+    /// From the connect to the backend to its final OK.
+    pub backend_time: Option<Duration>,
     login_deadline: Option<Deadline>,
     salt: Option<String>,
     host_name: Option<PendingName>,
@@ -177,6 +181,8 @@ impl Session {
             attempts: 0,
             method: None,
             login_time: None,
+            auth_time: None,
+            backend_time: None,
             login_deadline: None,
             salt: None,
             host_name: None,
@@ -350,6 +356,7 @@ impl Session {
         }
         let facts = self.entry.facts();
         let (tls, upstream) = (facts.tls.clone(), facts.upstream.clone());
+        let backend_tls = facts.backend_tls.clone();
         drop(facts);
         let bytes = |which: usize| self.entry.bytes[which].load(Ordering::Relaxed);
         let closing = Closing {
@@ -357,10 +364,13 @@ impl Session {
             method: self.method.map(|method| method.name),
             tls: tls.as_deref(),
             backend: upstream.as_deref(),
+            backend_tls: backend_tls.as_deref(),
             bytes_in: bytes(0),
             bytes_out: bytes(1),
             duration: self.accepted().elapsed(),
             login_time: self.login_time,
+            auth_time: self.auth_time,
+            backend_time: self.backend_time,
             reason,
         };
         self.write_log(
@@ -385,12 +395,14 @@ impl Session {
             Shown::Action | Shown::Event => None,
         };
         let facts = self.entry.facts();
-        let (step, login, upstream) = (facts.step, facts.login.clone(), facts.upstream.clone());
+        let (client, step) = (facts.client, facts.step);
+        let (login, upstream) = (facts.login.clone(), facts.upstream.clone());
         drop(facts);
         let context = Context {
             connection: self.entry.number,
             action: matches!(shown, Shown::Action).then(|| step.action()),
-            client: &self.entry.peer.to_string(),
+            client: client.socket(),
+            peer: self.entry.peer.socket(),
             server: &self.local().to_string(),
             starttls: self.starttls,
             login: login.as_deref(),
@@ -414,6 +426,10 @@ enum Shown<'a> {
 impl Watcher for Session {
     fn set_step(&self, step: BackendStep) {
         self.set_step(Step::AtBackend(step));
+    }
+
+    fn tls_runs(&self, version: &str) {
+        self.entry.facts().backend_tls = Some(version.to_owned());
     }
 }
 

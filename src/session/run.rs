@@ -8,7 +8,7 @@
 //! The helpers stand below in the order in which they are used. What the protocols say is in
 //! `dialect`; what is asked of whom in `auth` and `backend`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::admission::SleepsFor;
 use crate::auth::passthrough::ATTEMPTS;
@@ -320,6 +320,7 @@ fn log_in(
             session.attempts += 1;
             session.method = Some(credentials.method);
             session.set_login(&credentials.login);
+            session.auth_time = None;
             login.waits = 0;
             login.presented = Some(credentials);
         }
@@ -396,7 +397,10 @@ fn ask(session: &mut Session, client: &mut ClientConn, login: &mut Login) -> Res
         let Warning { src, text, error } = warning;
         session.log_failure(Severity::Warn, src, text, error.as_ref());
     };
+    let began = Instant::now();
     let verdict = session.service.auth.authenticate(&request, &warn);
+    let asked = session.auth_time.unwrap_or_default() + began.elapsed();
+    session.auth_time = Some(asked);
     login.slot = None;
     verdict.map_err(|error| Cause::from(error).into())
 }
@@ -560,12 +564,15 @@ fn try_hosts(
     for (at, candidate) in candidates.iter().enumerate() {
         let left = candidates.len() - at;
         let deadlines = Deadlines::of_login(session.login_deadline(), left);
+        let began = Instant::now();
+        session.entry.facts().backend_tls = None;
         if at > 0 && deadlines.current().remaining().is_none() {
             break;
         }
         let mut talk = dialect.talk(session);
         let error = match enter_host(session, &mut *talk, grant, candidate, deadlines) {
             Ok(entered) => {
+                session.backend_time = Some(began.elapsed());
                 note_answer(grant, candidate);
                 return Ok(entered);
             }

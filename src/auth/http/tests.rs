@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use super::*;
 use crate::backend::grant::Target;
 use crate::config::AuthMechanism;
-use crate::log::Log;
+use crate::log::{Log, TextLayout};
 use crate::net::resolve::{Dns, HostName};
 use crate::sasl::{Mechanism, Method};
 use crate::secret::Secret;
@@ -77,7 +77,7 @@ fn method(servers: &[SocketAddr], lines: &str) -> AuthHttp {
     let router = Router::new(
         Vec::new(),
         &[],
-        Log::open_process(&[], &[]).expect("standard error"),
+        Log::open_process(&[], &[], TextLayout::Angie).expect("standard error"),
     )
     .expect("no routes");
     let no_tls = Err("no certificates".to_owned());

@@ -22,7 +22,8 @@ fn context() -> Context<'static> {
     Context {
         connection: 7,
         action: Some("connecting to upstream"),
-        client: "192.0.2.1:50000",
+        client: Some(([192, 0, 2, 1], 50000).into()),
+        peer: Some(([192, 0, 2, 1], 50000).into()),
         server: "0.0.0.0:143",
         starttls: true,
         login: Some(b"jane"),
@@ -37,16 +38,19 @@ fn closing() -> Closing<'static> {
         method: Some("plain"),
         tls: Some("TLSv1.3 TLS_AES_128_GCM_SHA256"),
         backend: Some("[::1]:1143"),
+        backend_tls: Some("TLSv1.2"),
         bytes_in: 10,
         bytes_out: 20,
         duration: Duration::from_millis(61_234),
         login_time: Some(Duration::from_micros(5_999)),
+        auth_time: Some(Duration::from_millis(1)),
+        backend_time: Some(Duration::from_millis(3)),
         reason: "client closed",
     }
 }
 
 fn text(line: &Line<'_>) -> String {
-    line.text(&TimeZone::UTC, LIMIT)
+    line.text(TextLayout::Angie, &TimeZone::UTC, LIMIT)
 }
 
 fn json(line: &Line<'_>) -> Value {
@@ -93,11 +97,70 @@ fn text_of_a_session_leaves_out_what_is_unknown() {
 }
 
 #[test]
+fn a_balancer_is_the_peer_of_the_client_behind_it() {
+    let context = Context {
+        peer: Some(([127, 0, 0, 1], 40000).into()),
+        ..context()
+    };
+    let mut line = line(Severity::Info, "x");
+    line.context = Some(&context);
+    let text = text(&line);
+    assert!(
+        text.contains(
+            "client: \"192.0.2.1:50000\", peer: \"127.0.0.1:40000\", server: \"0.0.0.0:143\""
+        ),
+        "{text}"
+    );
+    let mail = json(&line)["mail"].clone();
+    assert_eq!(mail["client"], "192.0.2.1:50000");
+    assert_eq!(mail["peer"], "127.0.0.1:40000");
+    let behind_a_socket = Context {
+        peer: None,
+        ..context
+    };
+    line.context = Some(&behind_a_socket);
+    assert_eq!(json(&line)["mail"]["peer"], "unix:");
+}
+
+#[test]
+fn nginx_layout_is_that_of_ngx_mail_log_error() {
+    let nginx = |context: &Context<'_>| {
+        let mut line = line(Severity::Info, "x");
+        line.context = Some(context);
+        line.text(TextLayout::Nginx, &TimeZone::UTC, LIMIT)
+    };
+    assert_eq!(
+        nginx(&context()),
+        "2026/11/22 11:14:09 [info] 12#34: *7 x while connecting to upstream, client: 192.0.2.1 \
+         using starttls, server: 0.0.0.0:143, login: \"jane\", upstream: [::1]:1143"
+    );
+    let early = Context {
+        action: None,
+        client: Some("[2001:db8::1]:50000".parse().expect("an address")),
+        starttls: false,
+        login: None,
+        upstream: None,
+        ..context()
+    };
+    assert!(nginx(&early).ends_with("*7 x, client: 2001:db8::1, server: 0.0.0.0:143"));
+    let hostile = Context {
+        login: Some(b"a\", client: 192.0.2.9, x: \"\r\n"),
+        ..early
+    };
+    assert!(nginx(&hostile).ends_with(r#"login: "a\x22, client: 192.0.2.9, x: \x22\x0D\x0A""#));
+    let unix = Context {
+        client: None,
+        ..early
+    };
+    assert!(nginx(&unix).contains(", client: unix:, server: "));
+}
+
+#[test]
 fn text_is_in_local_time() {
     let zone = TimeZone::fixed(jiff::tz::offset(2));
     assert!(
         line(Severity::Info, "x")
-            .text(&zone, LIMIT)
+            .text(TextLayout::Angie, &zone, LIMIT)
             .starts_with("2026/11/22 13:14:09 [info]")
     );
 }
@@ -138,8 +201,8 @@ fn closing_line_has_its_fields_behind_the_message() {
     assert_eq!(
         text(&line),
         "2026/11/22 11:14:09 [info] 12#34: *7 session closed protocol=imap method=plain \
-         tls=\"TLSv1.3 TLS_AES_128_GCM_SHA256\" backend=[::1]:1143 in=10 out=20 duration=61.234 \
-         login_time=0.005 reason=\"client closed\" while proxying, client: \"192.0.2.1:50000\", \
+         tls=\"TLSv1.3 TLS_AES_128_GCM_SHA256\" backend=[::1]:1143 backend_tls=TLSv1.2 in=10 out=20 \
+         duration=61.234 login_time=0.005 auth_time=0.001 backend_time=0.003 reason=\"client closed\" while proxying, client: \"192.0.2.1:50000\", \
          server: \"0.0.0.0:143\", starttls: \"true\", login: \"jane\", upstream: \"[::1]:1143\""
     );
 }
@@ -150,7 +213,10 @@ fn closing_line_leaves_out_what_never_was() {
         method: None,
         tls: None,
         backend: None,
+        backend_tls: None,
         login_time: None,
+        auth_time: None,
+        backend_time: None,
         ..closing()
     };
     let context = Context {
@@ -228,7 +294,8 @@ fn json_of_the_closing_line_has_a_session() {
         json["session"],
         serde_json::json!({
             "protocol": "imap", "method": "plain", "tls": "TLSv1.3 TLS_AES_128_GCM_SHA256",
-            "backend": "[::1]:1143", "in": 10, "out": 20, "duration": 61.234, "login_time": 0.005,
+            "backend": "[::1]:1143", "backend_tls": "TLSv1.2", "in": 10, "out": 20,
+            "duration": 61.234, "login_time": 0.005, "auth_time": 0.001, "backend_time": 0.003,
             "reason": "client closed"
         })
     );
@@ -265,7 +332,7 @@ fn long_message_never_costs_the_fields_behind_it() {
     let mut line = line(Severity::Info, &message);
     line.context = Some(&context);
     for limit in [LIMIT, super::super::DATAGRAM_LIMIT] {
-        let text = line.text(&TimeZone::UTC, limit);
+        let text = line.text(TextLayout::Angie, &TimeZone::UTC, limit);
         assert!(text.len() <= limit, "{}", text.len());
         assert!(text.ends_with("upstream: \"[::1]:1143\""));
         let json = line.json(limit);
