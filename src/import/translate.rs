@@ -131,6 +131,13 @@ fn add_process_defaults(section: &mut Section, around: &Surroundings) {
         };
         defaults.push(Entry::of_default("error_log", &format!("{file} error")));
     }
+    if !around.angie {
+        let mut layout = Entry::of_default("log_format", "nginx");
+        let text =
+            "# Log lines as nginx writes them, client: ADDRESS, for the ban rules that read them.";
+        layout.comments.push(text.to_owned());
+        defaults.push(layout);
+    }
     if section.values("shutdown_timeout").is_empty() {
         // As near as possible to "for ever".
         defaults.push(Entry::of_default("shutdown_timeout", "365d"));
@@ -163,7 +170,7 @@ fn add_buffers(mail: &mut Section, servers: &[Section], around: &Surroundings) {
 fn explain(defaults: &mut [Entry], around: &Surroundings) {
     if let Some(first) = defaults.first_mut() {
         let text = format!("# What {} does by default:", around.product());
-        first.comments.push(text);
+        first.comments.insert(0, text);
     }
 }
 
