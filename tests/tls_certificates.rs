@@ -406,6 +406,26 @@ fn each_verify_mode_treats_each_client_certificate_as_nginx_does() {
 }
 
 #[test]
+fn a_client_may_sign_by_pkcs1_in_tls_1_2_only() {
+    let own = Pki::shared().issue("rsa client", "DNS:c.test", Key::Rsa, State::Good);
+    let setting = proxy(&verifying("on"));
+    let honest = with(&own);
+    let old = with(&own).only_1_2().signing_by_pkcs1();
+    for (what, client) in [("PSS", &honest), ("TLS 1.2", &old)] {
+        expect_fate(&setting, what, client, &Passes("SUCCESS"));
+    }
+    let forbidden = with(&own).signing_by_pkcs1();
+    let tls = forbidden
+        .try_connect(setting.address())
+        .expect("its side is done");
+    let error = tls.read(&mut [0; 100]).expect_err("an alert");
+    assert!(error.to_string().contains("IllegalParameter"), "{error}");
+    drop(tls);
+    let line = setting.postern.wait_for_log("signed with a scheme");
+    assert!(line.contains("[info]"), "{line}");
+}
+
+#[test]
 fn verify_client_off_asks_for_none_and_says_nothing_of_one() {
     let good = Identities::make().good;
     let setting = proxy(&Pki::shared().server().ssl_certificate());

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use ::rustls::{
     AlertDescription, CertificateError, Connection, Error, HandshakeKind, InvalidMessage,
-    OtherError, ProtocolVersion,
+    OtherError, PeerMisbehaved, ProtocolVersion,
 };
 
 use super::ciphers::suite_name;
@@ -251,6 +251,11 @@ fn explain(error: &Error, role: &Role, handshaking: bool) -> TlsError {
                 TlsErrorKind::Alpn,
                 format!("{peer} asked for another application protocol (ALPN)"),
             );
+        }
+        Error::PeerMisbehaved(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme) => {
+            let text =
+                format!("TLS handshake failed: {peer} signed with a scheme that TLS forbids");
+            return TlsError::new(TlsErrorKind::Protocol, text);
         }
         Error::General(_) | Error::FailedToGetCurrentTime | Error::FailedToGetRandomBytes => {
             TlsErrorKind::Internal

@@ -19,7 +19,7 @@ use super::facts::Verdict;
 use super::names::Names;
 use super::rustls_server::protocol_versions;
 use super::settings::ClientDirectives;
-use super::verify::{self, CurveIsBound, Trust};
+use super::verify::{self, Handshake, Trust};
 
 /// What backends' certificates are held against.
 #[derive(Debug)]
@@ -158,7 +158,7 @@ impl ServerCertVerifier for Backends {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify::check_signature(message, certificate, signed, CurveIsBound::No)?;
+        verify::check_signature(message, certificate, signed, Handshake::Tls12)?;
         Ok(HandshakeSignatureValid::assertion())
     }
 
@@ -168,7 +168,7 @@ impl ServerCertVerifier for Backends {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify::check_signature(message, certificate, signed, CurveIsBound::Yes)?;
+        verify::check_signature(message, certificate, signed, Handshake::Tls13)?;
         Ok(HandshakeSignatureValid::assertion())
     }
 

@@ -20,7 +20,7 @@ use super::ciphers::{self, Version};
 use super::error::Problem;
 use super::names::{Fit, Names};
 use super::settings::ServerSettings;
-use super::verify::{self, CurveIsBound};
+use super::verify::{self, Handshake};
 
 /// What a configuration is made of besides the settings.
 pub(super) struct Parts {
@@ -178,7 +178,7 @@ impl ClientCertVerifier for AcceptAnyClient {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify::check_signature(message, certificate, signed, CurveIsBound::No)?;
+        verify::check_signature(message, certificate, signed, Handshake::Tls12)?;
         Ok(HandshakeSignatureValid::assertion())
     }
 
@@ -188,7 +188,7 @@ impl ClientCertVerifier for AcceptAnyClient {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify::check_signature(message, certificate, signed, CurveIsBound::Yes)?;
+        verify::check_signature(message, certificate, signed, Handshake::Tls13)?;
         Ok(HandshakeSignatureValid::assertion())
     }
 

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use ::rustls::pki_types::CertificateDer;
-use ::rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
+use ::rustls::{CertificateError, DigitallySignedStruct, Error, PeerMisbehaved, SignatureScheme};
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
@@ -35,7 +35,8 @@ const NOT_YET_VALID: (i32, &str) = (9, "certificate is not yet valid");
 const HAS_EXPIRED: (i32, &str) = (10, "certificate has expired");
 const LEAF_UNVERIFIED: (i32, &str) = (21, "unable to verify the first certificate");
 
-/// Schemes in which peers may sign, most preferred first.
+/// Schemes in which peers may sign, most preferred first. In TLS 1.3 those of PKCS#1 are for the
+/// signatures in certificates alone.
 pub(super) const SIGNATURE_SCHEMES: [SignatureScheme; 10] = [
     SignatureScheme::ECDSA_NISTP256_SHA256,
     SignatureScheme::ECDSA_NISTP384_SHA384,
@@ -165,37 +166,49 @@ fn failed((code, text): (i32, &str)) -> Verdict {
     }
 }
 
-/// Checks the signature of a peer's handshake. In TLS 1.3 a scheme names its curve, in 1.2 not.
+/// Checks the signature of a peer's handshake by the rules of the handshake's version.
 pub(super) fn check_signature(
     message: &[u8],
     certificate: &CertificateDer<'_>,
     signed: &DigitallySignedStruct,
-    curve_is_bound: CurveIsBound,
+    version: Handshake,
 ) -> Result<(), Error> {
+    if version == Handshake::Tls13 && only_signs_certificates(signed.scheme) {
+        return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+    }
     let bad = Error::InvalidCertificate(CertificateError::BadSignature);
     let key = X509::from_der(certificate)
         .and_then(|certificate| certificate.public_key())
         .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
-    match signature_is_right(message, &key, signed, curve_is_bound) {
+    match signature_is_right(message, &key, signed, version) {
         Ok(true) => Ok(()),
         _ => Err(bad),
     }
 }
 
-/// Whether an ECDSA scheme names the curve too.
+/// The version by whose rules a handshake is signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CurveIsBound {
-    /// TLS 1.3.
-    Yes,
-    /// TLS 1.2.
-    No,
+pub(super) enum Handshake {
+    Tls12,
+    /// RFC 8446, section 4.2.3: a scheme for ECDSA names the curve too, and RSA signs with PSS only.
+    Tls13,
+}
+
+/// Whether a scheme is offered in TLS 1.3 for the signatures in certificates alone.
+fn only_signs_certificates(scheme: SignatureScheme) -> bool {
+    matches!(
+        scheme,
+        SignatureScheme::RSA_PKCS1_SHA256
+            | SignatureScheme::RSA_PKCS1_SHA384
+            | SignatureScheme::RSA_PKCS1_SHA512
+    )
 }
 
 fn signature_is_right(
     message: &[u8],
     key: &PKey<Public>,
     signed: &DigitallySignedStruct,
-    curve_is_bound: CurveIsBound,
+    version: Handshake,
 ) -> Result<bool, ErrorStack> {
     use SignatureScheme as S;
     let signature = signed.signature();
@@ -230,7 +243,7 @@ fn signature_is_right(
     match padding {
         Some(_) if key.id() != Id::RSA => return Ok(false),
         None if key.id() != Id::EC => return Ok(false),
-        None if curve_is_bound == CurveIsBound::Yes
+        None if version == Handshake::Tls13
             && key.ec_key()?.group().curve_name() != Some(curve) =>
         {
             return Ok(false);

@@ -10,14 +10,16 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use openssl::pkey::PKey;
+use openssl::hash::MessageDigest;
+use openssl::pkey::{PKey, Private};
 use openssl::x509::X509;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, Signer, SigningKey, SingleCertAndKey};
 use rustls::{
     ClientConfig, ClientConnection, Connection, HandshakeKind, ProtocolVersion, RootCertStore,
-    ServerConfig, ServerConnection, SupportedProtocolVersion,
+    ServerConfig, ServerConnection, SignatureAlgorithm, SignatureScheme, SupportedProtocolVersion,
 };
 
 use super::line_client::{LineClient, find};
@@ -324,6 +326,7 @@ pub(crate) struct Client {
     versions: &'static [&'static SupportedProtocolVersion],
     alpn: Vec<Vec<u8>>,
     identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    pkcs1: bool,
     name: String,
     hello: Hello,
     config: OnceLock<Arc<ClientConfig>>,
@@ -350,6 +353,7 @@ impl Client {
             versions: rustls::DEFAULT_VERSIONS,
             alpn: Vec::new(),
             identity: None,
+            pkcs1: false,
             name: "mail.test".to_owned(),
             hello: Hello::Whole,
             config: OnceLock::new(),
@@ -378,6 +382,12 @@ impl Client {
     pub(crate) fn with(self, certificate: &Path, key: &Path) -> Client {
         let identity = Some((certificates(certificate), private_key(key)));
         Client { identity, ..self }
+    }
+
+    /// Signs with its RSA key by PKCS#1 v1.5, in TLS 1.3 too, which forbids that.
+    pub(crate) fn signing_by_pkcs1(self) -> Client {
+        let pkcs1 = true;
+        Client { pkcs1, ..self }
     }
 
     /// Sends its first message like this.
@@ -426,6 +436,11 @@ impl Client {
             .with_root_certificates(self.roots.clone());
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
+            Some((chain, key)) if self.pkcs1 => {
+                let key = Pkcs1Key(PKey::private_key_from_der(key.secret_der()).expect("a key"));
+                let certified = CertifiedKey::new(chain.clone(), Arc::new(key));
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
+            }
             Some((chain, key)) => builder
                 .with_client_auth_cert(chain.clone(), key.clone_key())
                 .expect("the key fits its certificate"),
@@ -435,6 +450,32 @@ impl Client {
             config.max_fragment_size = Some(40);
         }
         config
+    }
+}
+
+/// An RSA key that signs by PKCS#1 v1.5 with SHA-256, whatever it is asked for.
+#[derive(Debug, Clone)]
+struct Pkcs1Key(PKey<Private>);
+
+impl SigningKey for Pkcs1Key {
+    fn choose_scheme(&self, _: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        Some(Box::new(self.clone()))
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        SignatureAlgorithm::RSA
+    }
+}
+
+impl Signer for Pkcs1Key {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        let signer = openssl::sign::Signer::new(MessageDigest::sha256(), &self.0);
+        let signature = signer.and_then(|mut signer| signer.sign_oneshot_to_vec(message));
+        signature.map_err(|error| rustls::Error::General(error.to_string()))
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        SignatureScheme::RSA_PKCS1_SHA256
     }
 }
 
