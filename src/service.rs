@@ -149,7 +149,7 @@ impl Service {
         };
         let servers = conf.auth_http.iter().map(|url| {
             let tls = auth_connector.clone().filter(|_| url.tls);
-            HttpClient::new(url.clone(), dns.clone(), tls)
+            HttpClient::new(url.clone(), dns.clone(), tls, conf.auth_http_keepalive)
         });
         let acceptor = match conf.has_tls() {
             false => None,

@@ -13,6 +13,7 @@ use common::ports::free_port;
 use common::postern::Postern;
 use common::service;
 use common::temp::TempDir;
+use common::wait::{self, PATIENCE};
 use peers::{Peer, imap_server, pop3_server, smtp_server};
 
 const LOGGED_IN: &str = "a OK [CAPABILITY IMAP4rev1] backend login";
@@ -438,11 +439,51 @@ fn a_client_cannot_smuggle_a_second_command_to_a_pop3_backend() {
 // ---- the connection to the auth server
 
 #[test]
-fn one_connection_carries_many_logins() {
+fn each_login_has_its_own_connection_to_the_auth_server() {
     let backend = Peer::start(imap_server);
     let address = backend.address();
     let auth = AuthServer::start(move |_| Answer::ok(address));
     let postern = Postern::start(&service("imap", &auth, ""));
+    for number in 1..=3 {
+        assert_eq!(login(postern.address("imap")), LOGGED_IN);
+        let request = auth.wait_for_request(number);
+        assert_eq!(request.line(), "GET /auth HTTP/1.0");
+    }
+    assert_eq!(auth.connections(), 3);
+}
+
+#[test]
+fn an_answer_sent_twice_decides_about_nobody_else() {
+    let backend = Peer::start(imap_server);
+    let address = backend.address();
+    let auth = AuthServer::start(move |request| match request.number {
+        1 => Answer::Raw(
+            format!(
+                "HTTP/1.1 200 OK\r\nAuth-Status: OK\r\nAuth-Server: {}\r\nAuth-Port: {}\r\n\
+                 Content-Length: 0\r\n\r\n",
+                address.ip(),
+                address.port()
+            )
+            .repeat(2)
+            .into_bytes(),
+        ),
+        _ => Answer::refuse("no"),
+    });
+    for keepalive in ["", "auth_http_keepalive = 4"] {
+        let postern = Postern::start(&service("imap", &auth, keepalive));
+        login(postern.address("imap"));
+        assert_eq!(login(postern.address("imap")), "a NO no");
+    }
+}
+
+const KEEPALIVE: &str = "auth_http_keepalive = 4";
+
+#[test]
+fn a_kept_connection_carries_many_logins() {
+    let backend = Peer::start(imap_server);
+    let address = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(address));
+    let postern = Postern::start(&service("imap", &auth, KEEPALIVE));
     for _ in 0..5 {
         assert_eq!(login(postern.address("imap")), LOGGED_IN);
     }
@@ -451,11 +492,46 @@ fn one_connection_carries_many_logins() {
 }
 
 #[test]
+fn a_kept_connection_is_closed_after_a_second_though_nobody_asks() {
+    let backend = Peer::start(imap_server);
+    let address = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(address));
+    let postern = Postern::start(&service("imap", &auth, KEEPALIVE));
+    for number in 1..=2 {
+        let start = Instant::now();
+        assert_eq!(login(postern.address("imap")), LOGGED_IN);
+        assert_eq!(auth.open_connections(), 1);
+        let closed = || (auth.open_connections() == 0).then_some(());
+        wait::until("the idle connection's end", PATIENCE, closed);
+        let took = start.elapsed();
+        assert!(took > Duration::from_millis(900), "{took:?}");
+        assert!(took < Duration::from_millis(2500), "{took:?}");
+        assert_eq!(auth.connections(), number);
+    }
+}
+
+#[test]
+fn a_kept_connection_that_is_silent_is_replaced() {
+    let backend = Peer::start(imap_server);
+    let address = backend.address();
+    let auth = AuthServer::start(move |request| match request.number {
+        2 => Answer::Stall,
+        _ => Answer::ok(address),
+    });
+    let postern = Postern::start(&service("imap", &auth, KEEPALIVE));
+    assert_eq!(login(postern.address("imap")), LOGGED_IN);
+    let start = Instant::now();
+    assert_eq!(login(postern.address("imap")), LOGGED_IN);
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert_eq!(auth.connections(), 2);
+}
+
+#[test]
 fn a_login_survives_that_the_auth_server_closed_the_idle_connection() {
     let backend = Peer::start(imap_server);
     let address = backend.address();
     let auth = AuthServer::start(move |_| Answer::ok(address));
-    let postern = Postern::start(&service("imap", &auth, ""));
+    let postern = Postern::start(&service("imap", &auth, KEEPALIVE));
     for _ in 0..5 {
         assert_eq!(login(postern.address("imap")), LOGGED_IN);
         auth.close_connections();
@@ -467,7 +543,7 @@ fn a_login_survives_a_restart_of_the_auth_server() {
     let backend = Peer::start(imap_server);
     let address = backend.address();
     let auth = AuthServer::start(move |_| Answer::ok(address));
-    let postern = Postern::start(&service("imap", &auth, ""));
+    let postern = Postern::start(&service("imap", &auth, KEEPALIVE));
     assert_eq!(login(postern.address("imap")), LOGGED_IN);
     let place = auth.address();
     drop(auth);

@@ -157,8 +157,8 @@ fn reference_prints_every_directive() {
     assert_eq!(output.status.code(), Some(0));
     let reference = stdout(&output);
     for directive in "listen protocol server_name timeout max_errors max_commands resolver \
-        resolver_timeout auth_http auth_http_timeout auth_http_header auth_http_pass_client_cert \
-        imap_auth imap_capabilities imap_client_buffer pop3_auth pop3_capabilities \
+        resolver_timeout auth_http auth_http_timeout auth_http_keepalive auth_http_header \
+        auth_http_pass_client_cert imap_auth imap_capabilities imap_client_buffer pop3_auth pop3_capabilities \
         pop3_client_buffer smtp_auth smtp_capabilities smtp_client_buffer smtp_greeting_delay \
         proxy_buffer proxy_timeout proxy_pass_error_message proxy_protocol proxy_smtp_auth xclient \
         error_log error_log_user_tag set_real_ip_from starttls ssl_certificate workers \

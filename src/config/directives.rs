@@ -531,6 +531,17 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "How long an auth server may take to answer.",
     ),
     row(
+        "auth_http_keepalive",
+        MAIL,
+        "number, 0 to 1000",
+        Text("0"),
+        Is(|d, v| put(&mut d.server.auth_http_keepalive, count(v, 0..=1000))),
+        "How many idle connections to one auth server are kept for the next logins, each for a \
+         second. With 0 each login asks on a connection of its own. More only for a server that \
+         serves as many connections at once, and never sends anything behind the one answer to \
+         each request: such bytes would decide about somebody else's login.",
+    ),
+    row(
         "auth_http_header",
         MAIL,
         "NAME VALUE",

@@ -394,6 +394,7 @@ fn empty_server() -> Server {
         auth: AuthKind::Http,
         auth_http: Vec::new(),
         auth_http_timeout: Duration::ZERO,
+        auth_http_keepalive: 0,
         auth_http_header: Vec::new(),
         auth_http_pass_client_cert: false,
         login_domain: None,

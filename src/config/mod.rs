@@ -180,6 +180,8 @@ pub struct Server {
     pub auth_http: Vec<HttpUrl>,
     /// Limit of one request to an auth server.
     pub auth_http_timeout: Duration,
+    /// Idle connections kept to each auth server.
+    pub auth_http_keepalive: usize,
     /// Headers added to each request, in order.
     pub auth_http_header: Vec<(String, String)>,
     /// Whether `Auth-SSL-Cert` is sent.

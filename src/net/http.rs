@@ -1,13 +1,16 @@
-//! One GET request over a blocking connection (RFC 9112), with connections kept for the next one.
+//! One GET request over a blocking connection (RFC 9112). Each has a connection of its own, unless
+//! some are to be kept for the next one.
 //!
 //! Just what an auth server needs: the request's bytes are the caller's, down to the spelling and the
 //! order of its headers, which HTTP libraries do not leave to their users. Answers are parsed by
 //! `httparse`; of them only the head is of interest.
 
+mod kept;
+
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::SockAddr;
@@ -16,10 +19,13 @@ use zeroize::Zeroizing;
 use super::conn::Conn;
 use super::error::NetError;
 use super::line::Line;
+use super::race::connect_first;
 use super::resolve::Dns;
 use super::socket::{Deadline, Socket};
 use crate::config::{HttpHost, HttpUrl};
 use crate::tls::Connector;
+
+use self::kept::Kept;
 
 /// Longest head of an answer.
 const HEAD: usize = 64 * 1024;
@@ -27,17 +33,17 @@ const HEAD: usize = 64 * 1024;
 const HEADERS: usize = 256;
 /// Longest body that is read for the sake of keeping the connection.
 const BODY: usize = 16 * 1024;
-/// Connections kept for later requests.
-const KEPT: usize = 64;
-/// Longest time a kept connection is trusted.
-const KEPT_FOR: Duration = Duration::from_secs(30);
+/// Most interim answers before the real one.
+const INTERIM: usize = 16;
+/// How long a kept connection may be silent before a new one is tried.
+const FIRST_BYTE: Duration = Duration::from_millis(500);
 
 /// One HTTP server.
 pub(crate) struct HttpClient {
     url: HttpUrl,
     dns: Dns,
     tls: Option<Connector>,
-    idle: Mutex<Vec<(Conn, Instant)>>,
+    kept: Kept,
 }
 
 /// The head of an answer.
@@ -88,13 +94,13 @@ impl fmt::Display for HttpError {
 }
 
 impl HttpClient {
-    /// A client of one server; `tls` goes with `https`.
-    pub(crate) fn new(url: HttpUrl, dns: Dns, tls: Option<Connector>) -> Self {
+    /// A client of one server; `tls` goes with `https`. `keepalive` idle connections are kept at most.
+    pub(crate) fn new(url: HttpUrl, dns: Dns, tls: Option<Connector>, keepalive: usize) -> Self {
         Self {
             url,
             dns,
             tls,
-            idle: Mutex::new(Vec::new()),
+            kept: Kept::new(keepalive),
         }
     }
 
@@ -107,41 +113,50 @@ impl HttpClient {
         }
     }
 
-    /// Asks once. `headers` are complete lines. A kept connection that turns out to be dead is
-    /// replaced by a new one.
+    /// Asks once. `headers` are complete lines. A kept connection that is dead or silent is replaced
+    /// by a new one.
     pub(crate) fn get(&self, headers: &[u8], deadline: Deadline) -> Result<Response, HttpError> {
         let request = self.request(headers);
-        if let Some(mut conn) = self.take_kept() {
-            match self.ask(&mut conn, &request, deadline) {
-                Ok((response, keep)) => {
-                    self.keep(conn, keep);
-                    return Ok(response);
-                }
-                // The server closed it meanwhile; it has not seen the request.
-                Err(HttpError::Broken(NetError::Closed | NetError::Io(_)))
-                    if conn.buffered().is_empty() => {}
-                Err(error) => return Err(error),
+        if let Some(mut conn) = self.kept.take() {
+            let sent = conn.send(&request, deadline).map_err(broken);
+            let first = Deadline {
+                at: deadline.at.min(Instant::now() + FIRST_BYTE),
+                ..deadline
+            };
+            // Where no byte has come the server has closed it, or is busy with another.
+            if sent.and_then(|()| conn.fill(first).map_err(broken)).is_ok() {
+                return self.read_answer(conn, deadline);
             }
         }
         let mut conn = self.connect(deadline)?;
-        let (response, keep) = self.ask(&mut conn, &request, deadline)?;
-        self.keep(conn, keep);
-        Ok(response)
+        conn.send(&request, deadline).map_err(broken)?;
+        self.read_answer(conn, deadline)
     }
 
+    /// Version 1.0 says, as nginx does, that the connection is for this request alone.
     fn request(&self, headers: &[u8]) -> Line {
         let host = match &self.url.host {
             HttpHost::Tcp(host, _) if host.contains(':') => format!("[{host}]"),
             HttpHost::Tcp(host, _) => host.clone(),
             HttpHost::Unix(_) => "localhost".into(),
         };
-        let start = format!("GET {} HTTP/1.1\r\nHost: {host}\r\n", self.url.uri);
+        let version = match self.kept.is_wanted() {
+            true => "1.1",
+            false => "1.0",
+        };
+        let uri = &self.url.uri;
+        let start = format!("GET {uri} HTTP/{version}\r\nHost: {host}\r\n");
         super::line::line(&[start.as_bytes(), headers])
     }
 
     fn connect(&self, deadline: Deadline) -> Result<Conn, HttpError> {
-        let addresses = match &self.url.host {
-            HttpHost::Unix(path) => vec![SockAddr::unix(path).map_err(HttpError::Connect)?],
+        let addresses: Vec<_> = match &self.url.host {
+            HttpHost::Unix(path) => {
+                let path = SockAddr::unix(path).map_err(HttpError::Connect)?;
+                let limit = deadline.remaining().ok_or(HttpError::Timeout)?;
+                let socket = Socket::connect(&path, limit).map_err(not_connected)?;
+                return self.start(socket, deadline);
+            }
             // This machine, whatever a `resolver` would say (RFC 6761, section 6.3).
             HttpHost::Tcp(host, port) if host.eq_ignore_ascii_case("localhost") => {
                 let ips = [
@@ -160,19 +175,8 @@ impl HttpClient {
                 .map(SockAddr::from)
                 .collect(),
         };
-        let mut last = HttpError::Timeout;
-        for (at, address) in addresses.iter().enumerate() {
-            let Some(left) = deadline.remaining() else {
-                return Err(HttpError::Timeout);
-            };
-            let others = u32::try_from(addresses.len() - at).unwrap_or(1);
-            match Socket::connect(address, left / others) {
-                Ok(socket) => return self.start(socket, deadline),
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => last = HttpError::Timeout,
-                Err(error) => last = HttpError::Connect(error),
-            }
-        }
-        Err(last)
+        let socket = connect_first(&addresses, deadline).map_err(not_connected)?;
+        self.start(socket, deadline)
     }
 
     fn start(&self, socket: Socket, deadline: Deadline) -> Result<Conn, HttpError> {
@@ -186,43 +190,27 @@ impl HttpClient {
         Ok(conn)
     }
 
-    /// Sends the request and reads the head of the answer; says whether the connection can be used
-    /// again.
-    fn ask(
-        &self,
-        conn: &mut Conn,
-        request: &[u8],
-        deadline: Deadline,
-    ) -> Result<(Response, bool), HttpError> {
-        conn.send(request, deadline).map_err(broken)?;
+    /// Reads the head of the answer, and keeps the connection if that is wanted and possible.
+    fn read_answer(&self, mut conn: Conn, deadline: Deadline) -> Result<Response, HttpError> {
+        let mut interim = 0;
         loop {
-            conn.fill(deadline).map_err(broken)?;
             while let Some(head) = parse_head(conn.buffered())? {
                 conn.consume(head.len);
                 // An interim answer (RFC 9110, section 15.2) precedes the real one.
                 if !(100..200).contains(&head.response.status) {
-                    let keep = head.keeps_alive && skip_body(conn, head.body, deadline);
-                    return Ok((head.response, keep));
+                    let keeps = self.kept.is_wanted() && head.keeps_alive;
+                    if keeps && skip_body(&mut conn, head.body, deadline) {
+                        self.kept.put(conn);
+                    }
+                    return Ok(head.response);
+                }
+                interim += 1;
+                if interim > INTERIM {
+                    let text = format!("sent more than {INTERIM} interim answers");
+                    return Err(HttpError::Malformed(text));
                 }
             }
-        }
-    }
-
-    fn take_kept(&self) -> Option<Conn> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((conn, since)) = idle.pop() {
-            // What came unasked would be taken for the answer to somebody else's login.
-            if since.elapsed() < KEPT_FOR && conn.is_quiet() {
-                return Some(conn);
-            }
-        }
-        None
-    }
-
-    fn keep(&self, conn: Conn, keep: bool) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if keep && idle.len() < KEPT {
-            idle.push((conn, Instant::now()));
+            conn.fill(deadline).map_err(broken)?;
         }
     }
 }
@@ -230,6 +218,13 @@ impl HttpClient {
 impl fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "HttpClient({})", self.name())
+    }
+}
+
+fn not_connected(error: io::Error) -> HttpError {
+    match error.kind() {
+        io::ErrorKind::TimedOut => HttpError::Timeout,
+        _ => HttpError::Connect(error),
     }
 }
 

@@ -13,5 +13,6 @@ pub(crate) mod leg;
 pub(crate) mod line;
 pub(crate) mod listen;
 pub(crate) mod proxy_protocol;
+mod race;
 pub(crate) mod resolve;
 pub(crate) mod socket;

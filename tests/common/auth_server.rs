@@ -212,6 +212,11 @@ impl AuthServer {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
+    /// Connections that are open now.
+    pub(crate) fn open_connections(&self) -> usize {
+        self.shared.open.lock().expect("no holder panics").len()
+    }
+
     /// Closes the connections that are open, as a server does that finds them idle.
     pub(crate) fn close_connections(&self) {
         let mut open = self.shared.open.lock().expect("no holder panics");

@@ -73,7 +73,7 @@ fn method(servers: &[SocketAddr], lines: &str) -> AuthHttp {
     let conf = &config.servers[0];
     let dns = Dns::new(None).expect("a resolver");
     let clients = conf.auth_http.iter();
-    let clients = clients.map(|url| HttpClient::new(url.clone(), dns.clone(), None));
+    let clients = clients.map(|url| HttpClient::new(url.clone(), dns.clone(), None, 0));
     let router = Router::new(
         Vec::new(),
         &[],
@@ -162,7 +162,7 @@ fn the_headers_of_a_request_have_their_order() {
     };
     let _ = method.authenticate(&request, &|_| {});
     let expected = [
-        "GET /auth HTTP/1.1",
+        "GET /auth HTTP/1.0",
         "Host: 127.0.0.1",
         "Auth-Method: plain",
         "Auth-User: bob",
@@ -343,7 +343,7 @@ fn the_next_server_is_asked_when_one_is_dead() {
     assert!(matches!(verdict, Ok(Verdict::Granted(_))), "{verdict:?}");
     let expected = format!("auth http server {dead}: connect() failed, trying the next");
     assert_eq!(warnings.take(), [expected]);
-    assert_eq!(server.lines()[0], "GET /auth HTTP/1.1");
+    assert_eq!(server.lines()[0], "GET /auth HTTP/1.0");
 }
 
 #[test]
@@ -371,4 +371,16 @@ fn an_error_code_refuses() {
     for bad in [&b"250 OK"[..], b"", b"5", b"535-5.7.8", b"5x5"] {
         assert!(!is_error_code(bad));
     }
+}
+
+#[test]
+fn interim_answers_are_bounded_in_number() {
+    let few = "HTTP/1.1 102 Processing\r\n\r\n".repeat(16);
+    assert!(matches!(
+        verdict(&format!("{few}{OK}")),
+        Ok(Verdict::Granted(_))
+    ));
+    let many = "HTTP/1.1 102 Processing\r\n\r\n".repeat(17);
+    let reason = unusable(&format!("{many}{OK}"));
+    assert_eq!(reason, "sent more than 16 interim answers");
 }
