@@ -11,9 +11,9 @@ use crate::backend::capabilities::{self, Asker, Learned};
 use crate::backend::route::Router;
 use crate::backend::talk::Dialogue;
 use crate::backend::visit::Visitor;
-use crate::backend::{Backend, Visits, check};
+use crate::backend::{Backend, Visits, check, refreshed_in_words};
 use crate::config::{self, AuthKind, Capabilities, Config};
-use crate::log::{Log, Seldom, Severity};
+use crate::log::{Log, Seldom};
 use crate::net::address::Address;
 use crate::net::http::HttpClient;
 use crate::net::resolve::{Dns, PendingName};
@@ -202,16 +202,10 @@ impl Service {
         let of_clients = self.acceptor.iter().map(Acceptor::refresh);
         let connectors = self.connector.iter().chain(&self.auth_connector);
         for refreshed in of_clients.chain(connectors.map(Connector::refresh)) {
-            let (severity, text) = match refreshed {
-                Ok(false) => continue,
-                Ok(true) => (
-                    Severity::Notice,
-                    "certificates have changed; new ones are in use".into(),
-                ),
-                Err(error) => (Severity::Error, error),
-            };
-            let text = format!("server \"{}\": {text}", self.conf.name);
-            self.log.write(severity, file!(), &text, None, None);
+            if let Some((severity, text)) = refreshed_in_words(refreshed) {
+                let text = format!("server \"{}\": {text}", self.conf.name);
+                self.log.write(severity, file!(), &text, None, None);
+            }
         }
     }
 

@@ -462,6 +462,40 @@ fn a_changed_file_of_authorities_holds_for_the_next_login() {
 }
 
 #[test]
+fn changed_tls_files_of_a_backend_hold_for_the_next_login_and_visit() {
+    let pki = Pki::shared();
+    let stranger = pki.issue("stranger", "DNS:a.test", Key::Ec, State::SelfSigned);
+    let own = pki.issue("postern", "DNS:proxy.test", Key::Ec, State::Good);
+    let folder = TempDir::new("backend-tls");
+    let file = |name: &str| folder.path().join(name);
+    let copy = |from: &Path, to: &str| {
+        fs::copy(from, file(to)).expect("the folder is ours");
+    };
+    for library in LIBRARIES {
+        copy(&stranger.certificate, "authorities.pem");
+        copy(&stranger.certificate, "own.pem");
+        copy(&stranger.key, "own.key");
+        let stub = stub("imap", pki.server(), Some(&pki.authority()));
+        let postern = Postern::start(&format!(
+            "[server imap]\nprotocol = imap\nlisten = 127.0.0.1:0\n[backend b]\nhosts = {}\n\
+             tls_library = {library}\nproxy_ssl = on\nproxy_ssl_certificate = {}\n\
+             proxy_ssl_certificate_key = {}\nhealth_check = 1s\n{}",
+            stub.address,
+            file("own.pem").display(),
+            file("own.key").display(),
+            trusting(&file("authorities.pem"))
+        ));
+        postern.wait_for_log("is not trusted");
+        copy(&pki.authority(), "authorities.pem");
+        copy(&own.key, "own.key");
+        copy(&own.certificate, "own.pem");
+        postern.wait_for_log("backend \"b\": certificates have changed; new ones are in use");
+        postern.wait_for_log("is up again");
+        log_in(&postern, "imap");
+    }
+}
+
+#[test]
 fn the_proxy_header_goes_before_starttls() {
     let dovecot = dovecot::shared();
     for (library, last) in [("rustls", 51), ("native", 52)] {

@@ -17,7 +17,7 @@ use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Balance};
-use crate::log::{Log, Severity};
+use crate::log::{Log, Seldom, Severity};
 use crate::net::resolve::Dns;
 use crate::protocol::Protocol;
 use crate::tls::{Connector, Problem};
@@ -39,6 +39,8 @@ pub(crate) struct Backend {
     pub connector: Result<Connector, String>,
     /// What is known of its hosts.
     pub health: Health,
+    /// When the files of its TLS were last looked at.
+    refreshed: Seldom,
     log: Log,
 }
 
@@ -63,6 +65,7 @@ impl Backend {
             conf,
             connector,
             health: Health::default(),
+            refreshed: Seldom::new(),
             log,
         }
     }
@@ -124,6 +127,21 @@ impl Backend {
         }
     }
 
+    /// Reads the files of its TLS again that have changed, looking at most once a second. Logins in
+    /// progress keep what they began with; a broken new file leaves the old one in use.
+    pub(crate) fn refresh_tls(&self) {
+        let Ok(connector) = &self.connector else {
+            return;
+        };
+        if self.refreshed.allow().is_none() {
+            return;
+        }
+        if let Some((severity, text)) = refreshed_in_words(connector.refresh()) {
+            let text = format!("backend \"{}\": {text}", self.conf.name);
+            self.log.write(severity, file!(), &text, None, None);
+        }
+    }
+
     /// Notes that an address does not serve, and says so once.
     pub(crate) fn note_failure(&self, address: SocketAddr, reason: &str) {
         if self.health.failed(address, self.conf.fail_timeout) {
@@ -139,6 +157,18 @@ impl Backend {
             let text = format!("backend \"{}\": {address} is up again", self.conf.name);
             self.log.write(Severity::Notice, file!(), &text, None, None);
         }
+    }
+}
+
+/// What the log is told about files of TLS that were looked at; nothing where none has changed.
+pub(crate) fn refreshed_in_words(refreshed: Result<bool, String>) -> Option<(Severity, String)> {
+    match refreshed {
+        Ok(false) => None,
+        Ok(true) => {
+            let text = "certificates have changed; new ones are in use";
+            Some((Severity::Notice, text.to_owned()))
+        }
+        Err(error) => Some((Severity::Error, error)),
     }
 }
 

@@ -8,6 +8,7 @@ use super::deadlines::Deadlines;
 use super::error::BackendError;
 use super::talk::{Dialogue, Talk, open};
 use super::{Backend, Candidate};
+use crate::config::ProxySsl;
 use crate::protocol::Protocol;
 
 /// Who visits: in which protocol, under which name.
@@ -52,6 +53,9 @@ impl Visitor {
 }
 
 fn dial<'a>(backend: &'a Backend, host: &'a Candidate) -> Result<BackendConn<'a>, BackendError> {
+    if backend.conf.proxy_ssl != ProxySsl::Off {
+        backend.refresh_tls();
+    }
     let dial = Dial {
         candidate: host,
         proxy_protocol: backend.conf.proxy_protocol,

@@ -45,7 +45,10 @@ pub(crate) fn dial<'a>(
         deadlines.limit_connect(connect_timeout);
     }
     if grant.ssl != ProxySsl::Off {
-        session.service.refresh_tls();
+        match &grant.target {
+            Target::Backend(backend) => backend.refresh_tls(),
+            Target::Address { .. } => session.service.refresh_tls(),
+        }
     }
     let dial = Dial {
         candidate,
