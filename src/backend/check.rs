@@ -4,7 +4,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::error::BackendError;
+use super::error::{BackendError, BeforeCredentials};
 use super::visit::Visitor;
 use super::{Backend, Visits, wait_between};
 use crate::net::resolve::Dns;
@@ -58,7 +58,9 @@ fn visit_all(backend: &Backend, visitor: &Visitor, dns: &Dns) {
             Ok(()) => backend.note_answer(host.address),
             // Ours, not the host's.
             Err(BackendError::Internal(_)) => {}
-            Err(error) => backend.note_failure(host.address, &error.in_full()),
+            Err(error) => {
+                backend.note_failure(host.address, &BeforeCredentials::new(error));
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use socket2::SockAddr;
 
 use super::deadlines::Deadlines;
-use super::error::{BackendError, BackendReply, RefusalKind};
+use super::error::{BackendError, BackendReply, BeforeCredentials, LoginFailure, RefusalKind};
 use super::talk::{BackendStep, Watcher};
 use super::{BACKEND_LINE, BACKEND_TOTAL, Candidate};
 use crate::config::{Keepalive, ProxyProtocol, ProxySsl};
@@ -66,6 +66,8 @@ pub(crate) struct BackendConn<'a> {
     total: usize,
     /// It is to hear a goodbye: it has welcomed us and got no credentials, and the connection works.
     hears_goodbye: bool,
+    /// The credentials went out to it, or a part of them.
+    has_credentials: bool,
 }
 
 impl<'a> Dial<'a> {
@@ -73,13 +75,18 @@ impl<'a> Dial<'a> {
     ///
     /// # Errors
     /// The host does not serve, or this process has no descriptors left.
-    pub(crate) fn connect(self) -> Result<BackendConn<'a>, BackendError> {
+    pub(crate) fn connect(self) -> Result<BackendConn<'a>, BeforeCredentials> {
+        self.connect_and_secure().map_err(BeforeCredentials::new)
+    }
+
+    fn connect_and_secure(self) -> Result<BackendConn<'a>, BackendError> {
         let address = self.candidate.address;
         let mut backend = BackendConn {
             conn: Conn::new(Arc::new(self.open_socket()?), BACKEND_LINE),
             dial: self,
             total: 0,
             hears_goodbye: false,
+            has_credentials: false,
         };
         backend.send_proxy_header(address)?;
         if backend.dial.ssl == ProxySsl::On {
@@ -172,10 +179,23 @@ impl BackendConn<'_> {
         self.hears_goodbye = true;
     }
 
-    /// The host has the credentials.
-    pub(crate) fn credentials_are_out(&mut self) {
+    /// Sends the line with the password, or with what stands for it. From here on the host is held
+    /// to have it, even if only a part of the line went out.
+    pub(crate) fn send_credentials(&mut self, line: &[u8]) -> Result<(), BackendError> {
         self.dial.deadlines.credentials_are_out();
         self.hears_goodbye = false;
+        self.has_credentials = true;
+        self.send(line)
+    }
+
+    /// Whether the host has the credentials, or a part of them.
+    pub(crate) fn has_credentials(&self) -> bool {
+        self.has_credentials
+    }
+
+    /// What this error means for other hosts and for the health of this one.
+    pub(crate) fn login_failure(&self, error: BackendError) -> LoginFailure {
+        LoginFailure::of(self.has_credentials, error)
     }
 
     /// Sends a line, its end included.

@@ -10,6 +10,76 @@ use crate::log::escape;
 use crate::net::error::NetError;
 use crate::tls::{TlsError, TlsErrorKind};
 
+/// Why a login failed at one host. Only the first of the two can be tried elsewhere.
+#[derive(Debug)]
+pub(crate) enum LoginFailure {
+    Before(BeforeCredentials),
+    After(AfterCredentials),
+}
+
+/// A failure at a host that has not seen the credentials. It tells whether the host serves
+/// (`Backend::note_failure`), and another host may be tried.
+#[derive(Debug)]
+pub(crate) struct BeforeCredentials(BackendError);
+
+/// A failure at a host that has the credentials. They may be what it did not like, so that they go nowhere
+/// else, and nothing follows for its health.
+#[derive(Debug)]
+pub(crate) struct AfterCredentials(BackendError);
+
+impl BeforeCredentials {
+    /// A failure of a host that cannot have had the credentials: it was not connected to, or visited only.
+    pub(super) fn new(error: BackendError) -> Self {
+        Self(error)
+    }
+
+    /// Whether another host may do better. A login that was refused never goes to one.
+    pub(crate) fn is_of_host(&self) -> bool {
+        self.0.is_without_service()
+    }
+
+    /// What failed.
+    pub(crate) fn cause(&self) -> &BackendError {
+        &self.0
+    }
+}
+
+impl LoginFailure {
+    /// `has_credentials` is what the connection knows.
+    pub(super) fn of(has_credentials: bool, error: BackendError) -> Self {
+        if has_credentials {
+            Self::After(AfterCredentials(error))
+        } else {
+            Self::Before(BeforeCredentials(error))
+        }
+    }
+}
+
+impl AfterCredentials {
+    /// Whether the host has judged the login, which shows that it serves.
+    pub(crate) fn is_judgement(&self) -> bool {
+        !self.0.is_without_service()
+    }
+}
+
+impl From<BeforeCredentials> for LoginFailure {
+    fn from(failure: BeforeCredentials) -> Self {
+        Self::Before(failure)
+    }
+}
+
+impl From<BeforeCredentials> for BackendError {
+    fn from(failure: BeforeCredentials) -> Self {
+        failure.0
+    }
+}
+
+impl From<AfterCredentials> for BackendError {
+    fn from(failure: AfterCredentials) -> Self {
+        failure.0
+    }
+}
+
 /// The classes of failures at a backend.
 #[derive(Debug)]
 pub(crate) enum BackendError {
@@ -65,8 +135,8 @@ impl BackendError {
         ))
     }
 
-    /// Whether another host may do better. A login that was refused never goes to one.
-    pub(crate) fn is_of_host(&self) -> bool {
+    /// Whether the host does not serve at all, so that nothing was decided about the login.
+    pub(crate) fn is_without_service(&self) -> bool {
         match self {
             Self::Connect(..) | Self::Timeout | Self::Gone(_) | Self::Tls(_) => true,
             Self::Refused(reply) => {

@@ -22,6 +22,7 @@ use crate::net::resolve::Dns;
 use crate::protocol::Protocol;
 use crate::tls::{Connector, Problem};
 
+use self::error::BeforeCredentials;
 use self::health::Health;
 
 /// Longest line of a backend before the relay.
@@ -143,9 +144,9 @@ impl Backend {
     }
 
     /// Notes that an address does not serve, and says so once.
-    pub(crate) fn note_failure(&self, address: SocketAddr, reason: &str) {
+    pub(crate) fn note_failure(&self, address: SocketAddr, failure: &BeforeCredentials) {
         if self.health.failed(address, self.conf.fail_timeout) {
-            let name = &self.conf.name;
+            let (name, reason) = (&self.conf.name, failure.cause().in_full());
             let text = format!("backend \"{name}\": {address} is down: {reason}");
             self.log.write(Severity::Warn, file!(), &text, None, None);
         }

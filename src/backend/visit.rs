@@ -66,7 +66,7 @@ fn dial<'a>(backend: &'a Backend, host: &'a Candidate) -> Result<BackendConn<'a>
         watcher: None,
         pass_on: false,
     };
-    dial.connect()
+    Ok(dial.connect()?)
 }
 
 fn open_and_ask(

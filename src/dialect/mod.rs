@@ -369,7 +369,7 @@ fn failure_line(
             Some(unavailable())
         }
         Cause::Backend(BackendError::Refused(reply)) if reply.pass_on => fixed(&reply.answer),
-        Cause::Backend(error) if own_method && error.is_of_host() => Some(unavailable()),
+        Cause::Backend(error) if own_method && error.is_without_service() => Some(unavailable()),
         Cause::Backend(BackendError::Refused(reply))
             if own_method && reply.kind == RefusalKind::LoginForNow =>
         {

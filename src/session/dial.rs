@@ -6,7 +6,7 @@
 use crate::backend::Candidate;
 use crate::backend::conn::{BackendConn, Dial, Origin};
 use crate::backend::deadlines::Deadlines;
-use crate::backend::error::BackendError;
+use crate::backend::error::{BackendError, BeforeCredentials};
 use crate::backend::grant::{Grant, Target};
 use crate::config::ProxySsl;
 use crate::session::Session;
@@ -39,7 +39,7 @@ pub(crate) fn dial<'a>(
     grant: &'a Grant,
     candidate: &'a Candidate,
     mut deadlines: Deadlines,
-) -> Result<BackendConn<'a>, BackendError> {
+) -> Result<BackendConn<'a>, BeforeCredentials> {
     session.set_upstream(Some(candidate.address.to_string()));
     if let Some(connect_timeout) = grant.connect_timeout {
         deadlines.limit_connect(connect_timeout);

@@ -16,7 +16,7 @@ use crate::auth::{LoginRefusal, Request, Verdict, Warning};
 use crate::backend::Candidate;
 use crate::backend::conn::BackendConn;
 use crate::backend::deadlines::Deadlines;
-use crate::backend::error::{BackendError, RefusalKind};
+use crate::backend::error::{BackendError, LoginFailure, RefusalKind};
 use crate::backend::grant::{Grant, Target};
 use crate::backend::talk::{self, BackendStep, Talk};
 use crate::config::{AuthKind, Xclient};
@@ -513,7 +513,7 @@ fn tell_refusal(
 }
 
 /// Connects and logs in to the first host of the backend that serves. A host that refuses the login
-/// has served.
+/// has served, and one that has the credentials is the last one.
 fn enter_backend(
     session: &mut Session,
     client: &mut ClientConn,
@@ -570,21 +570,28 @@ fn try_hosts(
             break;
         }
         let mut talk = dialect.talk(session);
-        let error = match enter_host(session, &mut *talk, grant, candidate, deadlines) {
+        let failure = match enter_host(session, &mut *talk, grant, candidate, deadlines) {
             Ok(entered) => {
                 session.backend_time = Some(began.elapsed());
                 note_answer(grant, candidate);
                 return Ok(entered);
             }
-            Err(error) => error,
+            Err(LoginFailure::After(failure)) => {
+                if failure.is_judgement() {
+                    note_answer(grant, candidate);
+                }
+                return Err(failure.into());
+            }
+            Err(LoginFailure::Before(failure)) => failure,
         };
-        if !error.is_of_host() {
+        if !failure.is_of_host() {
             note_answer(grant, candidate);
-            return Err(error);
+            return Err(failure.into());
         }
         if let Target::Backend(backend) = &grant.target {
-            backend.note_failure(candidate.address, &error.in_full());
+            backend.note_failure(candidate.address, &failure);
         }
+        let error = BackendError::from(failure);
         if left > 1 {
             let text = format!("{error}, trying the next host");
             session.log_failure(Severity::Warn, file!(), &text, error.io_error());
@@ -601,13 +608,14 @@ fn enter_host(
     grant: &Grant,
     candidate: &Candidate,
     deadlines: Deadlines,
-) -> Result<(Conn, Line), BackendError> {
+) -> Result<(Conn, Line), LoginFailure> {
     let mut backend = dial(session, grant, candidate, deadlines)?;
     match log_in_to_host(talk, &mut backend, grant) {
         Ok(answer) => Ok((backend.into_conn(), answer)),
         Err(error) => {
+            let failure = backend.login_failure(error);
             talk.quit(backend);
-            Err(error)
+            Err(failure)
         }
     }
 }

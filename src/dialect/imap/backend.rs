@@ -16,6 +16,10 @@ use crate::net::socket::Deadline;
 use crate::sasl::{Mechanism, PLAIN};
 use crate::session::Session;
 
+/// Longest wait for the tagged answer of a host that has said goodbye, or has refused the login in an
+/// untagged line.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Longest wait for the answer to a question of our own, for which no login may fail.
 const OWN_QUESTION: Duration = Duration::from_secs(2);
 
@@ -161,8 +165,7 @@ impl ImapTalk {
         self.read_continuation(backend, true)?;
 
         backend.set_step(BackendStep::SendingPassword);
-        backend.send(&line(&[password]))?;
-        backend.credentials_are_out();
+        backend.send_credentials(&line(&[password]))?;
         let answer = self.read_answer(backend)?;
         self.take_tagged_ok(backend, answer)
     }
@@ -180,14 +183,13 @@ impl ImapTalk {
         backend.set_step(BackendStep::SendingLogin);
         if self.offers("SASL-IR") {
             let command = line(&[&self.tag, b" AUTHENTICATE ", name, b" ", &encoded]);
-            backend.send(&command)?;
+            backend.send_credentials(&command)?;
         } else {
             backend.send(&line(&[&self.tag, b" AUTHENTICATE ", name]))?;
             self.read_continuation(backend, false)?;
             backend.set_step(BackendStep::SendingPassword);
-            backend.send(&line(&[&encoded]))?;
+            backend.send_credentials(&line(&[&encoded]))?;
         }
-        backend.credentials_are_out();
         self.untagged.clear();
         let mut answer = self.read_answer(backend)?;
         if answer.starts_with(b"+") {
@@ -288,41 +290,75 @@ impl ImapTalk {
         Ok(Line::new(std::mem::take(&mut self.untagged)))
     }
 
-    /// The next line that is not untagged.
+    /// The next line that is not untagged. A goodbye, and a refusal that is untagged, are the last that
+    /// some servers say: the tagged line is awaited for a moment only.
     fn read_answer(&mut self, backend: &mut BackendConn<'_>) -> Result<Vec<u8>, BackendError> {
+        let mut last_words = None;
         loop {
-            let answer = backend.read_line()?;
+            let read = match last_words {
+                None => backend.read_line(),
+                Some(limit) => backend.read_line_within(limit),
+            };
+            let answer = match read {
+                Ok(answer) => answer,
+                Err(error) => return Err(self.ended_without_answer(backend, error)),
+            };
             if !answer.starts_with(b"* ") {
-                return Ok(answer);
+                return match self.has_said_bye() {
+                    true => Err(self.answered_with_bye(backend, &answer)),
+                    false => Ok(answer),
+                };
+            }
+            if is_bye(&answer) || is_untagged_refusal(&answer) {
+                let limit = || Deadline::after(LAST_WORDS, "timeout");
+                last_words.get_or_insert_with(limit);
             }
             self.untagged.extend_from_slice(&answer);
-            if has_first_word(&answer[2..], b"BYE") {
-                return Err(self.said_bye(backend));
-            }
         }
     }
 
-    /// The host goes down, or so it says: another one may serve. A refusal that came along tells more.
-    fn said_bye(&mut self, backend: &mut BackendConn<'_>) -> BackendError {
-        let mut last = Vec::new();
-        if backend.has_more() {
-            match backend.read_line() {
-                Ok(line) => last = line,
-                Err(error) => return error,
+    fn untagged_lines(&self) -> impl Iterator<Item = &[u8]> {
+        self.untagged.split_inclusive(|&byte| byte == b'\n')
+    }
+
+    fn has_said_bye(&self) -> bool {
+        self.untagged_lines().any(is_bye)
+    }
+
+    /// No tagged line has come. What was said untagged counts, if it refuses a login that the host has seen.
+    fn ended_without_answer(
+        &mut self,
+        backend: &BackendConn<'_>,
+        error: BackendError,
+    ) -> BackendError {
+        match error {
+            BackendError::Timeout | BackendError::Gone(_) => {}
+            other => return other,
+        }
+        if backend.has_credentials() && self.untagged_lines().any(is_untagged_refusal) {
+            return self.refused(backend, b"", RefusalKind::Login);
+        }
+        match self.has_said_bye() {
+            true => self.refused(backend, b"", RefusalKind::RawGreeting),
+            false => error,
+        }
+    }
+
+    /// The host has said goodbye and then this. A refusal of the login tells more than the goodbye; BAD is
+    /// how some servers end a connection on which too many passwords were wrong.
+    fn answered_with_bye(&mut self, backend: &BackendConn<'_>, last: &[u8]) -> BackendError {
+        let is_bad = is_status(last, &self.tag, b"BAD");
+        let kind = match refusal_kind(last, &self.tag) {
+            RefusalKind::Other if is_bad && backend.has_credentials() => {
+                match self.untagged_lines().any(is_bye_for_now) {
+                    true => RefusalKind::LoginForNow,
+                    false => RefusalKind::Login,
+                }
             }
-        }
-        let mut words = last.splitn(2, |&byte| byte == b' ');
-        let (tag, rest) = (
-            words.next().unwrap_or_default(),
-            words.next().unwrap_or_default(),
-        );
-        match [&b"NO"[..], b"BAD"]
-            .iter()
-            .any(|word| has_first_word(rest, word))
-        {
-            true => self.refused(backend, &last, refusal_kind(&last, tag)),
-            false => self.refused(backend, b"", RefusalKind::RawGreeting),
-        }
+            RefusalKind::Other => RefusalKind::RawGreeting,
+            kind => kind,
+        };
+        self.refused(backend, last, kind)
     }
 
     /// The failure for this answer, with the untagged lines before it.
@@ -338,31 +374,59 @@ impl ImapTalk {
     }
 }
 
-/// What a tagged NO to a login means: some codes are about the server and not about the login
-/// (RFC 5530).
+/// What a tagged NO to a login means.
 fn refusal_kind(answer: &[u8], tag: &[u8]) -> RefusalKind {
-    const FOR_NOW: [&[u8]; 5] = [
-        b"[UNAVAILABLE]",
-        b"[INUSE]",
-        b"[SERVERBUG]",
-        b"[LIMIT]",
-        b"[CONTACTADMIN]",
-    ];
-    let words = answer
-        .strip_prefix(tag)
-        .and_then(|rest| rest.strip_prefix(b" "));
-    let Some(words) = words.filter(|words| has_first_word(words, b"NO")) else {
+    if !is_status(answer, tag, b"NO") {
         return RefusalKind::Other;
-    };
-    let code = words[2..].trim_ascii_start().to_ascii_uppercase();
-    if FOR_NOW.iter().any(|for_now| code.starts_with(for_now)) {
+    }
+    let code = code(&answer[tag.len() + 1..]);
+    if is_for_now(&code) {
         return RefusalKind::LoginForNow;
     }
     // It wants TLS, of us.
-    match code.starts_with(b"[PRIVACYREQUIRED]") {
-        true => RefusalKind::Other,
-        false => RefusalKind::Login,
+    match code.as_slice() {
+        b"PRIVACYREQUIRED" => RefusalKind::Other,
+        _ => RefusalKind::Login,
     }
+}
+
+/// Whether a code is about the server and not about the login (RFC 5530).
+fn is_for_now(code: &[u8]) -> bool {
+    matches!(
+        code,
+        b"UNAVAILABLE" | b"INUSE" | b"SERVERBUG" | b"LIMIT" | b"CONTACTADMIN"
+    )
+}
+
+/// Whether an untagged line says that the login is refused.
+fn is_untagged_refusal(line: &[u8]) -> bool {
+    let is_last = is_status(line, b"*", b"NO") || is_bye(line);
+    let is_of_login = |code: &[u8]| {
+        matches!(
+            code,
+            b"AUTHENTICATIONFAILED" | b"AUTHORIZATIONFAILED" | b"EXPIRED"
+        )
+    };
+    is_last && is_of_login(&code(&line[2..]))
+}
+
+fn is_bye(line: &[u8]) -> bool {
+    is_status(line, b"*", b"BYE")
+}
+
+fn is_bye_for_now(line: &[u8]) -> bool {
+    is_bye(line) && is_for_now(&code(&line[2..]))
+}
+
+/// The first word of the response code behind a status word, in upper case; empty where there is none.
+fn code(words: &[u8]) -> Vec<u8> {
+    let mut parts = words.splitn(2, |&byte| byte == b' ');
+    let behind = parts.nth(1).unwrap_or_default().trim_ascii_start();
+    let Some(inside) = behind.strip_prefix(b"[") else {
+        return Vec::new();
+    };
+    let end = inside.iter().position(|byte| matches!(byte, b' ' | b']'));
+    inside[..end.unwrap_or(0)].to_ascii_uppercase()
 }
 
 /// What kind of greeting a line is.
@@ -383,10 +447,15 @@ impl Status {
 }
 
 fn is_ok(answer: &[u8], tag: &[u8]) -> bool {
+    is_status(answer, tag, b"OK")
+}
+
+/// Whether a line is this status under this tag.
+fn is_status(answer: &[u8], tag: &[u8], status: &[u8]) -> bool {
     let words = answer
         .strip_prefix(tag)
         .and_then(|rest| rest.strip_prefix(b" "));
-    words.is_some_and(|words| has_first_word(words, b"OK"))
+    words.is_some_and(|words| has_first_word(words, status))
 }
 
 /// Whether the first word is this one, in any case; `OKAY` is not `OK`.

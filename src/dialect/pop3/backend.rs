@@ -114,8 +114,7 @@ impl Pop3Talk {
 
         let password = Bare::new(grant.password()?).ok_or_else(broken)?;
         backend.set_step(BackendStep::SendingPassword);
-        backend.send(&line(&[b"PASS ", password.bytes()]))?;
-        backend.credentials_are_out();
+        backend.send_credentials(&line(&[b"PASS ", password.bytes()]))?;
         read_ok(backend, RefusalKind::Login).map(Line::new)
     }
 
@@ -135,8 +134,7 @@ impl Pop3Talk {
         }
         backend.set_step(BackendStep::SendingPassword);
         let encoded = Line::new(STANDARD.encode(&*message).into_bytes());
-        backend.send(&line(&[&encoded]))?;
-        backend.credentials_are_out();
+        backend.send_credentials(&line(&[&encoded]))?;
         let mut answer = backend.read_line()?;
         if answer.starts_with(b"+ ") {
             // An OAuth mechanism explains its refusal first and wants an answer to that (RFC 7628).

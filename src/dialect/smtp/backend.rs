@@ -172,8 +172,8 @@ impl SmtpTalk {
         send(backend, BackendStep::SendingAuth, &login)?;
         read_reply(backend, &[b"334"], RefusalKind::Login, None)?;
         let password = line(&[&encode(password)]);
-        send(backend, BackendStep::SendingAuth, &password)?;
-        backend.credentials_are_out();
+        backend.set_step(BackendStep::SendingAuth);
+        backend.send_credentials(&password)?;
         read_reply(backend, &[b"235"], RefusalKind::Login, None).map(drop)
     }
 
@@ -186,15 +186,15 @@ impl SmtpTalk {
     ) -> Result<(), BackendError> {
         let encoded = encode(&grant.sasl_message(mechanism)?);
         let command = line(&[b"AUTH ", mechanism.name.as_bytes(), b" ", &encoded]);
+        backend.set_step(BackendStep::SendingAuth);
         if command.len() <= COMMAND_LINE {
-            send(backend, BackendStep::SendingAuth, &command)?;
+            backend.send_credentials(&command)?;
         } else {
             let command = line(&[b"AUTH ", mechanism.name.as_bytes()]);
-            send(backend, BackendStep::SendingAuth, &command)?;
+            backend.send(&command)?;
             read_reply(backend, &[b"334"], RefusalKind::Login, None)?;
-            send(backend, BackendStep::SendingAuth, &line(&[&encoded]))?;
+            backend.send_credentials(&line(&[&encoded]))?;
         }
-        backend.credentials_are_out();
         let answer = read_reply(backend, &[b"235", b"334"], RefusalKind::Login, None)?;
         if answer.code == b"334" {
             // An OAuth mechanism explains its refusal first and wants an answer to that (RFC 7628).
