@@ -214,8 +214,8 @@ fn auth_wait_is_kept_to_the_full_whatever_else_the_address_does() {
         ("", 40 * 3),
         // Who is held back is not silent.
         ("max_prelogin_per_ip = 10", 40 * 3),
-        // Nobody is rid of his wait by coming back; a quarter more may be there while some say goodbye.
-        ("max_sessions = 30", 38 * 3),
+        // Nobody is rid of his wait by coming back; sixteen more may be there while some say goodbye.
+        ("max_sessions = 30", 40 * 3),
     ] {
         let auth = AuthServer::start(|_| Answer::headers(&["Auth-Status: no", "Auth-Wait: 3"]));
         let server = service("imap", &auth, "");
