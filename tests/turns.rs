@@ -117,9 +117,6 @@ fn a_backend_that_never_greets_does_not_delay_logins_to_another() {
         let limits = (Duration::from_secs(3), Duration::from_secs(3) + AT_ONCE);
         let told = (target, not_available(protocol));
         others_get_in_beside(protocol, told, limits, || log_in_to_good(protocol, target));
-        // Three quarters of the workers were the most that it had.
-        let line = postern.wait_for_log("has too many logins in progress");
-        assert!(line.contains("[error]"), "{line}");
         postern.stop();
     }
 }

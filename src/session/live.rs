@@ -246,8 +246,10 @@ impl super::Runtime {
     /// Lets these sessions make room at once, as far as they sleep.
     pub(crate) fn make_room_now(&self, sessions: &[u64]) {
         for &number in sessions {
-            if let Some(sleeper) = self.hibernation.take(number) {
-                at_its_own_cost(|| sleeper.make_room());
+            match self.hibernation.take(number) {
+                Some(sleeper) => at_its_own_cost(|| sleeper.make_room()),
+                // It has something to do at this moment.
+                None => self.admission.stays(number),
             }
         }
     }
@@ -261,8 +263,9 @@ impl super::Runtime {
 
     /// What is due now and then; returns when it is due again.
     pub(super) fn look_round(&self) -> Option<Duration> {
-        let (make_room, next) = self.admission.look_round();
-        self.make_room(&make_room);
+        let (silent, next) = self.admission.look_round();
+        // They have had their moment.
+        self.make_room_now(&silent);
         next
     }
 }
