@@ -5,7 +5,8 @@
 //! same script runs again from the top, and each step that is done passes at once. What lies
 //! between two lines of a client is kept in the values of `Script`, never on the stack.
 //!
-//! The helpers stand below in the order in which they are used. What the protocols say is in
+//! Longer than other files, so that the path of a session can be read in one of them. The helpers stand
+//! below in the order in which they are used. What the protocols say is in
 //! `dialect`; what is asked of whom in `auth` and `backend`.
 
 use std::time::{Duration, Instant};
