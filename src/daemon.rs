@@ -20,6 +20,7 @@ use crate::session::live::Ending;
 use crate::system::privileges;
 use crate::system::signals::{self, Wish};
 use crate::system::threads::spawn;
+use crate::tls::SessionCaches;
 
 /// How long threads get to end when the process is told to stop.
 const STOP: Duration = Duration::from_millis(1500);
@@ -80,7 +81,8 @@ fn start(config: &Config) -> Result<Process, String> {
     let wishes = signals::listen()?;
     let _ = privileges::forbid_core_files();
     check_descriptors(config)?;
-    let services = service::build(config)?;
+    let caches = SessionCaches::default();
+    let services = service::build(config, &caches)?;
     let bound = front::bind(&services, &[], &log)?;
     let pid_file = write_pid(process.pid.as_deref())?;
     if let Some((user, group)) = privileges::target(&process.user, &process.group)? {
@@ -110,6 +112,7 @@ fn start(config: &Config) -> Result<Process, String> {
         wishes,
         fronts,
         _visits: visits,
+        caches,
         conf: process.clone(),
         _pid_file: pid_file,
     })
@@ -143,6 +146,8 @@ struct Process {
     fronts: Vec<Front>,
     /// Those of the configuration in use; to be held, not read.
     _visits: Arc<Visits>,
+    /// TLS sessions that the servers in use can resume, and those after the next HUP.
+    caches: SessionCaches,
     conf: config::Process,
     _pid_file: PidFile,
 }
@@ -203,7 +208,8 @@ impl Process {
             process.log_format,
         )?;
         check_descriptors(config)?;
-        let services = service::build(config)?;
+        let caches = self.caches.next();
+        let services = service::build(config, &caches)?;
         let bound = front::bind(&services, &self.fronts, &log)?;
         for warning in &config.warnings {
             log.write(Severity::Warn, file!(), warning, None, None);
@@ -221,6 +227,7 @@ impl Process {
         }
         self._visits = visit_backends(&services)?;
         self.runtime.admission.set_limits(limits(process));
+        self.caches = caches;
         self.log = log;
         self.conf = process.clone();
         self.end_older_sessions(began);

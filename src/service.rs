@@ -53,11 +53,11 @@ pub(crate) struct Service {
     refreshed: Seldom,
 }
 
-/// Builds the servers of a configuration.
+/// Builds the servers of a configuration; `caches` are its own.
 ///
 /// # Errors
 /// What is wrong, for people: a log that cannot be opened, a resolver that cannot be set up.
-pub(crate) fn build(config: &Config) -> Result<Vec<Arc<Service>>, String> {
+pub(crate) fn build(config: &Config, caches: &SessionCaches) -> Result<Vec<Arc<Service>>, String> {
     let log = Log::open_process(
         &config.process.error_log,
         &config.process.error_log_user_tag,
@@ -67,7 +67,7 @@ pub(crate) fn build(config: &Config) -> Result<Vec<Arc<Service>>, String> {
     let backends = backends.map(|conf| Arc::new(Backend::new(conf.clone(), log.clone())));
     let shared = Shared {
         router: Arc::new(Router::new(backends.collect(), &config.routes, log)?),
-        caches: SessionCaches::default(),
+        caches: caches.clone(),
         connectors: RefCell::default(),
     };
     let build = |conf: &config::Server| Service::build(config, conf, &shared);
@@ -154,7 +154,8 @@ impl Service {
         let acceptor = match conf.has_tls() {
             false => None,
             true => {
-                let built = Acceptor::new(conf.tls.clone(), record.alpn, &shared.caches);
+                let caches = shared.caches.of(&conf.name);
+                let built = Acceptor::new(conf.tls.clone(), record.alpn, &caches);
                 Some(built.map_err(|problems| in_words(conf, &problems))?.0)
             }
         };

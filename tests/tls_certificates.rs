@@ -11,11 +11,14 @@ use std::thread;
 use std::time::Duration;
 
 use common::auth_server::{Answer, AuthServer, Request};
+use common::ports::free_port;
 use common::postern::Postern;
 use common::temp::TempDir;
 use common::tls::{Client, TlsLines};
 use common::tools::run;
+use common::wait;
 use common::{proxy_to, service};
+use nix::sys::signal::Signal;
 use openssl::x509::X509;
 use peers::imap::imap_server;
 use peers::{Peer, server_of};
@@ -162,8 +165,66 @@ fn ssl_protocols_and_ssl_ciphers_hold() {
     }
 }
 
+#[test]
+fn nothing_in_common_is_the_alert_handshake_failure_and_told_in_words() {
+    let pki = Pki::shared();
+    let rsa = pki.issue("mail.test", NAMES, Key::Rsa, State::Good);
+    let ciphers = "ssl_ciphers = ECDHE-RSA-AES128-GCM-SHA256:TLS_AES_128_GCM_SHA256\n";
+    let setting = proxy(&format!("{ciphers}{}", rsa.ssl_certificate()));
+    let no_cipher = "no shared cipher: the client offers none that ssl_ciphers";
+    let no_signature = "no shared signature algorithms: the client takes none";
+    let cases: [(&[&str], &str); 5] = [
+        (
+            &["-tls1_2", "-cipher", "ECDHE-RSA-AES256-GCM-SHA384"],
+            no_cipher,
+        ),
+        (
+            &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"],
+            no_cipher,
+        ),
+        (
+            &["-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384"],
+            no_cipher,
+        ),
+        (&["-tls1_3", "-sigalgs", "ECDSA+SHA256"], no_signature),
+        (
+            &[
+                "-tls1_3",
+                "-sigalgs",
+                "ECDSA+SHA256",
+                "-servername",
+                "other.test",
+            ],
+            no_signature,
+        ),
+    ];
+    for (number, (options, log)) in cases.iter().enumerate() {
+        let server = setting.address().to_string();
+        let arguments = [&["s_client", "-connect", &server], *options].concat();
+        let said = run("openssl", &arguments, b"").everything();
+        assert!(said.contains("SSL alert number 40"), "{options:?}: {said}");
+        let line = setting
+            .postern
+            .wait_for_log(&format!("*{} TLS with client failed", number + 1));
+        assert!(
+            line.contains(log) && line.contains("[info]"),
+            "{options:?}: {line}"
+        );
+    }
+}
+
 /// Whether the second of two connections resumes the first one's session, by `openssl s_client`.
 fn is_resumed(first: SocketAddr, second: SocketAddr, version: &str) -> bool {
+    is_resumed_after(first, second, version, || {})
+}
+
+/// The same, with something that happens in between.
+fn is_resumed_after(
+    first: SocketAddr,
+    second: SocketAddr,
+    version: &str,
+    between: impl FnOnce(),
+) -> bool {
     let folder = TempDir::new("sessions");
     let file = folder.path().join("session").display().to_string();
     let connect = |address: SocketAddr, option: &str| {
@@ -185,6 +246,7 @@ fn is_resumed(first: SocketAddr, second: SocketAddr, version: &str) -> bool {
     if fs::metadata(&file).is_err() {
         return false;
     }
+    between();
     let said = connect(second, "-sess_in");
     assert!(
         said.contains("New, TLSv1.") != said.contains("Reused, TLSv1."),
@@ -215,6 +277,42 @@ fn sessions_are_resumed_as_configured() {
         for version in ["-tls1_2", "-tls1_3"] {
             let resumed = is_resumed(setting.address(), setting.address(), version);
             assert_eq!(resumed, resumes, "{version} with {lines:?}");
+        }
+    }
+}
+
+#[test]
+fn sessions_outlive_a_reload() {
+    let certificate = Pki::shared().server().ssl_certificate();
+    let builtin = "ssl_session_tickets = off\nssl_session_cache = builtin\n";
+    let shared = "ssl_session_tickets = off\nssl_session_cache = shared:SSL:1m\n";
+    let larger = "ssl_session_tickets = off\nssl_session_cache = shared:SSL:2m\n";
+    for (before, after, resumes) in [
+        ("", "", true),
+        (builtin, builtin, true),
+        (shared, shared, true),
+        (shared, larger, false),
+        ("", "ssl_session_timeout = 4m\n", false),
+    ] {
+        for version in ["-tls1_2", "-tls1_3"] {
+            let backend = Peer::start(imap_server).address();
+            let auth = AuthServer::start(move |_| Answer::ok(backend));
+            let listen = format!("listen = 127.0.0.1:{} ssl\n{certificate}", free_port());
+            let ini = |lines: &str| service("imap", &auth, &format!("{listen}{lines}"));
+            let postern = Postern::start(&ini(before));
+            let address = postern.addresses("imap")[1];
+            // The second reload shows that what is kept is kept again.
+            let reload = || {
+                for number in 1..=2 {
+                    postern.folder().write("postern.ini", ini(after));
+                    postern.signal(Signal::SIGHUP);
+                    wait::until_true("the reload is done", Duration::from_secs(10), || {
+                        postern.lines_with("was read anew").len() == number
+                    });
+                }
+            };
+            let resumed = is_resumed_after(address, address, version, reload);
+            assert_eq!(resumed, resumes, "{version}, {before:?} then {after:?}");
         }
     }
 }

@@ -289,7 +289,7 @@ mod tests {
     fn service() -> Arc<Service> {
         let ini = "[server imap]\nlisten = 127.0.0.1:143\nauth_http = 127.0.0.1:9\n";
         let config = crate::config::parse(ini, Path::new("live.ini")).expect("a configuration");
-        let mut services = crate::service::build(&config).expect("a service");
+        let mut services = crate::service::build(&config, &Default::default()).expect("a service");
         services.remove(0)
     }
 

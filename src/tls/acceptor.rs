@@ -59,7 +59,7 @@ impl std::fmt::Debug for Acceptor {
 
 impl Acceptor {
     /// Reads all files and checks everything; `alpn` is `imap`, `pop3` or `smtp`, and `caches` are
-    /// those of the whole configuration. Success brings warnings with it.
+    /// those of the whole configuration, `of` this server. Success brings warnings with it.
     pub(crate) fn new(
         settings: ServerSettings,
         alpn: &str,
@@ -67,11 +67,13 @@ impl Acceptor {
     ) -> Result<(Acceptor, Vec<Problem>), Vec<Problem>> {
         let mut warnings = without_effect(&settings);
         let seen = Stamps::of(&files_of(&settings));
-        let cache = open_cache(&settings, caches).map_err(|problem| vec![problem])?;
-        let random_keys = TicketKeys::random()
-            .map_err(|stack| vec![Problem::new("ssl_session_tickets", openssl_reason(&stack))])?;
-        let random_keys = Arc::new(random_keys);
+        let (keys_before, builtin_before) = caches.of_before(&settings);
+        let cache = open_cache(&settings, caches, builtin_before);
+        let cache = cache.map_err(|problem| vec![problem])?;
+        let random_keys = keys_before.map_or_else(random_keys, Ok);
+        let random_keys = random_keys.map_err(|problem| vec![problem])?;
         let material = read(&settings, alpn, &cache, &random_keys, &mut warnings)?;
+        caches.remember(&settings, &random_keys, cache.as_ref());
         let acceptor = Acceptor(Arc::new(Shared {
             settings,
             alpn: alpn.into(),
@@ -206,9 +208,15 @@ fn without_effect(settings: &ServerSettings) -> Vec<Problem> {
     warnings
 }
 
+fn random_keys() -> Result<Arc<TicketKeys>, Problem> {
+    let keys = TicketKeys::random().map(Arc::new);
+    keys.map_err(|stack| Problem::new("ssl_session_tickets", openssl_reason(&stack)))
+}
+
 fn open_cache(
     settings: &ServerSettings,
     caches: &SessionCaches,
+    builtin_before: Option<Arc<Cache>>,
 ) -> Result<Option<Arc<Cache>>, Problem> {
     /// What a session takes, generously.
     const SESSION_BYTES: usize = 4096;
@@ -216,7 +224,8 @@ fn open_cache(
         None | Some(SessionCache::None | SessionCache::Off) => Ok(None),
         Some(SessionCache::Builtin { sessions }) => {
             let bytes = sessions.saturating_mul(SESSION_BYTES);
-            Ok(Some(Arc::new(Cache::new(bytes, *sessions))))
+            let new = || Arc::new(Cache::new(bytes, *sessions));
+            Ok(Some(builtin_before.unwrap_or_else(new)))
         }
         Some(SessionCache::Shared { name, bytes }) => caches.shared(name, *bytes).map(Some),
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use ::rustls::{
     AlertDescription, CertificateError, Connection, Error, HandshakeKind, InvalidMessage,
-    OtherError, PeerMisbehaved, ProtocolVersion,
+    OtherError, PeerIncompatible, PeerMisbehaved, ProtocolVersion,
 };
 
 use super::ciphers::suite_name;
@@ -252,6 +252,13 @@ fn explain(error: &Error, role: &Role, handshaking: bool) -> TlsError {
                 format!("{peer} asked for another application protocol (ALPN)"),
             );
         }
+        Error::PeerIncompatible(missing) => {
+            let text = match nothing_in_common(missing, role) {
+                Some(reason) => format!("TLS handshake failed: {reason}"),
+                None => format!("TLS handshake failed: {error}"),
+            };
+            return TlsError::new(TlsErrorKind::Protocol, text);
+        }
         Error::PeerMisbehaved(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme) => {
             let text =
                 format!("TLS handshake failed: {peer} signed with a scheme that TLS forbids");
@@ -268,6 +275,40 @@ fn explain(error: &Error, role: &Role, handshaking: bool) -> TlsError {
         "TLS failed"
     };
     TlsError::new(kind, format!("{stage}: {error}"))
+}
+
+/// What the two sides do not have in common, and the directive that decides our part of it; `None` for
+/// what no directive changes. The first words are OpenSSL's, where it has any.
+fn nothing_in_common(missing: &PeerIncompatible, role: &Role) -> Option<&'static str> {
+    use PeerIncompatible as P;
+    if let Role::Client { .. } = role {
+        return match missing {
+            P::NoCertificateRequestSignatureSchemesInCommon => Some(
+                "no shared signature algorithms: the backend takes none that the key of our certificate makes",
+            ),
+            P::ServerDoesNotSupportTls12Or13 | P::ServerTlsVersionIsDisabledByOurConfig => Some(
+                "unsupported protocol: the backend speaks no version that proxy_ssl_protocols allows",
+            ),
+            _ => None,
+        };
+    }
+    match missing {
+        P::NoCipherSuitesInCommon => Some(
+            "no shared cipher: the client offers none that ssl_ciphers and the key of the certificate allow",
+        ),
+        P::NoSignatureSchemesInCommon => Some(
+            "no shared signature algorithms: the client takes none that the key of ssl_certificate makes",
+        ),
+        P::NoKxGroupsInCommon => {
+            Some("no shared group: the client offers none that ssl_ecdh_curve allows")
+        }
+        P::Tls12NotOffered
+        | P::Tls12NotOfferedOrEnabled
+        | P::SupportedVersionsExtensionRequired => {
+            Some("unsupported protocol: the client speaks no version that ssl_protocols allows")
+        }
+        _ => None,
+    }
 }
 
 /// The name of an alert as RFC 8446, section 6, writes it.

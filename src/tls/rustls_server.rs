@@ -121,7 +121,9 @@ pub(super) fn check_names(
     }
 }
 
-/// Chooses by SNI, then by the client's order of signature schemes.
+/// Chooses by SNI, then by the client's order of signature schemes. A client that none of the keys can
+/// sign for is given one all the same: rustls finds that nothing is in common, and ends the handshake
+/// with the alert handshake_failure. Without a certificate it would say access_denied.
 struct Certificates(Vec<(Names, Arc<CertifiedKey>)>);
 
 impl fmt::Debug for Certificates {
@@ -133,6 +135,7 @@ impl fmt::Debug for Certificates {
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let fit = |names: &Names| hello.server_name().and_then(|name| names.fit(name));
+        let mut unfit = None;
         // Best fit first; those that fit not at all serve clients that know no better name.
         for wanted in [Some(Fit::Exact), Some(Fit::Wildcard), None] {
             let fitting = self.0.iter().filter(|(names, _)| fit(names) == wanted);
@@ -143,8 +146,9 @@ impl ResolvesServerCert for Certificates {
                     return Some(Arc::clone(key));
                 }
             }
+            unfit = unfit.or(keys.first().copied());
         }
-        None
+        unfit.map(Arc::clone)
     }
 }
 

@@ -63,7 +63,7 @@ pub enum SessionCache {
 }
 
 /// TLS towards the clients of one server.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerSettings {
     /// The library on the wire.
     pub tls_library: Library,

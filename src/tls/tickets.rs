@@ -3,7 +3,7 @@
 //! certificates: those rules' digest, the [`Scope`], is part of what is kept.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use ::rustls::server::{ProducesTickets, StoresServerSessions};
@@ -15,6 +15,7 @@ use openssl::symm::{self, Cipher};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::error::Problem;
+use super::settings::ServerSettings;
 
 /// Digest of what two servers must have in common to share sessions.
 pub(super) type Scope = [u8; 32];
@@ -29,15 +30,52 @@ const LONGEST_SESSION: usize = 16 * 1024;
 /// RFC 8446, section 4.6.1: a week.
 const LONGEST_LIFETIME: u64 = 7 * 24 * 60 * 60;
 
-/// Session caches by name, for all servers of one configuration.
+/// What the servers of one configuration resume sessions with. Those of the next configuration go on
+/// with it, so that a reload does not void what clients hold.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct SessionCaches(Arc<Mutex<HashMap<String, Arc<Cache>>>>);
+pub(crate) struct SessionCaches {
+    /// The server that asks; set by [`SessionCaches::of`].
+    server: String,
+    own: Arc<Mutex<Kept>>,
+    /// What is in use elsewhere; not kept alive from here.
+    before: Arc<Mutex<Kept>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    shared: HashMap<String, Weak<Cache>>,
+    servers: HashMap<String, OfServer>,
+}
+
+/// What one server alone resumes sessions with, and its settings.
+#[derive(Debug)]
+struct OfServer {
+    settings: ServerSettings,
+    keys: Weak<TicketKeys>,
+    builtin: Weak<Cache>,
+}
 
 impl SessionCaches {
+    /// Those of the next configuration. What is not asked for again is gone with its last server.
+    pub(crate) fn next(&self) -> SessionCaches {
+        SessionCaches {
+            before: Arc::clone(&self.own),
+            ..SessionCaches::default()
+        }
+    }
+
+    /// The same, as the server of this name uses them.
+    pub(crate) fn of(&self, server: &str) -> SessionCaches {
+        SessionCaches {
+            server: server.to_owned(),
+            ..self.clone()
+        }
+    }
+
     /// The cache `name`, made if it is not there; one name has one size.
     pub(super) fn shared(&self, name: &str, bytes: usize) -> Result<Arc<Cache>, Problem> {
-        let mut caches = locked(&self.0);
-        if let Some(cache) = caches.get(name) {
+        let mut own = locked(&self.own);
+        if let Some(cache) = own.shared.get(name).and_then(Weak::upgrade) {
             if cache.most_bytes != bytes {
                 let text = format!(
                     "session cache `{name}` has {} bytes elsewhere and {bytes} here",
@@ -45,11 +83,47 @@ impl SessionCaches {
                 );
                 return Err(Problem::new("ssl_session_cache", text));
             }
-            return Ok(Arc::clone(cache));
+            return Ok(cache);
         }
-        let cache = Arc::new(Cache::new(bytes, usize::MAX));
-        caches.insert(name.to_owned(), Arc::clone(&cache));
+        let before = locked(&self.before)
+            .shared
+            .get(name)
+            .and_then(Weak::upgrade);
+        let cache = before
+            .filter(|cache| cache.most_bytes == bytes)
+            .unwrap_or_else(|| Arc::new(Cache::new(bytes, usize::MAX)));
+        own.shared.insert(name.to_owned(), Arc::downgrade(&cache));
         Ok(cache)
+    }
+
+    /// The random keys and the `builtin` cache that the server had before, if its settings are the same.
+    pub(super) fn of_before(
+        &self,
+        settings: &ServerSettings,
+    ) -> (Option<Arc<TicketKeys>>, Option<Arc<Cache>>) {
+        match locked(&self.before).servers.get(&self.server) {
+            Some(known) if known.settings == *settings => {
+                (known.keys.upgrade(), known.builtin.upgrade())
+            }
+            _ => (None, None),
+        }
+    }
+
+    /// Remembers what the server uses, for the next configuration.
+    pub(super) fn remember(
+        &self,
+        settings: &ServerSettings,
+        keys: &Arc<TicketKeys>,
+        cache: Option<&Arc<Cache>>,
+    ) {
+        let of_server = OfServer {
+            settings: settings.clone(),
+            keys: Arc::downgrade(keys),
+            builtin: cache.map(Arc::downgrade).unwrap_or_default(),
+        };
+        locked(&self.own)
+            .servers
+            .insert(self.server.clone(), of_server);
     }
 }
 
