@@ -1,20 +1,17 @@
 //! The conversation with the HTTP auth server: what is asked, byte for byte, and what each kind of
 //! answer, or none, leads to.
 
-mod common;
-mod peers;
-
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use common::auth_server::{Answer, AuthServer};
-use common::line_client::LineClient;
-use common::ports::free_port;
-use common::postern::Postern;
-use common::service;
-use common::temp::TempDir;
-use common::wait::{self, PATIENCE};
-use peers::{Peer, imap_server, pop3_server, smtp_server};
+use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::line_client::LineClient;
+use crate::common::ports::free_port;
+use crate::common::postern::Postern;
+use crate::common::service;
+use crate::common::temp::TempDir;
+use crate::common::wait::{self, PATIENCE};
+use crate::peers::{Peer, imap_server, pop3_server, smtp_server};
 
 const LOGGED_IN: &str = "a OK [CAPABILITY IMAP4rev1] backend login";
 const INTERNAL: &str = "* BAD internal server error";

@@ -1,20 +1,17 @@
 //! Logging in to backends that break rules, wait for ever or die.
 
-mod common;
-mod peers;
-
 use std::time::{Duration, Instant};
 
-use common::auth_server::AuthServer;
-use common::line_client::LineClient;
-use common::postern::Postern;
-use common::proxy_to;
-use peers::smtp::{smtp_server, smtp_server_without_xclient};
-use peers::unruly::{
+use crate::common::auth_server::AuthServer;
+use crate::common::line_client::LineClient;
+use crate::common::postern::Postern;
+use crate::common::proxy_to;
+use crate::peers::smtp::{smtp_server, smtp_server_without_xclient};
+use crate::peers::unruly::{
     floods_untagged, never_ends_its_line, never_greets, one_byte_at_a_time, says_and_closes,
     says_bye, says_more_behind_its_ok, says_preauth, stalls_after_greeting,
 };
-use peers::{Peer, Talk};
+use crate::peers::{Peer, Talk};
 
 const INTERNAL: &str = "* BAD internal server error";
 

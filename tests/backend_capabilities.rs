@@ -1,22 +1,18 @@
 //! What clients are told before their login where backends are configured, and after it.
 
-mod common;
-mod peers;
-mod servers;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::line_client::LineClient;
-use common::ports::free_port;
-use common::postern::Postern;
-use common::tools::wait_for_line;
-use common::wait::{self, PATIENCE};
+use crate::common::line_client::LineClient;
+use crate::common::ports::free_port;
+use crate::common::postern::Postern;
+use crate::common::tools::wait_for_line;
+use crate::common::wait::{self, PATIENCE};
+use crate::peers::{Peer, Talk};
+use crate::servers::dovecot::{self, Dovecot};
+use crate::servers::{local, postfix};
 use nix::sys::signal::Signal;
-use peers::{Peer, Talk};
-use servers::dovecot::{self, Dovecot};
-use servers::{local, postfix};
 
 /// A proxy with a backend at each address, the first of which everyone goes to.
 fn proxy(protocol: &str, hosts: &[std::net::SocketAddr], server: &str, backend: &str) -> Postern {

@@ -1,27 +1,23 @@
 //! The client's host name: every outcome of looking it up, where it shows, how long it may take, and
 //! what is remembered. Backends and auth servers by name.
 
-mod common;
-mod peers;
-mod servers;
-
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::auth_server::{Answer, AuthServer};
-use common::line_client::LineClient;
-use common::postern::Postern;
-use common::tools::wait_for_line;
-use common::{proxy_to, service};
-use peers::Peer;
-use peers::dns::{
+use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::line_client::LineClient;
+use crate::common::postern::Postern;
+use crate::common::tools::wait_for_line;
+use crate::common::{proxy_to, service};
+use crate::peers::Peer;
+use crate::peers::dns::{
     A, AAAA, CNAME, DNAME, DnsStub, NOERROR, NXDOMAIN, PTR, Question, REFUSED, Record, SERVFAIL,
     proper,
 };
-use peers::smtp::smtp_server;
-use servers::dnsmasq::{Dnsmasq, named};
-use servers::postfix;
+use crate::peers::smtp::smtp_server;
+use crate::servers::dnsmasq::{Dnsmasq, named};
+use crate::servers::postfix;
 
 const LOGIN: &str = "AUTH PLAIN AGFsaWNlAHNlY3JldA==";
 const ACCEPTED: &str = "235 2.0.0 OK";
@@ -512,7 +508,7 @@ fn the_second_server_is_asked_when_the_first_is_dead_silent_or_fails() {
 #[test]
 fn a_silent_dns_server_does_not_delay_imap() {
     let dns = DnsStub::start(|_| None);
-    let backend = Peer::start(peers::imap::imap_server);
+    let backend = Peer::start(crate::peers::imap::imap_server);
     let (postern, auth) = proxy_to("imap", backend.address(), &resolver(&dns));
     let start = Instant::now();
     drop(LineClient::imap_login(postern.address("imap")));

@@ -1,23 +1,19 @@
 //! Crowds: a thousand connections that stand at any point where a session can wait for its client do not
 //! keep an honest client waiting, whatever they do when they are closed.
 
-mod common;
-mod peers;
-mod servers;
-
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use common::auth_server::{Answer, AuthServer, Request};
-use common::crowd::{Crowd, Manner, log_in, log_in_from_afar};
-use common::postern::Postern;
-use common::service;
-use common::tls::Client;
-use common::wait::{PATIENCE, until_true};
-use peers::{Peer, server_of};
-use servers::pki::Pki;
+use crate::common::auth_server::{Answer, AuthServer, Request};
+use crate::common::crowd::{Crowd, Manner, log_in, log_in_from_afar};
+use crate::common::postern::Postern;
+use crate::common::service;
+use crate::common::tls::Client;
+use crate::common::wait::{PATIENCE, until_true};
+use crate::peers::{Peer, server_of};
+use crate::servers::pki::Pki;
 
 /// The promise.
 const AT_ONCE: Duration = Duration::from_secs(1);

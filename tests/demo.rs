@@ -1,8 +1,6 @@
 //! `postern demo` as a newcomer meets it: what it prints can be pasted, mail programs can use it,
 //! Ctrl-C ends it.
 
-mod common;
-
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -12,9 +10,9 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use common::line_client::LineClient;
-use common::temp::TempDir;
-use common::{janitor, tools, wait};
+use crate::common::line_client::LineClient;
+use crate::common::temp::TempDir;
+use crate::common::{janitor, tools, wait};
 
 /// A running demo and what it has printed.
 struct Demo {

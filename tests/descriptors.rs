@@ -1,18 +1,15 @@
 //! Out of descriptors: accepting pauses, those who only stand there make room, and nobody else is blamed.
 
-mod common;
-mod peers;
-
 use std::thread;
 use std::time::Duration;
 
-use common::auth_server::{Answer, AuthServer};
-use common::crowd::log_in;
-use common::line_client::LineClient;
-use common::postern::Postern;
-use common::service;
-use common::wait::{PATIENCE, until_true};
-use peers::{Peer, imap_server};
+use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::crowd::log_in;
+use crate::common::line_client::LineClient;
+use crate::common::postern::Postern;
+use crate::common::service;
+use crate::common::wait::{PATIENCE, until_true};
+use crate::peers::{Peer, imap_server};
 
 const BUSY: &str = "* BYE [UNAVAILABLE] Too many connections, try again later";
 

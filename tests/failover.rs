@@ -1,10 +1,6 @@
 //! Hosts of a backend that refuse, die or change their address: who is tried when, how often the
 //! client is asked for its password (once), and what the log says of it.
 
-mod common;
-mod peers;
-mod servers;
-
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -12,17 +8,17 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::line_client::LineClient;
-use common::ports::free_port;
-use common::postern::Postern;
-use common::tools::{curl, swaks, wait_for_line};
-use common::wait::{self, PATIENCE};
-use peers::dns::{A, DnsStub, NOERROR, Record};
-use peers::unruly::{never_greets, says_bye};
-use peers::{Peer, Talk, imap_server, server_of};
-use servers::dovecot::{self, Dovecot};
-use servers::local;
-use servers::postfix::Postfix;
+use crate::common::line_client::LineClient;
+use crate::common::ports::free_port;
+use crate::common::postern::Postern;
+use crate::common::tools::{curl, swaks, wait_for_line};
+use crate::common::wait::{self, PATIENCE};
+use crate::peers::dns::{A, DnsStub, NOERROR, Record};
+use crate::peers::unruly::{never_greets, says_bye};
+use crate::peers::{Peer, Talk, imap_server, server_of};
+use crate::servers::dovecot::{self, Dovecot};
+use crate::servers::local;
+use crate::servers::postfix::Postfix;
 
 fn proxy(protocol: &str, hosts: &[SocketAddr], more: &str) -> Postern {
     let hosts: Vec<String> = hosts.iter().map(SocketAddr::to_string).collect();
@@ -640,7 +636,7 @@ fn a_name_server_that_is_silent_about_one_host_does_not_hide_the_others() {
 
 #[test]
 fn a_name_that_does_not_exist_is_unavailable() {
-    let dns = DnsStub::start(|question| Some(question.answer(peers::dns::NXDOMAIN, &[])));
+    let dns = DnsStub::start(|question| Some(question.answer(crate::peers::dns::NXDOMAIN, &[])));
     let server = format!("resolver = {}", dns.address());
     let postern = proxy_by_names("imap", "lost.example.test", &server, "");
     let (_, answer) = log_in(&postern, "imap");

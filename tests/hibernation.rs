@@ -1,19 +1,15 @@
 //! Relays that are silent hold no threads, and nothing is lost or late because of it: they wake for a
 //! byte, an end and a reset, and do not sleep while something is under way.
 
-mod common;
-mod legs;
-mod servers;
-
 use std::io;
 use std::net::Shutdown;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::tls::Tls;
-use common::wait::{PATIENCE, until, until_at_most, until_true};
-use legs::{End, Leg, Stage};
+use crate::common::tls::Tls;
+use crate::common::wait::{PATIENCE, until, until_at_most, until_true};
+use crate::legs::{End, Leg, Stage};
 
 /// What happens without any waiting.
 const AT_ONCE: Duration = Duration::from_secs(1);

@@ -1,19 +1,15 @@
 //! Deadlines hold while nobody holds a thread: those of a relay, of a session before its login, of a
 //! reload, and of the end of the process with thousands that sleep.
 
-mod common;
-mod legs;
-mod servers;
-
 use std::io::Read;
 use std::net::TcpStream;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::line_client::LineClient;
-use common::wait::{PATIENCE, until, until_true};
-use legs::{End, Leg, Stage};
+use crate::common::line_client::LineClient;
+use crate::common::wait::{PATIENCE, until, until_true};
+use crate::legs::{End, Leg, Stage};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 

@@ -1,19 +1,15 @@
 //! Sessions that sleep and wake all the time while both sides speak at random moments: both streams
 //! arrive as they were sent, whatever ends them, and nothing of a session is left behind.
 
-mod common;
-mod legs;
-mod servers;
-
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::postern::Postern;
-use common::wait::{PATIENCE, until_at_most, until_true};
-use legs::{End, Leg, Stage};
+use crate::common::postern::Postern;
+use crate::common::wait::{PATIENCE, until_at_most, until_true};
+use crate::legs::{End, Leg, Stage};
 use nix::sys::signal::Signal;
 
 /// How long a direction may be silent here before something must be wrong.

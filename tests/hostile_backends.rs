@@ -1,10 +1,6 @@
 //! Backends and auth servers that drip, stall in the middle of TLS, break off, are slow to accept, or
 //! answer what nobody asked.
 
-mod common;
-mod peers;
-mod servers;
-
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,20 +13,20 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::auth_server::{Answer, AuthServer};
-use common::janitor;
-use common::line_client::{LineClient, find};
-use common::ports::free_port;
-use common::postern::Postern;
-use common::temp::TempDir;
-use common::tls::{Got, TlsLines, serve, server_config};
-use common::wait::{PATIENCE, until, until_true};
-use common::{proxy_to, service};
+use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::janitor;
+use crate::common::line_client::{LineClient, find};
+use crate::common::ports::free_port;
+use crate::common::postern::Postern;
+use crate::common::temp::TempDir;
+use crate::common::tls::{Got, TlsLines, serve, server_config};
+use crate::common::wait::{PATIENCE, until, until_true};
+use crate::common::{proxy_to, service};
+use crate::peers::unruly::pattern;
+use crate::peers::{Peer, Talk, imap_server};
+use crate::servers::pki::Pki;
 use nix::sys::signal::Signal;
 use nix::unistd::{SysconfVar, sysconf};
-use peers::unruly::pattern;
-use peers::{Peer, Talk, imap_server};
-use servers::pki::Pki;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 const LIBRARIES: [&str; 2] = ["rustls", "native"];

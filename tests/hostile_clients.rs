@@ -1,10 +1,6 @@
 //! Clients that try to hold a worker, a place or a thread for longer than they may, or to be told in
 //! plain text what belongs into TLS; and what the process keeps to itself. Crowds are in `crowds`.
 
-mod common;
-mod peers;
-mod servers;
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
@@ -12,21 +8,21 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::auth_server::{Answer, AuthServer};
-use common::line_client::{LineClient, find};
-use common::postern::Postern;
-use common::temp::TempDir;
-use common::tls::{Client, Got, TlsLines};
-use common::wait::{PATIENCE, until_true};
-use common::{proxy_to, service};
+use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::line_client::{LineClient, find};
+use crate::common::postern::Postern;
+use crate::common::temp::TempDir;
+use crate::common::tls::{Client, Got, TlsLines};
+use crate::common::wait::{PATIENCE, until_true};
+use crate::common::{proxy_to, service};
+use crate::peers::dns::DnsStub;
+use crate::peers::{Peer, imap_server};
+use crate::servers::pki::{Pki, der_of};
 use nix::sys::signal::Signal;
 use openssl::symm::{Cipher, decrypt_aead, encrypt_aead};
-use peers::dns::DnsStub;
-use peers::{Peer, imap_server};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, ConnectionTrafficSecrets, RootCertStore};
-use servers::pki::{Pki, der_of};
 
 const LIBRARIES: [&str; 2] = ["rustls", "native"];
 

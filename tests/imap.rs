@@ -1,23 +1,18 @@
 //! IMAP before and after login: every dialogue, and real clients in front of Dovecot.
 
-mod common;
-mod dialogues;
-mod peers;
-mod servers;
-
 use std::time::Duration;
 
-use common::auth_server::{Answer, AuthServer};
-use common::line_client::LineClient;
-use common::postern::Postern;
-use common::tools::{checksum, curl, python};
-use common::{proxy_to, service};
-use servers::dovecot::{self, USERS};
-use servers::local;
+use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::line_client::LineClient;
+use crate::common::postern::Postern;
+use crate::common::tools::{checksum, curl, python};
+use crate::common::{proxy_to, service};
+use crate::servers::dovecot::{self, USERS};
+use crate::servers::local;
 
 #[test]
 fn dialogues_go_as_written() {
-    dialogues::play_all("imap");
+    crate::dialogues::play_all("imap");
 }
 
 #[test]
@@ -194,7 +189,7 @@ fn commands_behind_the_login_reach_dovecot_once() {
 
 #[test]
 fn a_backend_that_is_not_there_is_an_internal_error() {
-    let nobody = local(common::ports::free_port());
+    let nobody = local(crate::common::ports::free_port());
     let (postern, _auth) = proxy_to("imap", nobody, "");
     let (mut client, _) = LineClient::greeted(postern.address("imap"));
     client.ask("a LOGIN alice secret", "* BAD internal server error");

@@ -1,18 +1,15 @@
 //! What is bounded: sessions, time, workers; and that everything is given back.
 
-mod common;
-mod peers;
-
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::auth_server::{Answer, AuthServer};
-use common::line_client::LineClient;
-use common::postern::Postern;
-use common::{proxy_to, service, wait};
+use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::line_client::LineClient;
+use crate::common::postern::Postern;
+use crate::common::{proxy_to, service, wait};
+use crate::peers::{Peer, imap_server, server_of};
 use nix::sys::signal::Signal;
-use peers::{Peer, imap_server, server_of};
 
 const PROTOCOLS: [&str; 3] = ["imap", "pop3", "smtp"];
 

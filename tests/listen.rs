@@ -1,10 +1,6 @@
 //! Every kind of listener and its flags: Unix sockets, ranges, host names, IPv6, socket options as the
 //! kernel shows them.
 
-mod common;
-mod peers;
-mod servers;
-
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::fs::FileTypeExt;
@@ -12,16 +8,16 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use common::auth_server::{Answer, AuthServer};
-use common::line_client::LineClient;
-use common::ports::free_port;
-use common::postern::Postern;
-use common::temp::TempDir;
-use common::tools::{run, wait_for_line};
-use common::{service, wait};
+use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::line_client::LineClient;
+use crate::common::ports::free_port;
+use crate::common::postern::Postern;
+use crate::common::temp::TempDir;
+use crate::common::tools::{run, wait_for_line};
+use crate::common::{service, wait};
+use crate::peers::{Peer, server_of};
+use crate::servers::postfix;
 use nix::sys::signal::Signal;
-use peers::{Peer, server_of};
-use servers::postfix;
 
 /// The service with these `listen` lines instead of the usual one.
 fn listening(protocol: &str, auth: &AuthServer, listen: &[&str], more: &str) -> String {

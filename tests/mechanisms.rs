@@ -1,12 +1,9 @@
 //! How a configured backend is logged in to: by what it offers, by what is configured, and with a
 //! token as a token.
 
-mod common;
-mod peers;
-
-use common::line_client::LineClient;
-use common::postern::Postern;
-use peers::{Peer, Talk};
+use crate::common::line_client::LineClient;
+use crate::common::postern::Postern;
+use crate::peers::{Peer, Talk};
 
 /// `user=bob^Aauth=Bearer tok^A^A`
 const XOAUTH2: &str = "dXNlcj1ib2IBYXV0aD1CZWFyZXIgdG9rAQE=";

@@ -1,19 +1,15 @@
 //! `auth = passthrough`: the backend decides, in front of Dovecot and Postfix, and what its client is
 //! told when it refuses or is not there.
 
-mod common;
-mod peers;
-mod servers;
-
-use common::line_client::LineClient;
-use common::ports::free_port;
-use common::postern::Postern;
-use common::temp::TempDir;
-use common::tools::{curl, python, run, swaks, wait_for_line};
-use peers::Peer;
-use peers::unruly::says_and_closes;
-use servers::dovecot::{self, USERS};
-use servers::{local, postfix};
+use crate::common::line_client::LineClient;
+use crate::common::ports::free_port;
+use crate::common::postern::Postern;
+use crate::common::temp::TempDir;
+use crate::common::tools::{curl, python, run, swaks, wait_for_line};
+use crate::peers::Peer;
+use crate::peers::unruly::says_and_closes;
+use crate::servers::dovecot::{self, USERS};
+use crate::servers::{local, postfix};
 
 const PLAIN_GOOD: &str = "AGFsaWNlAHNlY3JldA==";
 const PLAIN_BAD: &str = "AGFsaWNlAHdyb25n";
@@ -389,7 +385,7 @@ fn a_backend_without_auth_is_no_refused_login() {
 
 #[test]
 fn a_login_without_password_never_reaches_the_backend() {
-    let backend = Peer::start(peers::imap_server);
+    let backend = Peer::start(crate::peers::imap_server);
     let postern = proxy("imap", backend.address());
     let (mut client, _) = LineClient::greeted(postern.address("imap"));
     let refused = "NO [AUTHENTICATIONFAILED] Authentication failed";

@@ -1,20 +1,15 @@
 //! POP3 before and after login: every dialogue, and real clients in front of Dovecot.
 
-mod common;
-mod dialogues;
-mod peers;
-mod servers;
-
-use common::auth_server::{Answer, AuthServer};
-use common::line_client::LineClient;
-use common::postern::Postern;
-use common::tools::{checksum, curl, python};
-use common::{proxy_to, service};
-use servers::dovecot::{self, USERS};
+use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::line_client::LineClient;
+use crate::common::postern::Postern;
+use crate::common::tools::{checksum, curl, python};
+use crate::common::{proxy_to, service};
+use crate::servers::dovecot::{self, USERS};
 
 #[test]
 fn dialogues_go_as_written() {
-    dialogues::play_all("pop3");
+    crate::dialogues::play_all("pop3");
 }
 
 #[test]

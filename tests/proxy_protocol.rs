@@ -1,25 +1,21 @@
 //! PROXY protocol: headers of both versions coming in and going out, HAProxy in front, Dovecot and
 //! Postfix behind.
 
-mod common;
-mod peers;
-mod servers;
-
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::auth_server::{Answer, AuthServer, Request};
-use common::line_client::LineClient;
-use common::postern::Postern;
-use common::service;
-use common::temp::TempDir;
-use common::tools::wait_for_line;
-use peers::{Peer, server_of};
-use servers::haproxy::Haproxy;
-use servers::{dovecot, postfix};
+use crate::common::auth_server::{Answer, AuthServer, Request};
+use crate::common::line_client::LineClient;
+use crate::common::postern::Postern;
+use crate::common::service;
+use crate::common::temp::TempDir;
+use crate::common::tools::wait_for_line;
+use crate::peers::{Peer, server_of};
+use crate::servers::haproxy::Haproxy;
+use crate::servers::{dovecot, postfix};
 
 const PROTOCOLS: [&str; 3] = ["imap", "pop3", "smtp"];
 const TRUST: &str = "set_real_ip_from = 127.0.0.0/8";
@@ -333,9 +329,9 @@ fn a_malformed_header_is_logged_and_closed_without_a_word() {
         let shown = header.escape_ascii();
         assert!(rest.is_empty(), "{shown}: {}", rest.escape_ascii());
         assert!(start.elapsed() < Duration::from_secs(2), "{shown}");
-        common::wait::until_true(
+        crate::common::wait::until_true(
             &format!("{shown} in the log"),
-            common::wait::PATIENCE,
+            crate::common::wait::PATIENCE,
             || door.postern.lines_with("broken header: \"").len() == count + 1,
         );
     }
@@ -414,7 +410,7 @@ fn a_second_header_is_data() {
 #[test]
 fn a_header_is_data_where_none_is_wanted() {
     let backend = Peer::start(server_of("imap"));
-    let (postern, auth) = common::proxy_to("imap", backend.address(), TRUST);
+    let (postern, auth) = crate::common::proxy_to("imap", backend.address(), TRUST);
     let mut client = LineClient::connect(postern.address("imap"));
     client.send_raw(V1);
     client.expect("* OK IMAP4 ready");
@@ -486,7 +482,7 @@ fn the_backend_gets_a_header_in_one_write_before_anything_else() {
         for version in ["on", "v1", "v2"] {
             let backend = FirstRead::start();
             let more = format!("proxy_protocol = {version}");
-            let (postern, _auth) = common::proxy_to(protocol, backend.address, &more);
+            let (postern, _auth) = crate::common::proxy_to(protocol, backend.address, &more);
             let address = postern.address(protocol);
             let mut client = LineClient::connect_from([127, 0, 0, 9], address);
             send_login(protocol, &mut client);
@@ -662,7 +658,7 @@ fn postfix_behind_logs_the_address_of_the_client() {
     let postfix = postfix::shared();
     for (last, version) in [(44, "v1"), (45, "v2")] {
         let more = format!("proxy_protocol = {version}\nxclient = off");
-        let (postern, _auth) = common::proxy_to("smtp", postfix.smtp_haproxy, &more);
+        let (postern, _auth) = crate::common::proxy_to("smtp", postfix.smtp_haproxy, &more);
         let mut client = LineClient::connect_from([127, 0, 0, last], postern.address("smtp"));
         client.line();
         client.send("EHLO laptop");

@@ -1,24 +1,20 @@
 //! After login: bytes pass unread, in order, all of them; ends pass per direction; silence ends it.
 
-mod common;
-mod peers;
-mod servers;
-
 use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::auth_server::AuthServer;
-use common::line_client::LineClient;
-use common::postern::Postern;
-use common::proxy_to;
-use peers::imap::imap_server;
-use peers::unruly::{
+use crate::common::auth_server::AuthServer;
+use crate::common::line_client::LineClient;
+use crate::common::postern::Postern;
+use crate::common::proxy_to;
+use crate::peers::imap::imap_server;
+use crate::peers::unruly::{
     closes_in_literal, counts_until_the_end, echoes_after_login, pattern, pours_after_login,
     says_quit_late,
 };
-use peers::{Peer, Talk};
-use servers::dovecot;
+use crate::peers::{Peer, Talk};
+use crate::servers::dovecot;
 
 struct Setting {
     postern: Postern,
@@ -147,11 +143,11 @@ fn a_backend_that_dies_in_a_literal_ends_the_session_with_nothing_invented() {
 fn a_client_that_is_killed_frees_the_backend() {
     let setting = proxy("imap", "", imap_server);
     let client = setting.logged_in();
-    common::wait::until_true("the backend is used", Duration::from_secs(5), || {
+    crate::common::wait::until_true("the backend is used", Duration::from_secs(5), || {
         setting.backend.open() == 1
     });
     drop(client);
-    common::wait::until_true("the backend is free", Duration::from_secs(5), || {
+    crate::common::wait::until_true("the backend is free", Duration::from_secs(5), || {
         setting.backend.open() == 0
     });
 }
@@ -164,7 +160,7 @@ fn silence_in_both_directions_ends_the_session_without_a_line() {
     client.expect_close();
     assert!(start.elapsed() > Duration::from_millis(900));
     assert!(start.elapsed() < Duration::from_secs(4));
-    common::wait::until_true("the backend is free", Duration::from_secs(5), || {
+    crate::common::wait::until_true("the backend is free", Duration::from_secs(5), || {
         setting.backend.open() == 0
     });
 }

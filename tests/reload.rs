@@ -1,19 +1,16 @@
 //! Signals as the users of nginx know them: HUP reads everything anew, or leaves everything as it is;
 //! QUIT waits for sessions. And the listeners that come and go with that.
 
-mod common;
-mod peers;
-
 use std::time::Duration;
 
-use common::auth_server::{Answer, AuthServer};
-use common::line_client::LineClient;
-use common::ports::free_port;
-use common::postern::Postern;
-use common::wait;
+use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::line_client::LineClient;
+use crate::common::ports::free_port;
+use crate::common::postern::Postern;
+use crate::common::wait;
+use crate::peers::unruly::echoes_after_login;
+use crate::peers::{Peer, imap_server};
 use nix::sys::signal::Signal;
-use peers::unruly::echoes_after_login;
-use peers::{Peer, imap_server};
 
 fn imap(name: &str, port: u16, auth: &AuthServer, more: &str) -> String {
     let url = auth.url();

@@ -1,18 +1,14 @@
 //! `[routes]`: which backend a login goes to, and what it is called there.
 
-mod common;
-mod peers;
-mod servers;
-
 use std::time::Duration;
 
-use common::auth_server::{Answer, AuthServer};
-use common::line_client::LineClient;
-use common::postern::Postern;
-use common::tools::curl;
-use common::wait;
-use peers::{Peer, imap_server, pop3_server};
-use servers::dovecot::{self, Dovecot};
+use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::line_client::LineClient;
+use crate::common::postern::Postern;
+use crate::common::tools::curl;
+use crate::common::wait;
+use crate::peers::{Peer, imap_server, pop3_server};
+use crate::servers::dovecot::{self, Dovecot};
 
 const REFUSED: &str = "NO [AUTHENTICATIONFAILED]";
 
@@ -181,8 +177,8 @@ fn a_single_backend_takes_everyone() {
 }
 
 /// A proxy whose routes stand in a map beside the configuration.
-fn proxy_with_map(map: &str) -> (Setting, common::temp::TempDir) {
-    let folder = common::temp::TempDir::new("map");
+fn proxy_with_map(map: &str) -> (Setting, crate::common::temp::TempDir) {
+    let folder = crate::common::temp::TempDir::new("map");
     let file = folder.write("users.map", map);
     let routes = format!(
         "route = top@b.org second\nmap = {}\nroute = * reject not listed",

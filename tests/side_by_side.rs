@@ -4,20 +4,9 @@
 //! Every line that the client, the auth server and the backend see is compared. What differs must
 //! stand in `side_by_side/differences.rs`, and what stands there must differ.
 
-mod common;
-#[path = "side_by_side/dialogue.rs"]
 mod dialogue;
-#[path = "side_by_side/differences.rs"]
 mod differences;
-mod peers;
-#[path = "side_by_side/play.rs"]
 mod play;
-// What the dialogues expect is checked elsewhere.
-#[allow(dead_code)]
-#[path = "dialogues/script.rs"]
-mod script;
-mod servers;
-#[path = "side_by_side/stage.rs"]
 mod stage;
 
 use std::collections::{HashMap, HashSet};
@@ -31,16 +20,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::ports::free_port;
-use common::postern::Postern;
-use differences::{Difference, Met, TABLE};
+use self::differences::{Difference, Met, TABLE};
+use self::play::{NO_TLS, Patience, WAYS};
+use self::stage::{Seen, Stage};
+use crate::common::ports::free_port;
+use crate::common::postern::Postern;
+use crate::servers::dnsmasq::{Dnsmasq, named};
+use crate::servers::local;
+use crate::servers::nginx::Nginx;
+use crate::servers::pki::Pki;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use play::{NO_TLS, Patience, WAYS};
-use servers::dnsmasq::{Dnsmasq, named};
-use servers::local;
-use servers::nginx::Nginx;
-use servers::pki::Pki;
-use stage::{Seen, Stage};
 
 /// Dialogues played at a time; a proxy takes 32 clients of one address.
 const PLAYERS: usize = 20;

@@ -1,26 +1,21 @@
 //! SMTP before and after login: every dialogue, and real clients in front of Postfix.
 
-mod common;
-mod dialogues;
-mod peers;
-mod servers;
-
 use std::fs;
 use std::time::Duration;
 
-use common::auth_server::{Answer, AuthServer};
-use common::line_client::{LineClient, find};
-use common::postern::Postern;
-use common::temp::TempDir;
-use common::tools::{checksum, curl, python, swaks, wait_for_line};
-use common::{proxy_to, service, wait};
-use peers::{Peer, smtp_server};
-use servers::dnsmasq::{self, Dnsmasq};
-use servers::{dovecot, postfix};
+use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::line_client::{LineClient, find};
+use crate::common::postern::Postern;
+use crate::common::temp::TempDir;
+use crate::common::tools::{checksum, curl, python, swaks, wait_for_line};
+use crate::common::{proxy_to, service, wait};
+use crate::peers::{Peer, smtp_server};
+use crate::servers::dnsmasq::{self, Dnsmasq};
+use crate::servers::{dovecot, postfix};
 
 #[test]
 fn dialogues_go_as_written() {
-    dialogues::play_all("smtp");
+    crate::dialogues::play_all("smtp");
 }
 
 #[test]
@@ -147,7 +142,7 @@ fn a_name_that_does_not_lead_back_is_unavailable() {
 #[test]
 fn a_dns_server_that_is_not_there_makes_the_name_temporarily_unavailable() {
     let backend = Peer::start(smtp_server);
-    let nobody = common::ports::free_port();
+    let nobody = crate::common::ports::free_port();
     let more = format!("resolver = 127.0.0.1:{nobody}\nresolver_timeout = 500ms");
     let (postern, auth) = proxy_to("smtp", backend.address(), &more);
     let (mut client, _) = LineClient::greeted(postern.address("smtp"));

@@ -1,9 +1,6 @@
 //! The command line and the process: exit statuses, limits, privileges, signals, log files, and what
 //! must never stand in a log.
 
-mod common;
-mod peers;
-
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -11,18 +8,18 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::auth_server::{Answer, AuthServer};
-use common::line_client::LineClient;
-use common::postern::Postern;
-use common::process::Process;
-use common::temp::TempDir;
-use common::tools::wait_for_line;
-use common::wait::{self, PATIENCE};
-use common::{proxy_to, service};
+use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::line_client::LineClient;
+use crate::common::postern::Postern;
+use crate::common::process::Process;
+use crate::common::temp::TempDir;
+use crate::common::tools::wait_for_line;
+use crate::common::wait::{self, PATIENCE};
+use crate::common::{proxy_to, service};
+use crate::peers::{Peer, server_of};
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, User};
 use openssl::base64::encode_block;
-use peers::{Peer, server_of};
 
 const POSTERN: &str = env!("CARGO_BIN_EXE_postern");
 

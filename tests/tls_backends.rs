@@ -1,27 +1,23 @@
 //! TLS towards backends and the auth server: Dovecot and Postfix, backends that show the wrong
 //! certificate, and attackers in between.
 
-mod common;
-mod peers;
-mod servers;
-
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use common::auth_server::{Answer, AuthServer};
-use common::line_client::LineClient;
-use common::postern::Postern;
-use common::temp::TempDir;
-use common::tls::{serve_in_front_of, server_config};
-use common::tools::wait_for_line;
-use common::{proxy_to, service};
-use peers::unruly::never_greets;
-use peers::{Peer, Talk, server_of};
-use servers::pki::{Key, NAMES, Pair, Pki, State, fingerprint};
-use servers::{dovecot, postfix};
+use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::line_client::LineClient;
+use crate::common::postern::Postern;
+use crate::common::temp::TempDir;
+use crate::common::tls::{serve_in_front_of, server_config};
+use crate::common::tools::wait_for_line;
+use crate::common::{proxy_to, service};
+use crate::peers::unruly::never_greets;
+use crate::peers::{Peer, Talk, server_of};
+use crate::servers::pki::{Key, NAMES, Pair, Pki, State, fingerprint};
+use crate::servers::{dovecot, postfix};
 
 const LIBRARIES: [&str; 2] = ["rustls", "native"];
 const PROTOCOLS: [&str; 3] = ["imap", "pop3", "smtp"];

@@ -1,28 +1,24 @@
 //! Which certificate a client gets, what becomes of its own, renewal while the proxy runs, and which
 //! sessions are resumed.
 
-mod common;
-mod peers;
-mod servers;
-
 use std::fs;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
-use common::auth_server::{Answer, AuthServer, Request};
-use common::ports::free_port;
-use common::postern::Postern;
-use common::temp::TempDir;
-use common::tls::{Client, TlsLines};
-use common::tools::run;
-use common::wait;
-use common::{proxy_to, service};
+use crate::common::auth_server::{Answer, AuthServer, Request};
+use crate::common::ports::free_port;
+use crate::common::postern::Postern;
+use crate::common::temp::TempDir;
+use crate::common::tls::{Client, TlsLines};
+use crate::common::tools::run;
+use crate::common::wait;
+use crate::common::{proxy_to, service};
+use crate::peers::imap::imap_server;
+use crate::peers::{Peer, server_of};
+use crate::servers::pki::{self, Key, NAMES, Pair, Pki, State};
 use nix::sys::signal::Signal;
 use openssl::x509::X509;
-use peers::imap::imap_server;
-use peers::{Peer, server_of};
-use servers::pki::{self, Key, NAMES, Pair, Pki, State};
 
 /// A proxy for IMAP over implicit TLS in front of a small server.
 struct Setting {
@@ -586,7 +582,7 @@ fn the_refusal_has_its_line_in_every_protocol_behind_starttls_too() {
             implicit.expect_close();
 
             let (mut plain, _) =
-                common::line_client::LineClient::greeted(postern.address(protocol));
+                crate::common::line_client::LineClient::greeted(postern.address(protocol));
             plain.ask(command, begin);
             let tls = client.handshake(plain.stream());
             let mut behind = TlsLines::over(tls.expect("the handshake lets everybody in"));

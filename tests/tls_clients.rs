@@ -1,23 +1,19 @@
 //! TLS towards clients: real programs, what is offered in each state, what an attacker or a broken
 //! client tries around the handshake. Certificates and resumption are in `tls_certificates`.
 
-mod common;
-mod peers;
-mod servers;
-
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::auth_server::{Answer, AuthServer};
-use common::line_client::LineClient;
-use common::postern::Postern;
-use common::tls::{Client, Got, Hello, TlsLines};
-use common::tools::{curl, python, run, swaks};
-use common::{proxy_to, service};
-use peers::{Peer, server_of};
-use servers::pki::Pki;
-use servers::{dovecot, postfix};
+use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::line_client::LineClient;
+use crate::common::postern::Postern;
+use crate::common::tls::{Client, Got, Hello, TlsLines};
+use crate::common::tools::{curl, python, run, swaks};
+use crate::common::{proxy_to, service};
+use crate::peers::{Peer, server_of};
+use crate::servers::pki::Pki;
+use crate::servers::{dovecot, postfix};
 
 const LIBRARIES: [&str; 2] = ["rustls", "native"];
 

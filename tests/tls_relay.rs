@@ -1,21 +1,18 @@
 //! The relay with TLS on both legs: bytes arrive whole and in order whatever the records look like,
 //! ends pass per direction, and no direction waits for the other.
 
-mod common;
-mod servers;
-
 use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use common::auth_server::{Answer, AuthServer};
-use common::postern::Postern;
-use common::service;
-use common::tls::{Client, Got, Tls, TlsLines, serve, server_config};
-use common::wait::{PATIENCE, until_at_most};
+use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::postern::Postern;
+use crate::common::service;
+use crate::common::tls::{Client, Got, Tls, TlsLines, serve, server_config};
+use crate::common::wait::{PATIENCE, until_at_most};
+use crate::servers::pki::Pki;
 use openssl::sha::Sha256;
-use servers::pki::Pki;
 
 const LIBRARIES: [&str; 2] = ["rustls", "native"];
 

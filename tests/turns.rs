@@ -1,23 +1,20 @@
 //! Whose turn it is: a slow backend or auth server does not hold all workers, delays are kept to the
 //! full, and a client that hangs up while it waits is gone at once.
 
-mod common;
-mod peers;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::auth_server::{Answer, AuthServer};
-use common::crowd::log_in;
-use common::line_client::LineClient;
-use common::postern::Postern;
-use common::service;
-use common::wait::{PATIENCE, until_true};
-use peers::dns::DnsStub;
-use peers::unruly::never_greets;
-use peers::{Peer, server_of};
+use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::crowd::log_in;
+use crate::common::line_client::LineClient;
+use crate::common::postern::Postern;
+use crate::common::service;
+use crate::common::wait::{PATIENCE, until_true};
+use crate::peers::dns::DnsStub;
+use crate::peers::unruly::never_greets;
+use crate::peers::{Peer, server_of};
 
 /// The promise.
 const AT_ONCE: Duration = Duration::from_secs(1);

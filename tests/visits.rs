@@ -1,21 +1,17 @@
 //! Visits, which ask for capabilities or health, and logins say the same things to a backend in the same
 //! way; and both say goodbye.
 
-mod common;
-mod peers;
-mod servers;
-
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use common::line_client::LineClient;
-use common::postern::Postern;
-use common::tls::{TlsLines, accept, server_config};
-use common::wait::{PATIENCE, until, until_true};
-use peers::{Peer, server_of};
-use servers::pki::Pki;
+use crate::common::line_client::LineClient;
+use crate::common::postern::Postern;
+use crate::common::tls::{TlsLines, accept, server_config};
+use crate::common::wait::{PATIENCE, until, until_true};
+use crate::peers::{Peer, server_of};
+use crate::servers::pki::Pki;
 
 /// A backend that wants a PROXY header, offers STARTTLS and PLAIN, and remembers every line.
 struct Backend {

@@ -34,6 +34,7 @@
 
 mod backends;
 mod client;
+#[expect(dead_code, reason = "the tests use the rest")]
 #[path = "../common/mod.rs"]
 mod common;
 mod load;
@@ -41,6 +42,7 @@ mod memory;
 mod proxies;
 mod report;
 mod scenarios;
+#[expect(dead_code, reason = "the tests use the rest")]
 #[path = "../servers/mod.rs"]
 mod servers;
 mod stage;

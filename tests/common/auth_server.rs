@@ -22,8 +22,6 @@ use super::wait::{self, PATIENCE};
 pub(crate) struct Request {
     /// Every byte up to and including the empty line.
     pub(crate) raw: String,
-    /// Which connection it came on, from 1.
-    pub(crate) connection: usize,
     /// Which request of the server's life it is, from 1.
     pub(crate) number: usize,
 }
@@ -265,7 +263,7 @@ impl Shared {
         thread::spawn(move || {
             let handle = connection.duplicate();
             // The peer may go away at any time; that is its business.
-            drop(shared.serve(connection, number));
+            drop(shared.serve(connection));
             // A duplicate is kept among those that are open: only a shutdown ends the connection.
             if let Ok(handle) = handle {
                 handle.shut();
@@ -276,7 +274,7 @@ impl Shared {
         true
     }
 
-    fn serve(&self, mut connection: Connection, number: usize) -> io::Result<()> {
+    fn serve(&self, mut connection: Connection) -> io::Result<()> {
         let mut received = Vec::new();
         loop {
             let end = loop {
@@ -291,7 +289,7 @@ impl Shared {
                 received.extend_from_slice(&buffer[..count]);
             };
             let raw: Vec<u8> = received.drain(..end).collect();
-            let request = self.record(&raw, number);
+            let request = self.record(&raw);
             match (self.handler)(&request) {
                 Answer::Headers(lines) => {
                     connection.write_all(response(&lines).as_bytes())?;
@@ -311,11 +309,10 @@ impl Shared {
         }
     }
 
-    fn record(&self, raw: &[u8], connection: usize) -> Request {
+    fn record(&self, raw: &[u8]) -> Request {
         let mut requests = self.requests.lock().expect("no holder panics");
         let request = Request {
             raw: String::from_utf8_lossy(raw).into_owned(),
-            connection,
             number: requests.len() + 1,
         };
         requests.push(request.clone());

@@ -3,9 +3,6 @@
 //!
 //! Nothing here knows what a right answer is; that stands in the tests.
 
-// Each test binary compiles this module for itself and uses only its own part of it.
-#![allow(dead_code)]
-
 pub(crate) mod auth_server;
 pub(crate) mod crowd;
 pub(crate) mod janitor;

@@ -366,12 +366,6 @@ impl Client {
         Client { versions, ..self }
     }
 
-    /// Looks for this name.
-    pub(crate) fn named(self, name: &str) -> Client {
-        let name = name.to_owned();
-        Client { name, ..self }
-    }
-
     /// Offers this application protocol.
     pub(crate) fn alpn(self, protocol: &str) -> Client {
         let alpn = vec![protocol.as_bytes().to_vec()];

@@ -5,7 +5,7 @@
 //! own, and with the session asleep before every byte; what the proxy says must be the same.
 
 mod play;
-mod script;
+pub(crate) mod script;
 
 use std::path::PathBuf;
 use std::sync::Mutex;

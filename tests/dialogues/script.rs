@@ -5,28 +5,28 @@ use base64::engine::general_purpose::STANDARD;
 
 /// A dialogue as its file tells it.
 #[derive(Default, Clone)]
-pub(super) struct Script {
+pub(crate) struct Script {
     /// Lines for the `[server]` section.
-    pub(super) config: Vec<String>,
+    pub(crate) config: Vec<String>,
     /// Answers of the auth server in turn.
-    pub(super) auth: Vec<Vec<String>>,
+    pub(crate) auth: Vec<Vec<String>>,
     /// The ways it is played; empty is all.
-    pub(super) ways: Vec<String>,
+    pub(crate) ways: Vec<String>,
     /// What happens, in order.
-    pub(super) steps: Vec<Step>,
+    pub(crate) steps: Vec<Step>,
     /// Lines the backend must have got.
-    pub(super) backend: Vec<String>,
+    pub(crate) backend: Vec<String>,
     /// Whether nobody may have connected to the backend.
-    pub(super) backend_unused: bool,
+    pub(crate) backend_unused: bool,
     /// Header lines that requests to the auth server must have had.
-    pub(super) requests: Vec<(usize, String)>,
+    pub(crate) requests: Vec<(usize, String)>,
     /// How many requests there must have been.
-    pub(super) request_count: Option<usize>,
+    pub(crate) request_count: Option<usize>,
 }
 
 /// One step.
 #[derive(Clone)]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// The client sends these bytes.
     Send(Vec<u8>),
     /// The client ends its sending direction.
@@ -42,7 +42,7 @@ pub(super) enum Step {
 impl Script {
     /// # Errors
     /// The first line that is not understood.
-    pub(super) fn parse(text: &str) -> Result<Script, String> {
+    pub(crate) fn parse(text: &str) -> Result<Script, String> {
         let mut script = Script::default();
         for (number, line) in text.lines().enumerate() {
             if !line.is_empty() && !line.starts_with('#') {

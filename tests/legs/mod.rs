@@ -1,9 +1,6 @@
 //! A proxy between a client and a backend whose connections are in plain text or over TLS, of either
 //! library; and both ends of them, which a test holds and treats alike.
 
-// Each test binary compiles this module for itself and uses only its own part of it.
-#![allow(dead_code)]
-
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;

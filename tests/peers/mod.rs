@@ -1,9 +1,6 @@
 //! Backends no real server plays, each a function named by what it does, and three small ones that
 //! answer properly and remember every byte.
 
-// Each test binary compiles this module for itself and uses only its own part of it.
-#![allow(dead_code, unused_imports)]
-
 pub(crate) mod dns;
 pub(crate) mod imap;
 pub(crate) mod pop3;

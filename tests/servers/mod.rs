@@ -1,9 +1,6 @@
 //! Real servers, each in a folder of its own on ports that were free: one file and one template per
 //! program. A server that is not installed fails the test that needs it.
 
-// Each test binary compiles this module for itself and uses only its own part of it.
-#![allow(dead_code)]
-
 pub(crate) mod certificate;
 pub(crate) mod dnsmasq;
 pub(crate) mod dovecot;

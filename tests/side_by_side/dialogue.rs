@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::script::{Script, Step as Said};
+use crate::dialogues::script::{Script, Step as Said};
 
 /// The directives of nginx 1.22 that dialogues set.
 const KNOWN: &[&str] = &[

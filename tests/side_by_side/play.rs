@@ -8,10 +8,10 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::dialogue::{Dialogue, Identity, Step};
 use crate::common::line_client::find;
 use crate::common::tls::{Client, Got, Tls};
-use crate::dialogue::{Dialogue, Identity, Step};
-use crate::script::Step as Said;
+use crate::dialogues::script::Step as Said;
 use crate::servers::pki::{Key, NAMES, Pair, Pki, State};
 
 /// How the client's bytes are sent.

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::dialogue::Dialogue;
+use super::play::{Patience, play};
 use crate::common::auth_server::{Answer, AuthServer, Request};
-use crate::dialogue::Dialogue;
 use crate::peers::{Peer, Talk, server_of, smtp, unruly};
-use crate::play::{Patience, play};
 use crate::servers::pki::Pki;
 
 /// A dialogue and its surroundings.

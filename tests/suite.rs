@@ -1,0 +1,43 @@
+//! Every integration test in one program, a module per theme: it links what all of them share once.
+//! `cargo test --test suite imap::` runs one module.
+
+mod auth;
+mod backend;
+mod backend_capabilities;
+mod client_name;
+mod common;
+mod config;
+mod crowds;
+mod demo;
+mod descriptors;
+mod dialogues;
+mod failover;
+mod hibernation;
+mod hibernation_deadlines;
+mod hibernation_streams;
+mod hostile_backends;
+mod hostile_clients;
+mod imap;
+mod import;
+mod legs;
+mod limits;
+mod listen;
+mod mechanisms;
+mod passthrough;
+mod peers;
+mod pop3;
+mod proxy_protocol;
+mod relay;
+mod reload;
+mod routes;
+mod rows;
+mod servers;
+mod side_by_side;
+mod smtp;
+mod start;
+mod tls_backends;
+mod tls_certificates;
+mod tls_clients;
+mod tls_relay;
+mod turns;
+mod visits;
