@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -24,6 +24,9 @@ use crate::session::turn::{self, Arrival};
 /// How long to wait until descriptors may be free again.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Connections that a closing listener still takes: as many as its queue may hold, not as many as come.
+const LONGEST_QUEUE: usize = 4096;
+
 /// So many descriptors at the end are for the logins of those who are in: each of them needs one for the
 /// auth server and one for its backend.
 const FOR_LOGINS: u64 = 16;
@@ -40,13 +43,35 @@ pub(crate) struct Entrance {
     pub listen: Listen,
 }
 
+/// Whose a listener is. The first takes every connection that is not to the very address of another: a
+/// wildcard and specific addresses share its socket, since the system binds only one of them. A reload
+/// puts others in their place.
+#[derive(Debug)]
+pub(crate) struct Entrances(RwLock<Arc<[Entrance]>>);
+
+impl Entrances {
+    /// These, until others come.
+    pub(crate) fn new(entrances: Arc<[Entrance]>) -> Entrances {
+        Entrances(RwLock::new(entrances))
+    }
+
+    /// Those of now.
+    pub(crate) fn current(&self) -> Arc<[Entrance]> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Others from now on.
+    pub(crate) fn change_to(&self, entrances: Arc<[Entrance]>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = entrances;
+    }
+}
+
 /// The loop that accepts on one listener, and what it needs to let connections in.
 pub(crate) struct AcceptLoop {
     /// The socket.
     pub listener: Arc<Listener>,
-    /// Whose it is. The first takes every connection that is not to the very address of another: a
-    /// wildcard and specific addresses share its socket, since the system binds only one of them.
-    pub entrances: Vec<Entrance>,
+    /// Whose it is.
+    pub entrances: Arc<Entrances>,
     /// What all sessions share.
     pub runtime: Arc<Runtime>,
     /// Becomes readable when accepting is to end.
@@ -60,7 +85,7 @@ impl AcceptLoop {
     pub(crate) fn run(&self) {
         let refusals = Seldom::new();
         let mut shortage = Shortage::default();
-        while let Some(is_there) = self.wait(shortage.patience()) {
+        while let Some(is_there) = self.wait(shortage.patience(), &refusals) {
             if shortage.sheds_now() {
                 self.runtime.make_room_now(&self.runtime.admission.shed());
             }
@@ -100,8 +125,20 @@ impl AcceptLoop {
         }
     }
 
+    /// Lets those in who wait in the queue of a listener that is about to close.
+    pub(crate) fn take_the_rest(&self) {
+        let refusals = Seldom::new();
+        for _ in 0..LONGEST_QUEUE {
+            match self.listener.accept() {
+                Ok((socket, peer)) => self.let_in(socket, peer, &refusals),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(_) => return,
+            }
+        }
+    }
+
     /// Waits for a connection, or for so long; whether there is one. `None` when accepting is to end.
-    fn wait(&self, limit: Option<Duration>) -> Option<bool> {
+    fn wait(&self, limit: Option<Duration>, refusals: &Seldom) -> Option<bool> {
         let mut fds = [
             PollFd::new(self.listener.socket.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
@@ -111,13 +148,26 @@ impl AcceptLoop {
             Ok(_) if fds[1].any().unwrap_or(true) => None,
             Ok(_) => Some(fds[0].any().unwrap_or(true)),
             Err(Errno::EINTR) => Some(false),
-            Err(_) => None,
+            // Want of memory, say. Whoever listens must not stop listening for that.
+            Err(error) => {
+                if refusals.allow().is_some() {
+                    let error = io::Error::from(error);
+                    self.log(
+                        Severity::Crit,
+                        "poll() for connections failed",
+                        Some(&error),
+                    );
+                }
+                std::thread::sleep(PAUSE);
+                Some(false)
+            }
         }
     }
 
     fn let_in(&self, socket: socket2::Socket, peer: Address, refusals: &Seldom) {
         let socket = Socket::accepted(socket);
-        let Some(entrance) = self.entrance(&socket) else {
+        let entrances = self.entrances.current();
+        let Some(entrance) = entrance(&entrances, &socket) else {
             return;
         };
         let mut entry = self.runtime.admission.enter(peer);
@@ -129,7 +179,7 @@ impl AcceptLoop {
             Entry::TurnedAway(limit) => self.turn_away(&socket, peer, entrance, limit, refusals),
             Entry::Full(_) => self.turn_away(&socket, peer, entrance, "max_sessions", refusals),
             Entry::Admitted { place, make_room } => {
-                if entrance.listen.so_keepalive != self.entrances[0].listen.so_keepalive {
+                if entrance.listen.so_keepalive != entrances[0].listen.so_keepalive {
                     socket.keep_alive(entrance.listen.so_keepalive);
                 }
                 self.runtime.make_room(&make_room);
@@ -144,19 +194,6 @@ impl AcceptLoop {
                 turn::begin(&self.runtime, arrival);
             }
         }
-    }
-
-    fn entrance(&self, socket: &Socket) -> Option<&Entrance> {
-        let (first, others) = self.entrances.split_first()?;
-        if others.is_empty() {
-            return Some(first);
-        }
-        let local = socket.local().ok()?.socket();
-        let is_local = |entrance: &&Entrance| match entrance.listen.address {
-            ListenAddress::Tcp(address) => Some(address) == local,
-            ListenAddress::Unix(_) => false,
-        };
-        Some(others.iter().find(is_local).unwrap_or(first))
     }
 
     /// Says that there is no room, without waiting for the client to hear it.
@@ -185,6 +222,20 @@ impl AcceptLoop {
     fn log(&self, severity: Severity, text: &str, error: Option<&io::Error>) {
         self.log.write(severity, file!(), text, error, None);
     }
+}
+
+/// Which of them a connection came to.
+fn entrance<'a>(entrances: &'a [Entrance], socket: &Socket) -> Option<&'a Entrance> {
+    let (first, others) = entrances.split_first()?;
+    if others.is_empty() {
+        return Some(first);
+    }
+    let local = socket.local().ok()?.socket();
+    let is_local = |entrance: &&Entrance| match entrance.listen.address {
+        ListenAddress::Tcp(address) => Some(address) == local,
+        ListenAddress::Unix(_) => false,
+    };
+    Some(others.iter().find(is_local).unwrap_or(first))
 }
 
 /// A time without descriptors, which is told once: while sleepers make room for newcomers it comes and goes.

@@ -12,7 +12,7 @@ use crate::admission::Limits;
 use crate::backend::Visits;
 use crate::config::{self, Config, Mistake};
 use crate::dialect;
-use crate::front::{self, Front, Listening};
+use crate::front::{self, Fronts, Listening};
 use crate::log::{Log, Severity};
 use crate::service::{self, Service};
 use crate::session::Runtime;
@@ -58,8 +58,7 @@ pub(crate) fn run(file: &Path) -> Result<(), Failure> {
 /// What kept it from starting.
 pub(crate) fn run_with(config: &Config, ready: impl FnOnce(&[Listening])) -> Result<(), Failure> {
     let process = start(config).map_err(Failure::Running)?;
-    let listening: Vec<_> = process.fronts.iter().flat_map(Front::listening).collect();
-    ready(&listening);
+    ready(&process.fronts.listening());
     process.wait_for_end();
     Ok(())
 }
@@ -83,7 +82,8 @@ fn start(config: &Config) -> Result<Process, String> {
     check_descriptors(config)?;
     let caches = SessionCaches::default();
     let services = service::build(config, &caches)?;
-    let bound = front::bind(&services, &[], &log)?;
+    let mut fronts = Fronts::default();
+    let bound = fronts.bind(&services)?;
     let pid_file = write_pid(process.pid.as_deref())?;
     if let Some((user, group)) = privileges::target(&process.user, &process.group)? {
         // What was opened as root must be writable afterwards too, to be opened again (USR1).
@@ -91,6 +91,7 @@ fn start(config: &Config) -> Result<Process, String> {
             log.write(Severity::Warn, file!(), &error, None, None);
         }
         pid_file.hand_over(&user, group);
+        front::hand_over(&bound, user.uid, group);
         privileges::drop_root(&user, group)?;
     }
     if privileges::is_root() {
@@ -100,10 +101,8 @@ fn start(config: &Config) -> Result<Process, String> {
     let runtime = Runtime::start(limits(process))
         .map_err(|error| format!("cannot start the threads for sessions: {error}"))?;
     let visits = visit_backends(&services)?;
-    let fronts = bound
-        .into_iter()
-        .map(|bound| Front::open(bound, &runtime, &log));
-    let fronts = fronts.collect::<Result<_, _>>()?;
+    let prepared = Fronts::prepare(bound, &runtime, &log)?;
+    fronts.change_to(prepared, &log);
     log.write(Severity::Notice, file!(), "ready", None, None);
     Ok(Process {
         file: None,
@@ -143,7 +142,7 @@ struct Process {
     log: Log,
     runtime: Arc<Runtime>,
     wishes: crossbeam_channel::Receiver<Wish>,
-    fronts: Vec<Front>,
+    fronts: Fronts,
     /// Those of the configuration in use; to be held, not read.
     _visits: Arc<Visits>,
     /// TLS sessions that the servers in use can resume, and those after the next HUP.
@@ -198,8 +197,9 @@ impl Process {
         }
     }
 
-    /// Everything that can fail comes first. Sockets that stay are handed over open, so that no
-    /// connection is refused; sessions that run keep the server that they began with.
+    /// Everything that can fail comes first, while everything is still as it was. Sockets that stay are
+    /// not touched, so that no connection is refused; sessions that run keep the server that they began
+    /// with.
     fn change_to(&mut self, config: &Config) -> Result<(), String> {
         let process = &config.process;
         let log = Log::open_process(
@@ -210,28 +210,43 @@ impl Process {
         check_descriptors(config)?;
         let caches = self.caches.next();
         let services = service::build(config, &caches)?;
-        let bound = front::bind(&services, &self.fronts, &log)?;
+        let bound = self.fronts.bind(&services)?;
+        let prepared = Fronts::prepare(bound, &self.runtime, &log)?;
+        let visits = visit_backends(&services)?;
+
+        // From here on nothing fails.
         for warning in &config.warnings {
             log.write(Severity::Warn, file!(), warning, None, None);
         }
-        if process.user != self.conf.user || process.group != self.conf.group {
-            let text = "a change of `user` or `group` takes effect at the next start";
-            log.write(Severity::Warn, file!(), text, None, None);
+        for name in self.next_start(process) {
+            let text = format!("a change of `{name}` takes effect at the next start");
+            log.write(Severity::Warn, file!(), &text, None, None);
         }
         let began = Instant::now();
-        for front in self.fronts.drain(..) {
-            front.close();
-        }
-        for bound in bound {
-            self.fronts.push(Front::open(bound, &self.runtime, &log)?);
-        }
-        self._visits = visit_backends(&services)?;
+        self.fronts.change_to(prepared, &log);
+        self._visits = visits;
         self.runtime.admission.set_limits(limits(process));
         self.caches = caches;
         self.log = log;
-        self.conf = process.clone();
+        self.conf = config::Process {
+            user: self.conf.user.take(),
+            group: self.conf.group.take(),
+            pid: self.conf.pid.take(),
+            ..process.clone()
+        };
         self.end_older_sessions(began);
         Ok(())
+    }
+
+    /// The directives that have another value than the process began with, and cannot change while it runs.
+    fn next_start(&self, new: &config::Process) -> Vec<&'static str> {
+        let changed = [
+            ("user", new.user != self.conf.user),
+            ("group", new.group != self.conf.group),
+            ("pid", new.pid != self.conf.pid),
+        ];
+        let changed = changed.into_iter().filter(|(_, changed)| *changed);
+        changed.map(|(name, _)| name).collect()
     }
 
     /// `reload_timeout`: what began before now has that long.
@@ -280,9 +295,7 @@ impl Process {
     /// Nobody comes in any more; who is not logged in is sent away.
     fn close_door(&mut self) {
         self.runtime.admission.stop();
-        for front in self.fronts.drain(..) {
-            front.close();
-        }
+        self.fronts.close();
         for entry in self.runtime.live.all() {
             if !entry.is_relayed() {
                 self.runtime.end(&entry, Ending::Stop);

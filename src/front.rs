@@ -1,13 +1,18 @@
 //! The listeners of the process: which sockets there are, who accepts from each, and how they change
 //! at a reload without refusing anybody.
+//!
+//! A change has two halves. [`Fronts::bind`] and [`Fronts::prepare`] do all that can fail, with the open
+//! listeners still at work; [`Fronts::change_to`] cannot fail.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use crossbeam_channel::{Sender, bounded};
 use nix::sys::eventfd::EventFd;
+use nix::unistd::{Gid, Uid};
 
-use crate::accept::{AcceptLoop, Entrance};
+use crate::accept::{AcceptLoop, Entrance, Entrances};
 use crate::config::{Listen, ListenAddress};
 use crate::log::{Log, Severity};
 use crate::net::listen::Listener;
@@ -24,81 +29,170 @@ pub(crate) struct Listening {
     pub address: String,
 }
 
-/// A socket and the servers that it leads to.
+/// The listeners at work.
+#[derive(Default)]
+pub(crate) struct Fronts(Vec<Front>);
+
+/// A socket and the servers that it is to lead to.
 pub(crate) struct Bound {
-    listener: Arc<Listener>,
-    entrances: Vec<Entrance>,
+    socket: BoundSocket,
+    entrances: Arc<[Entrance]>,
 }
 
-/// Binds what the servers listen on, or takes over what `open` has bound already. A specific address
-/// whose port is also bound by a wildcard shares the wildcard's socket.
-///
-/// # Errors
-/// What cannot be bound; then nothing has changed.
-pub(crate) fn bind(
-    services: &[Arc<Service>],
-    open: &[Front],
-    log: &Log,
-) -> Result<Vec<Bound>, String> {
-    let mut entrances: Vec<Entrance> = Vec::new();
-    for service in services {
-        let listens = service.conf.listen.iter().cloned();
-        entrances.extend(listens.map(|listen| Entrance {
-            service: Arc::clone(service),
-            listen,
-        }));
-    }
-    let (shared, own): (Vec<_>, Vec<_>) = entrances.iter().cloned().partition(|entrance| {
-        entrances
-            .iter()
-            .any(|other| covers(&other.listen, &entrance.listen))
-    });
-    let mut taken = vec![false; open.len()];
-    let mut bound = Vec::new();
-    for entrance in own {
-        let known = open.iter().enumerate().position(|(at, front)| {
-            !taken[at] && front.listener.listen.address == entrance.listen.address
+enum BoundSocket {
+    New(Arc<Listener>),
+    /// That of the front of this number, which stays open.
+    Kept(usize),
+}
+
+/// A change that cannot fail any more. Dropped, it changes nothing.
+pub(crate) struct Prepared {
+    /// Fronts that stay, by number, and where they lead from now on.
+    kept: Vec<(usize, Arc<[Entrance]>)>,
+    new: Vec<Front>,
+}
+
+impl Fronts {
+    /// Binds what the servers listen on; what is bound already stays. A specific address whose port is
+    /// also bound by a wildcard shares the wildcard's socket.
+    ///
+    /// # Errors
+    /// What cannot be bound; then nothing has changed.
+    pub(crate) fn bind(&self, services: &[Arc<Service>]) -> Result<Vec<Bound>, String> {
+        let mut entrances: Vec<Entrance> = Vec::new();
+        for service in services {
+            let listens = service.conf.listen.iter().cloned();
+            entrances.extend(listens.map(|listen| Entrance {
+                service: Arc::clone(service),
+                listen,
+            }));
+        }
+        let (shared, own): (Vec<_>, Vec<_>) = entrances.iter().cloned().partition(|entrance| {
+            entrances
+                .iter()
+                .any(|other| covers(&other.listen, &entrance.listen))
         });
-        let listener = match known {
-            Some(at) => {
-                taken[at] = true;
-                Arc::clone(&open[at].listener)
-            }
-            None => Arc::new(bind_one(&entrance)?),
+        let mut stays = vec![false; self.0.len()];
+        let known: Vec<Option<usize>> = own
+            .iter()
+            .map(|entrance| {
+                let same = |(at, front): (usize, &Front)| {
+                    !stays[at] && front.listener.is_for(&entrance.listen)
+                };
+                let at = self.0.iter().enumerate().position(same)?;
+                stays[at] = true;
+                Some(at)
+            })
+            .collect();
+        let going = self.0.iter().zip(&stays).filter(|(_, stays)| !**stays);
+        let going: Vec<&Listener> = going.map(|(front, _)| &*front.listener).collect();
+        own.into_iter()
+            .zip(known)
+            .map(|(entrance, known)| {
+                let socket = match known {
+                    Some(at) => BoundSocket::Kept(at),
+                    None => BoundSocket::New(Arc::new(bind_one(&entrance, &going)?)),
+                };
+                let covered = shared
+                    .iter()
+                    .filter(|other| covers(&entrance.listen, &other.listen));
+                let covered: Vec<_> = covered.cloned().collect();
+                let entrances = std::iter::once(entrance).chain(covered).collect();
+                Ok(Bound { socket, entrances })
+            })
+            .collect()
+    }
+
+    /// Makes the rest of what a change needs: threads, which accept nothing yet.
+    ///
+    /// # Errors
+    /// The system has no thread or descriptor left; then nothing has changed.
+    pub(crate) fn prepare(
+        bound: Vec<Bound>,
+        runtime: &Arc<Runtime>,
+        log: &Log,
+    ) -> Result<Prepared, String> {
+        let mut prepared = Prepared {
+            kept: Vec::new(),
+            new: Vec::new(),
         };
-        let mut entrances = vec![entrance];
-        let covered = shared
-            .iter()
-            .filter(|other| covers(&entrances[0].listen, &other.listen));
-        let covered: Vec<_> = covered.cloned().collect();
-        entrances.extend(covered);
-        bound.push(Bound {
-            listener,
-            entrances,
-        });
+        for Bound { socket, entrances } in bound {
+            match socket {
+                BoundSocket::Kept(at) => prepared.kept.push((at, entrances)),
+                BoundSocket::New(listener) => {
+                    let front = Front::new(listener, entrances, runtime, log)?;
+                    prepared.new.push(front);
+                }
+            }
+        }
+        Ok(prepared)
     }
-    for bound in &bound {
-        bound
-            .listening()
-            .iter()
-            .for_each(|listening| announce(listening, log));
+
+    /// From here on connections go where the new servers want them. Sockets that stay are not touched,
+    /// new ones are open before old ones close, and what waits in the queue of an old one is served.
+    pub(crate) fn change_to(&mut self, prepared: Prepared, log: &Log) {
+        let mut before: Vec<Option<Front>> = self.0.drain(..).map(Some).collect();
+        for (at, entrances) in prepared.kept {
+            if let Some(front) = before.get_mut(at).and_then(Option::take) {
+                front.lead_to(entrances, log);
+                self.0.push(front);
+            }
+        }
+        for front in prepared.new {
+            front.begin();
+            self.0.push(front);
+        }
+        for listening in self.listening() {
+            let text = format!(
+                "listening on {} for server \"{}\"",
+                listening.address, listening.server
+            );
+            log.write(Severity::Notice, file!(), &text, None, None);
+        }
+        for front in before.into_iter().flatten() {
+            if let Some(accept_loop) = front.close() {
+                accept_loop.take_the_rest();
+            }
+        }
     }
-    Ok(bound)
+
+    /// Ends accepting. Sockets go with it, unless somebody else holds them.
+    pub(crate) fn close(&mut self) {
+        for front in self.0.drain(..) {
+            front.close();
+        }
+    }
+
+    /// The servers that they lead to, each with its real address.
+    pub(crate) fn listening(&self) -> Vec<Listening> {
+        self.0.iter().flat_map(Front::listening).collect()
+    }
 }
 
-fn bind_one(entrance: &Entrance) -> Result<Listener, String> {
+/// Gives sockets that have just been bound to the user that the process is about to become: the system lets
+/// only one user's sockets stand side by side while a reload replaces one by the other.
+pub(crate) fn hand_over(bound: &[Bound], user: Uid, group: Gid) {
+    for bound in bound {
+        if let BoundSocket::New(listener) = &bound.socket {
+            // Where it fails such a reload says that the address is in use.
+            let _ = nix::unistd::fchown(&listener.socket, Some(user), Some(group));
+        }
+    }
+}
+
+fn bind_one(entrance: &Entrance, going: &[&Listener]) -> Result<Listener, String> {
     let name = &entrance.service.conf.name;
     let address = &entrance.listen.address;
-    Listener::bind(&entrance.listen)
-        .map_err(|error| format!("server \"{name}\" cannot listen on {address}: {error}"))
-}
-
-fn announce(listening: &Listening, log: &Log) {
-    let text = format!(
-        "listening on {} for server \"{}\"",
-        listening.address, listening.server
-    );
-    log.write(Severity::Notice, file!(), &text, None, None);
+    Listener::bind(&entrance.listen, going).map_err(|error| {
+        let advice = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                " (root's rights are given up after the start: a port below 1024 that is added takes a \
+                 restart)"
+            }
+            _ => "",
+        };
+        format!("server \"{name}\" cannot listen on {address}: {error}{advice}")
+    })
 }
 
 /// Whether the socket of one line gets the connections to the other's address.
@@ -118,8 +212,76 @@ fn covers(wildcard: &Listen, specific: &Listen) -> bool {
     }
 }
 
-impl Bound {
-    /// What it leads to, each with its real address.
+/// A listener from which a thread accepts.
+struct Front {
+    listener: Arc<Listener>,
+    /// Where it leads; its thread reads this anew for each connection.
+    entrances: Arc<Entrances>,
+    /// The thread begins when it is told to, and ends when this is dropped before.
+    begin: Sender<()>,
+    wake: Arc<EventFd>,
+    thread: JoinHandle<Option<AcceptLoop>>,
+}
+
+impl Front {
+    fn new(
+        listener: Arc<Listener>,
+        entrances: Arc<[Entrance]>,
+        runtime: &Arc<Runtime>,
+        log: &Log,
+    ) -> Result<Self, String> {
+        let wake = EventFd::new().map_err(|error| format!("cannot make an eventfd: {error}"))?;
+        let wake = Arc::new(wake);
+        if let Some(first) = entrances.first() {
+            listener.keep_alive(first.listen.so_keepalive);
+        }
+        let entrances = Arc::new(Entrances::new(entrances));
+        let accept_loop = AcceptLoop {
+            listener: Arc::clone(&listener),
+            entrances: Arc::clone(&entrances),
+            runtime: Arc::clone(runtime),
+            wake: Arc::clone(&wake),
+            log: log.clone(),
+        };
+        let (begin, begun) = bounded(1);
+        let thread = spawn("accept", move || {
+            begun.recv().ok()?;
+            accept_loop.run();
+            Some(accept_loop)
+        });
+        Ok(Self {
+            thread: thread.map_err(|error| format!("cannot start a thread: {error}"))?,
+            listener,
+            entrances,
+            begin,
+            wake,
+        })
+    }
+
+    fn begin(&self) {
+        // It waits, and there is room for one.
+        let _ = self.begin.send(());
+    }
+
+    /// Leads elsewhere from now on, with the settings of the new `listen` line.
+    fn lead_to(&self, entrances: Arc<[Entrance]>, log: &Log) {
+        let current = self.entrances.current();
+        if let (Some(old), Some(new)) = (current.first(), entrances.first()) {
+            for text in self.listener.settle(&old.listen, &new.listen) {
+                let text = format!("server \"{}\": {text}", new.service.conf.name);
+                log.write(Severity::Warn, file!(), &text, None, None);
+            }
+        }
+        self.entrances.change_to(entrances);
+    }
+
+    /// Ends accepting, and gives back what accepted.
+    fn close(self) -> Option<AcceptLoop> {
+        // Cannot fail: the counter does not overflow from one.
+        let _ = self.wake.write(1);
+        self.thread.join().ok().flatten()
+    }
+
     fn listening(&self) -> Vec<Listening> {
         let shown = |(at, entrance): (usize, &Entrance)| Listening {
             server: entrance.service.conf.name.clone(),
@@ -128,57 +290,8 @@ impl Bound {
                 _ => entrance.listen.address.to_string(),
             },
         };
-        self.entrances.iter().enumerate().map(shown).collect()
-    }
-}
-
-/// A listener from which a thread accepts.
-pub(crate) struct Front {
-    listener: Arc<Listener>,
-    listening: Vec<Listening>,
-    wake: Arc<EventFd>,
-    thread: JoinHandle<()>,
-}
-
-impl Front {
-    /// Starts accepting.
-    ///
-    /// # Errors
-    /// The system has no thread or descriptor left.
-    pub(crate) fn open(bound: Bound, runtime: &Arc<Runtime>, log: &Log) -> Result<Self, String> {
-        let wake = EventFd::new().map_err(|error| format!("cannot make an eventfd: {error}"))?;
-        let wake = Arc::new(wake);
-        let listening = bound.listening();
-        let listener = Arc::clone(&bound.listener);
-        if let Some(first) = bound.entrances.first() {
-            listener.keep_alive(first.listen.so_keepalive);
-        }
-        let accept_loop = AcceptLoop {
-            listener: bound.listener,
-            entrances: bound.entrances,
-            runtime: Arc::clone(runtime),
-            wake: Arc::clone(&wake),
-            log: log.clone(),
-        };
-        Ok(Self {
-            thread: spawn("accept", move || accept_loop.run())
-                .map_err(|error| format!("cannot start a thread: {error}"))?,
-            listener,
-            listening,
-            wake,
-        })
-    }
-
-    /// Ends accepting. The socket goes with it, unless somebody has taken it over.
-    pub(crate) fn close(self) {
-        // Cannot fail: the counter does not overflow from one.
-        let _ = self.wake.write(1);
-        let _ = self.thread.join();
-    }
-
-    /// The servers that it leads to.
-    pub(crate) fn listening(&self) -> Vec<Listening> {
-        self.listening.clone()
+        let entrances = self.entrances.current();
+        entrances.iter().enumerate().map(shown).collect()
     }
 }
 

@@ -1,12 +1,16 @@
 //! Signals as the users of nginx know them: HUP reads everything anew, or leaves everything as it is;
 //! QUIT waits for sessions. And the listeners that come and go with that.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use crate::common::auth_server::{Answer, AuthServer};
 use crate::common::line_client::LineClient;
 use crate::common::ports::free_port;
 use crate::common::postern::Postern;
+use crate::common::tools::run;
 use crate::common::wait;
 use crate::peers::unruly::echoes_after_login;
 use crate::peers::{Peer, imap_server};
@@ -160,5 +164,141 @@ fn a_wildcard_and_a_specific_address_share_a_port() {
     assert_eq!(capability(port), "* CAPABILITY IMAP4rev1 ANY AUTH=PLAIN");
     let (mut client, _) = LineClient::greeted(([127, 0, 0, 2], port).into());
     client.ask("a CAPABILITY", "* CAPABILITY IMAP4rev1 SPECIFIC AUTH=PLAIN");
+    postern.stop();
+}
+
+/// One session after another until it is told to stop, each of which must be greeted and served.
+struct Knocking {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<usize>,
+}
+
+impl Knocking {
+    fn at(port: u16) -> Knocking {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut served = 0;
+            while !told.load(Ordering::Relaxed) {
+                assert!(capability(port).starts_with("* CAPABILITY"));
+                served += 1;
+            }
+            served
+        });
+        Knocking { stop, thread }
+    }
+
+    fn served(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("nobody is refused")
+    }
+}
+
+#[test]
+fn a_port_moves_from_one_address_to_all_and_back_without_refusing_anybody() {
+    let backend = Peer::start(imap_server);
+    let address = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(address));
+    let port = free_port();
+    let one = imap("imap", port, &auth, "");
+    let all = one.replace("127.0.0.1:", "0.0.0.0:");
+    let both = one.replace("listen = 127.0.0.1:", "listen = [::]:");
+    let both = both.replace("\nserver_name", " ipv6only=off\nserver_name");
+    let postern = Postern::start(&one);
+    let clients = [Knocking::at(port), Knocking::at(port)];
+    for (round, ini) in [&all, &both, &all, &one, &both, &one]
+        .into_iter()
+        .enumerate()
+    {
+        postern.folder().write("postern.ini", ini);
+        postern.signal(Signal::SIGHUP);
+        wait::until_true("the configuration is read", Duration::from_secs(5), || {
+            assert_eq!(
+                postern.count("the old one stays in use"),
+                0,
+                "{}",
+                postern.log()
+            );
+            postern.count("was read anew") == round + 1
+        });
+    }
+    for clients in clients {
+        assert!(clients.served() > 10);
+    }
+    let beyond = std::net::TcpStream::connect(("127.0.0.2", port));
+    assert!(beyond.is_err(), "only 127.0.0.1 is left");
+    postern.stop();
+}
+
+#[test]
+fn a_listener_that_cannot_be_opened_costs_none_of_those_that_are() {
+    let backend = Peer::start(imap_server);
+    let address = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(address));
+    let (kept, gone, new) = (free_port(), free_port(), free_port());
+    let as_user = "[postern]\nuser = nobody\n";
+    let kept_server = imap("kept", kept, &auth, "");
+    let before = format!("{as_user}{kept_server}{}", imap("gone", gone, &auth, ""));
+    let after = format!("{as_user}{kept_server}{}", imap("new", new, &auth, ""));
+    let postern = Postern::start(&before);
+
+    // No further thread: the accept thread of the new listener cannot be started.
+    postern.limit_threads("1");
+    reload(&postern, &after, "the old one stays in use");
+    postern.wait_for_log("cannot start a thread");
+    postern.limit_threads("4096");
+    for port in [kept, gone] {
+        assert!(capability(port).starts_with("* CAPABILITY"));
+    }
+    assert!(std::net::TcpStream::connect(("127.0.0.1", new)).is_err());
+
+    reload(&postern, &after, "the configuration was read anew");
+    assert!(capability(new).starts_with("* CAPABILITY"));
+    postern.stop();
+}
+
+#[test]
+fn what_a_listen_line_says_of_its_socket_holds_after_a_reload() {
+    let auth = AuthServer::start(|_| Answer::refuse("no"));
+    let port = free_port();
+    let before = imap("imap", port, &auth, "");
+    let postern = Postern::start(&before);
+    let listening = || {
+        let port = format!("sport = :{port}");
+        run("ss", &["-Hltnm", &port], b"").text()
+    };
+    let was = listening();
+    assert!(!was.contains(" 17 "), "{was}");
+    let line = format!("listen = 127.0.0.1:{port}");
+    let sized = format!("{line} backlog=17 rcvbuf=64k sndbuf=32k");
+    reload(&postern, &before.replace(&line, &sized), "was read anew");
+    let now = listening();
+    let words: Vec<&str> = now.split_whitespace().collect();
+    assert_eq!(words.get(2), Some(&"17"), "{now}");
+    // Linux doubles what it is told.
+    for size in ["rb131072", "tb65536"] {
+        assert!(now.contains(size), "{now}");
+    }
+    // What cannot be undone is said.
+    reload(&postern, &before, "`rcvbuf` of listen");
+    postern.wait_for_log("`sndbuf` of listen");
+    postern.stop();
+}
+
+#[test]
+fn what_takes_a_restart_is_said_at_each_reload() {
+    let auth = AuthServer::start(|_| Answer::refuse("no"));
+    let before = imap("imap", free_port(), &auth, "");
+    let postern = Postern::start(&before);
+    let after = format!("[postern]\nuser = nobody\ngroup = mail\npid = here.pid\n{before}");
+    for round in 1..=2 {
+        reload(&postern, &after, "was read anew");
+        for name in ["user", "group", "pid"] {
+            let text = format!("a change of `{name}` takes effect at the next start");
+            wait::until_true(&text, Duration::from_secs(5), || {
+                postern.count(&text) == round
+            });
+        }
+    }
     postern.stop();
 }

@@ -234,6 +234,16 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     Ok(from..=to)
 }
 
+impl ListenAddress {
+    /// The port, of an address that has one.
+    pub(crate) fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(address) => Some(address.port()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -20,11 +20,33 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Binds and listens.
+    /// Binds and listens. An address that one of `going` is in the way of is bound beside it: these are
+    /// listeners of ours that are about to close.
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn bind(listen: &Listen) -> io::Result<Self> {
+    pub(crate) fn bind(listen: &Listen, going: &[&Listener]) -> io::Result<Self> {
+        match Listener::bind_alone(listen, false) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let in_the_way =
+                    |other: &&&Listener| other.listen.address.port() == listen.address.port();
+                let others: Vec<_> = going.iter().filter(in_the_way).collect();
+                if others.is_empty() || listen.address.port().is_none() {
+                    return Err(error);
+                }
+                for other in others {
+                    other.socket.set_reuse_port(true)?;
+                }
+                let bound = Listener::bind_alone(listen, true)?;
+                // Another process that wants the address is to hear that it is taken.
+                bound.socket.set_reuse_port(false)?;
+                Ok(bound)
+            }
+            bound => bound,
+        }
+    }
+
+    fn bind_alone(listen: &Listen, beside: bool) -> io::Result<Self> {
         let (domain, address) = match &listen.address {
             ListenAddress::Tcp(address) => {
                 (Domain::for_address(*address), SockAddr::from(*address))
@@ -37,6 +59,7 @@ impl Listener {
         let socket = Socket::new(domain, Type::STREAM, None)?;
         if domain != Domain::UNIX {
             socket.set_reuse_address(true)?;
+            socket.set_reuse_port(beside)?;
         }
         if domain == Domain::IPV6 {
             socket.set_only_v6(listen.ipv6only)?;
@@ -62,6 +85,41 @@ impl Listener {
             socket,
             listen: listen.clone(),
         })
+    }
+
+    /// Whether this is the socket that a `listen` line asks for.
+    pub(crate) fn is_for(&self, listen: &Listen) -> bool {
+        let own = &self.listen;
+        let is_v6 = matches!(own.address, ListenAddress::Tcp(at) if at.is_ipv6());
+        own.address == listen.address && (!is_v6 || own.ipv6only == listen.ipv6only)
+    }
+
+    /// Changes what can be changed of an open socket from one `listen` line to the next; what takes
+    /// effect at the next start only, for people. Connections that are there already stay as they are.
+    pub(crate) fn settle(&self, before: &Listen, now: &Listen) -> Vec<String> {
+        let mut later = Vec::new();
+        let mut tell = |name: &str, done: io::Result<()>| {
+            if let Err(error) = done {
+                let at = &now.address;
+                later.push(format!(
+                    "`{name}` of listen {at} takes effect at the next start: {error}"
+                ));
+            }
+        };
+        let to_default = || io::Error::other("the system's own size cannot be restored");
+        if now.rcvbuf != before.rcvbuf {
+            let set = |size| self.socket.set_recv_buffer_size(size);
+            tell("rcvbuf", now.rcvbuf.map_or_else(|| Err(to_default()), set));
+        }
+        if now.sndbuf != before.sndbuf {
+            let set = |size| self.socket.set_send_buffer_size(size);
+            tell("sndbuf", now.sndbuf.map_or_else(|| Err(to_default()), set));
+        }
+        if now.backlog != before.backlog {
+            tell("backlog", self.socket.listen(now.backlog));
+        }
+        self.keep_alive(now.so_keepalive);
+        later
     }
 
     /// How the peers of what is accepted from now on are found out that are gone without a word.

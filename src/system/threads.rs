@@ -25,7 +25,10 @@ const STACK: usize = 256 * 1024;
 ///
 /// # Errors
 /// The system starts no more threads.
-pub(crate) fn spawn(name: &str, job: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+pub(crate) fn spawn<T: Send + 'static>(
+    name: &str,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
     std::thread::Builder::new().name(name.into()).spawn(job)
 }
 

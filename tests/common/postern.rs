@@ -11,6 +11,7 @@ use std::{fs, thread};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
+use nix::unistd::User;
 
 use super::process::Process;
 use super::temp::TempDir;
@@ -179,6 +180,27 @@ impl Postern {
         let most = free.nth(more).expect("numbers do not end");
         let (pid, limit) = (self.process.id().to_string(), format!("--nofile={most}:"));
         run("prlimit", &["--pid", &pid, &limit], b"").text();
+    }
+
+    /// Lets it, which has become `nobody`, start a thread only while that user has fewer than so many.
+    pub(crate) fn limit_threads(&self, most: &str) {
+        let (pid, limit) = (self.process.id().to_string(), format!("--nproc={most}:"));
+        let nobody = User::from_name("nobody").ok().flatten();
+        let nobody = nobody.expect("every system has the user nobody");
+        let (user, group) = (
+            format!("--reuid={}", nobody.uid),
+            format!("--regid={}", nobody.gid),
+        );
+        let arguments = [
+            &user,
+            &group,
+            "--clear-groups",
+            "prlimit",
+            "--pid",
+            &pid,
+            &limit,
+        ];
+        run("setpriv", &arguments, b"").text();
     }
 
     fn entries(&self, what: &str) -> usize {
