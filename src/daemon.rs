@@ -14,12 +14,13 @@ use crate::config::{self, Config, Mistake};
 use crate::dialect;
 use crate::front::{self, Fronts, Listening};
 use crate::log::{Log, Severity};
+use crate::net::resolve;
 use crate::service::{self, Service};
 use crate::session::Runtime;
 use crate::session::live::Ending;
-use crate::system::privileges;
 use crate::system::signals::{self, Wish};
 use crate::system::threads::spawn;
+use crate::system::{limits, privileges};
 use crate::tls::SessionCaches;
 
 /// How long threads get to end when the process is told to stop.
@@ -28,8 +29,11 @@ const STOP: Duration = Duration::from_millis(1500);
 /// How much of that relays get to end in good order.
 const IN_ORDER: Duration = Duration::from_millis(300);
 
-/// Descriptors that are no session's: logs, listeners, DNS, auth servers.
+/// Descriptors that are no session's: logs, listeners, auth servers, look-ups of hosts.
 const DESCRIPTORS_ASIDE: u64 = 256;
+
+/// Threads that are neither workers nor relays.
+const THREADS_ASIDE: u64 = 64;
 
 /// Why the process cannot go on.
 #[derive(Debug)]
@@ -98,7 +102,8 @@ fn start(config: &Config) -> Result<Process, String> {
         let text = "running as root: name a `user` in [postern] to become once the ports are bound";
         log.write(Severity::Warn, file!(), text, None, None);
     }
-    let runtime = Runtime::start(limits(process))
+    warn_of_few_threads(process, &log);
+    let runtime = Runtime::start(admission_limits(process))
         .map_err(|error| format!("cannot start the threads for sessions: {error}"))?;
     let visits = visit_backends(&services)?;
     let prepared = Fronts::prepare(bound, &runtime, &log)?;
@@ -125,7 +130,7 @@ fn no_thread(error: std::io::Error) -> String {
     format!("cannot start a thread: {error}")
 }
 
-fn limits(process: &config::Process) -> Limits {
+fn admission_limits(process: &config::Process) -> Limits {
     Limits {
         workers: process.workers,
         max_sessions: process.max_sessions,
@@ -222,10 +227,13 @@ impl Process {
             let text = format!("a change of `{name}` takes effect at the next start");
             log.write(Severity::Warn, file!(), &text, None, None);
         }
+        if process.max_sessions != self.conf.max_sessions || process.workers != self.conf.workers {
+            warn_of_few_threads(process, &log);
+        }
         let began = Instant::now();
         self.fronts.change_to(prepared, &log);
         self._visits = visits;
-        self.runtime.admission.set_limits(limits(process));
+        self.runtime.admission.set_limits(admission_limits(process));
         self.caches = caches;
         self.log = log;
         self.conf = config::Process {
@@ -329,12 +337,20 @@ impl Process {
 /// Two descriptors a session; a limit that is too low would show itself on the busiest day.
 fn check_descriptors(config: &Config) -> Result<(), String> {
     let wanted = config.process.max_sessions as u64;
-    let needed = 2 * wanted + DESCRIPTORS_ASIDE;
-    let limit = privileges::raise_open_files();
+    let mut servers = config.servers.iter();
+    let names_clients = |server: &config::Server| {
+        server.protocol.record().looks_up_client && server.resolver.is_some()
+    };
+    let aside = match servers.any(names_clients) {
+        true => DESCRIPTORS_ASIDE + resolve::MOST_FOR_CLIENTS as u64,
+        false => DESCRIPTORS_ASIDE,
+    };
+    let needed = 2 * wanted + aside;
+    let limit = limits::raise_open_files();
     if limit >= needed {
         return Ok(());
     }
-    let possible = limit.saturating_sub(DESCRIPTORS_ASIDE) / 2;
+    let possible = limit.saturating_sub(aside) / 2;
     let or_less = match possible {
         0 => String::new(),
         possible => format!(" or set `max_sessions = {possible}`"),
@@ -343,6 +359,21 @@ fn check_descriptors(config: &Config) -> Result<(), String> {
         "`max_sessions = {wanted}` needs {needed} open files, but the limit is {limit}: raise it \
          (systemd: LimitNOFILE={needed}; shell: ulimit -n {needed}){or_less}"
     ))
+}
+
+/// Two threads a session that is busy, and the workers. That many are needed on the busiest day only, so
+/// it is a warning: who is silent holds none.
+fn warn_of_few_threads(process: &config::Process, log: &Log) {
+    let (wanted, workers) = (process.max_sessions as u64, process.workers as u64);
+    let needed = 2 * wanted + workers + THREADS_ASIDE;
+    for shortage in limits::too_low_for(needed) {
+        let text = format!(
+            "`max_sessions = {wanted}` may need {needed} threads when all sessions are busy, but {} \
+             allows {}: raise it, or lower `max_sessions`",
+            shortage.limit, shortage.threads
+        );
+        log.write(Severity::Warn, file!(), &text, None, None);
+    }
 }
 
 /// The file of `pid`. At the end it is removed, or emptied where its folder does not allow that.

@@ -589,3 +589,38 @@ fn a_resolver_does_not_look_into_the_hosts_file() {
     );
     assert_eq!(backend.accepted(), 0);
 }
+
+#[test]
+fn a_crowd_whose_names_take_long_does_not_use_up_the_descriptors() {
+    let dns = DnsStub::start(|_| None);
+    let crowd = 700;
+    let more = format!("resolver = {}\nresolver_timeout = 30s", dns.address());
+    let postern = Postern::start(&format!(
+        "[postern]\nmax_prelogin_per_ip = 1000\n[server smtp]\nprotocol = smtp\nlisten = 127.0.0.1:0\n{more}\n\
+         auth_http = 127.0.0.1:9\n"
+    ));
+    let before = postern.descriptors();
+    let target = postern.address("smtp");
+    let clients: Vec<LineClient> = (0..crowd)
+        .map(|number: u16| {
+            // A name is looked up for each address.
+            let [high, low] = number.to_be_bytes();
+            let mut client = LineClient::connect_from([127, 7, high, low], target);
+            client.line();
+            client
+        })
+        .collect();
+    // Who asked and heard nothing asks again after two seconds, on a further socket.
+    let end = Instant::now() + Duration::from_secs(3);
+    let mut most = 0;
+    while Instant::now() < end {
+        most = most.max(postern.descriptors() - before);
+        thread::sleep(Duration::from_millis(50));
+    }
+    let sockets = most - clients.len();
+    assert!(
+        (500..=530).contains(&sockets),
+        "{sockets} sockets for {crowd} names"
+    );
+    postern.stop();
+}

@@ -279,6 +279,12 @@ impl Started {
         line.expect("the limit is listed").to_owned()
     }
 
+    /// What is in the file `log` so far.
+    fn log(&self) -> String {
+        let file = self.folder.path().join("log");
+        fs::read_to_string(file).expect("`error_log = log` is configured")
+    }
+
     fn pid_file(&self) -> std::path::PathBuf {
         self.folder.path().join("pid")
     }
@@ -693,4 +699,24 @@ fn a_login_before_a_delayed_greeting_leaves_no_password_in_the_log() {
     client.line();
     postern.wait_for_log("rejected before greeting");
     expect_no_password(&postern.log());
+}
+
+#[test]
+fn a_limit_that_allows_fewer_threads_than_sessions_may_need_is_told_at_the_start() {
+    let script = "exec setpriv --reuid=65534 --regid=65534 --clear-groups \
+                  prlimit --nproc=4000 \"$0\" --config \"$1\"";
+    let started = Started::by(
+        script,
+        "max_sessions = 3000\nworkers = 100\nerror_log = log info",
+    );
+    let log = started.log();
+    let line =
+        "may need 6164 threads when all sessions are busy, but the limit of processes and threads";
+    assert!(log.contains(line) && log.contains("allows 4000"), "{log}");
+
+    let started = Started::by(
+        script,
+        "max_sessions = 1000\nworkers = 100\nerror_log = log info",
+    );
+    assert!(!started.log().contains("may need"), "{}", started.log());
 }

@@ -21,6 +21,9 @@ use crossbeam_channel::{RecvTimeoutError, TryRecvError};
 use crate::config;
 use lookup::{Failure, Resolver};
 
+/// Most sockets that questions for names of clients use at once.
+pub(crate) const MOST_FOR_CLIENTS: usize = ask::MOST_FOR_CLIENTS;
+
 /// The resolver of one `resolver` directive, or the system's. Cheap to clone; equal settings share
 /// one, with its cache.
 #[derive(Clone)]

@@ -1,5 +1,6 @@
-//! What the operating system has to give: threads that are used again, privileges, signals.
+//! What the operating system has to give: threads that are used again, limits, privileges, signals.
 
+pub(crate) mod limits;
 pub(crate) mod privileges;
 pub(crate) mod signals;
 pub(crate) mod threads;

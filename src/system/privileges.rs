@@ -3,7 +3,7 @@
 use std::ffi::CString;
 
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Group, Uid, User, geteuid, initgroups, setgid, setgroups, setuid};
 
 /// Whom to become: `user`, and `group` or else the user's own. `None` when not started as root, or when
@@ -85,15 +85,4 @@ fn regains_root() -> bool {
 pub(crate) fn forbid_core_files() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     prctl::set_dumpable(false)
-}
-
-/// Raises the limit of open files as far as allowed, and returns it.
-pub(crate) fn raise_open_files() -> u64 {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return u64::MAX;
-    };
-    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-        Ok(()) => hard,
-        Err(_) => soft,
-    }
 }

@@ -19,6 +19,7 @@ use hickory_resolver::proto::op::{
     DnsRequest, DnsRequestOptions, DnsResponse, Message, Query, ResponseCode,
 };
 use tokio::net::UdpSocket;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
@@ -30,6 +31,19 @@ const ROUNDS: u32 = 2;
 /// Longest wait for a server before the next one is asked as well, in the first round.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// The sockets of questions that are asked for the same purpose: so many at once, and who comes later
+/// waits within his own time. Clients, who decide whose name is looked up, cannot use up the others.
+pub(super) struct Sockets(Semaphore);
+
+/// Names of clients.
+pub(super) static FOR_CLIENTS: Sockets = Sockets(Semaphore::const_new(MOST_FOR_CLIENTS));
+
+/// Backends and auth servers.
+pub(super) static FOR_HOSTS: Sockets = Sockets(Semaphore::const_new(MOST_FOR_HOSTS));
+
+pub(super) const MOST_FOR_CLIENTS: usize = 512;
+const MOST_FOR_HOSTS: usize = 64;
+
 /// Asks `servers` one after another until `deadline`. The answer's code is NOERROR or NXDOMAIN.
 ///
 /// A server that fails is followed by the next at once, one that is silent after a pause, during and
@@ -38,8 +52,9 @@ pub(super) async fn ask(
     servers: &[SocketAddr],
     question: &Query,
     deadline: Instant,
+    sockets: &'static Sockets,
 ) -> Result<Message, Failure> {
-    match timeout_at(deadline, ask_in_turn(servers, question, deadline)).await {
+    match timeout_at(deadline, ask_in_turn(servers, question, deadline, sockets)).await {
         Ok(answer) => answer,
         Err(_) => Err(Failure::TimedOut),
     }
@@ -49,6 +64,7 @@ async fn ask_in_turn(
     servers: &[SocketAddr],
     question: &Query,
     deadline: Instant,
+    sockets: &'static Sockets,
 ) -> Result<Message, Failure> {
     let limit = deadline.saturating_duration_since(Instant::now());
     let turns = u32::try_from(servers.len())
@@ -64,7 +80,11 @@ async fn ask_in_turn(
                 continue;
             }
             let (server, question) = (*server, question.clone());
-            asked.spawn(async move { (server, ask_server(server, question, limit).await) });
+            asked.spawn(async move {
+                // Never closed, so there is one in the end.
+                let _one = sockets.0.acquire().await;
+                (server, ask_server(server, question, limit).await)
+            });
             let next = Instant::now() + pause * (round + 1);
             while let Ok(Some(Ok((who, answer)))) = timeout_at(next, asked.join_next()).await {
                 match answer {

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
 use super::answer::{self, Reading};
-use super::ask::ask;
+use super::ask::{FOR_CLIENTS, FOR_HOSTS, Sockets, ask};
 use super::cache::{Cache, Value};
 use super::system::System;
 use super::{ClientName, HostName, ResolveError};
@@ -180,7 +180,9 @@ impl Resolver {
         for kind in [RecordType::AAAA, RecordType::A] {
             if self.allows(kind) {
                 let (resolver, name) = (Arc::clone(&self), name.clone());
-                running.spawn(async move { resolver.addresses(&name, kind, deadline).await });
+                running.spawn(async move {
+                    resolver.addresses(&name, kind, deadline, &FOR_HOSTS).await
+                });
             }
         }
         let mut addresses = Vec::new();
@@ -212,7 +214,7 @@ impl Resolver {
         if let Some((Value::HostName(name), _)) = self.remembered(&question) {
             return Ok(name);
         }
-        let message = ask(&self.servers(), &question, deadline.into()).await?;
+        let message = ask(&self.servers(), &question, deadline.into(), &FOR_CLIENTS).await?;
         let (pointers, ttl) = match answer::read(&message, &question) {
             Reading::Found(pointers, ttl) => (pointers, ttl),
             Reading::NotFound => return Err(Failure::NotFound),
@@ -238,7 +240,8 @@ impl Resolver {
         let Some(kind) = kinds.into_iter().find(|kind| self.allows(*kind)) else {
             return Ok(false);
         };
-        let (addresses, _) = self.addresses(&absolute(&name), kind, deadline).await?;
+        let name = absolute(&name);
+        let (addresses, _) = self.addresses(&name, kind, deadline, &FOR_CLIENTS).await?;
         Ok(addresses.contains(&address))
     }
 
@@ -248,6 +251,7 @@ impl Resolver {
         name: &Name,
         kind: RecordType,
         deadline: Instant,
+        sockets: &'static Sockets,
     ) -> Result<Found, Failure> {
         let question = Query::query(name.to_lowercase(), kind);
         if let Some((Value::Addresses(addresses), valid_until)) = self.remembered(&question) {
@@ -256,7 +260,7 @@ impl Resolver {
         let mut ttl = LONGEST_VALID;
         let mut alias = question.clone();
         for _ in 0..=MAX_ALIASES {
-            let message = ask(&self.servers(), &alias, deadline.into()).await?;
+            let message = ask(&self.servers(), &alias, deadline.into(), sockets).await?;
             match answer::read(&message, &alias) {
                 Reading::Found(records, its_ttl) => {
                     let addresses: Arc<[IpAddr]> = answer::addresses(&records).into();
