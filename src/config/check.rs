@@ -331,6 +331,7 @@ fn check_server(
     if let Some(protocol) = protocol {
         warn_of_foreign_keys(section, protocol, report);
     }
+    warn_of_plain_tls_ports(section, &draft, report);
     warn_of_no_effect(section, mail, &draft, protocol, report);
     check_backends::check_server(section, mail, &draft, protocol, report);
     check_backends::settle_capabilities(section, mail, &mut draft, protocol, report);
@@ -384,6 +385,26 @@ fn protocol_of(section: &Section, draft: &Draft, report: &mut Report) -> Option<
         report.mistake(at(section, "protocol"), text);
     }
     implied.map(|(protocol, _)| protocol)
+}
+
+/// Who connects to such a port speaks TLS from the first byte.
+fn warn_of_plain_tls_ports(section: &Section, draft: &Draft, report: &mut Report) {
+    for (listen, line) in draft.server.listen.iter().zip(&draft.listen_lines) {
+        let Some(port) = listen.address.port() else {
+            continue;
+        };
+        let protocol = Protocol::of_port(port).map(Protocol::record);
+        if !listen.ssl && protocol.is_some_and(|record| record.tls_port == port) {
+            let here = At {
+                line: *line,
+                ..at(section, "listen")
+            };
+            let text = format!(
+                "clients of port {port} speak TLS from the first byte: write `ssl` behind it"
+            );
+            report.warning(here, &text);
+        }
+    }
 }
 
 /// A server's own lines that are for another protocol.

@@ -133,6 +133,11 @@ impl Directive {
         self.sections.contains(&kind)
     }
 
+    /// Whether a value is a file that is read while the process runs.
+    pub(super) fn is_file_to_read(&self) -> bool {
+        self.kind == FILE && !["pid", "ssl_dhparam"].contains(&self.name)
+    }
+
     /// What a value looks like, for people.
     pub(super) fn kind_text(&self) -> String {
         let words = self.words.map(|words| words()).unwrap_or_default();

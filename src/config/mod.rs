@@ -7,6 +7,7 @@
 mod address;
 mod backend;
 mod check;
+mod check_access;
 mod check_backends;
 mod check_tls;
 mod directives;
@@ -87,6 +88,10 @@ fn build(
     let mut report = source::Report::new(file.display().to_string());
     let sections = source::read(bytes, &mut report);
     let drafts = draft::assemble(&sections, &folder, lookup, &mut report);
+    check_access::check(&drafts, file, &mut report);
+    if files == Files::Read {
+        check_access::check_log_folders(&drafts, &mut report);
+    }
     let checked = check::check(drafts, files, &mut report);
 
     let (mistakes, warnings) = report.finish();

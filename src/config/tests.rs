@@ -1,5 +1,6 @@
 //! Whole files: the good and bad samples of `tests/configs`, inheritance, and damaged text.
 
+mod files;
 mod tls;
 
 use std::net::{IpAddr, Ipv4Addr};

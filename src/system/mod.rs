@@ -1,5 +1,6 @@
-//! What the operating system has to give: threads that are used again, limits, privileges, signals.
+//! What the operating system has to give: threads that are used again, limits, privileges, access to files, signals.
 
+pub(crate) mod access;
 pub(crate) mod limits;
 pub(crate) mod privileges;
 pub(crate) mod signals;

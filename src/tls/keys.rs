@@ -57,7 +57,16 @@ pub(super) fn load(
             certificates.len(),
             directives.certificate
         );
-        return Err(vec![Problem::new(directives.key, text)]);
+        problems.push(Problem::new(directives.key, text));
+        // What is wrong with the files themselves is not to come up only afterwards.
+        let unreadable = |(entry, path): (usize, &PathBuf)| {
+            files::read_certificates(directives.certificate, entry, path).err()
+        };
+        problems.extend(certificates.iter().enumerate().filter_map(unreadable));
+        let unreadable =
+            |(entry, path): (usize, &PathBuf)| files::read(directives.key, entry, path).err();
+        problems.extend(keys.iter().enumerate().filter_map(unreadable));
+        return Err(problems);
     }
     let passphrases = match password_file.map(|path| read_passphrases(directives.password, path)) {
         None => Vec::new(),
