@@ -68,10 +68,12 @@ impl Demo {
                 .strip_prefix(service)?
                 .split(' ')
                 .find(|it| !it.is_empty())?
+                .strip_prefix("localhost:")?
                 .parse()
                 .ok()
         });
-        found.next().expect("each service has its line")
+        let port: u16 = found.next().expect("each service has its line");
+        ([127, 0, 0, 1], port).into()
     }
 
     /// Ctrl-C, and the status that follows.
@@ -138,7 +140,7 @@ fn the_printed_commands_work_as_printed() {
 
 const SESSION: &str = r#"
 import imaplib, poplib, smtplib, sys, time
-host = "127.0.0.1"
+host = "localhost"
 imap_port, pop3_port, smtp_port = map(int, sys.argv[1:4])
 
 def ok(answer):

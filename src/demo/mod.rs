@@ -110,13 +110,17 @@ fn free_or_any(port: u16) -> u16 {
 
 /// What the user should read: what runs where, and what to try.
 fn guide(listening: &[Listening], certificate: &Certificate) -> String {
-    // In the order of the configuration: plain text first.
+    let port = |address: &str| address.rsplit(':').next().unwrap_or_default().to_owned();
+    // In the order of the configuration: plain text first. By name, since mbsync, fetchmail and
+    // offlineimap find no address in a certificate.
     let addresses = |server: &str| {
         let mut of_server = listening.iter().filter(|it| it.server == server);
-        let mut next = || of_server.next().map_or("", |it| it.address.as_str());
+        let mut next = || {
+            let address = of_server.next().map_or("", |it| it.address.as_str());
+            format!("localhost:{}", port(address))
+        };
         (next(), next())
     };
-    let port = |address: &str| address.rsplit(':').next().unwrap_or_default().to_owned();
     let [alice, bob] = &USERS;
     let (a, b) = (
         format!("{}:{}", alice.name, alice.password),
@@ -153,7 +157,7 @@ The same over TLS, with a certificate made a moment ago for this demonstration:
   curl -s --cacert {ca} -u {a} 'imaps://{imaps}/INBOX;MAILINDEX=1'
   curl -s --cacert {ca} --ssl-reqd -u {a} pop3://{pop3}/1
 
-For a mail program: server 127.0.0.1, normal password; connection security STARTTLS (accept the
+For a mail program: server localhost, normal password; connection security STARTTLS (accept the
 certificate) or none; incoming IMAP port {imap_port} or POP3 port {pop3_port}, outgoing SMTP port {smtp_port}.
 
 What the proxy does is logged below. Ctrl-C ends it.
@@ -163,9 +167,9 @@ What the proxy does is logged below. Ctrl-C ends it.
         alices = alice.password,
         bob = bob.name,
         bobs = bob.password,
-        imap_port = port(imap),
-        pop3_port = port(pop3),
-        smtp_port = port(smtp),
+        imap_port = port(&imap),
+        pop3_port = port(&pop3),
+        smtp_port = port(&smtp),
         ca = certificate.certificate().display(),
     )
 }
