@@ -57,6 +57,12 @@ pub(super) fn check(drafts: &Drafts<'_>, file: &Path, report: &mut Report) {
             };
             if directives::find(&entry.key).is_some_and(|row| row.is_file_to_read()) {
                 wish(here, Wish::Read(folder.join(&entry.value)));
+            } else if entry.key == "pid" {
+                let above = folder.join(&entry.value);
+                wish(
+                    here,
+                    Wish::CreateIn(above.parent().unwrap_or(folder).to_owned()),
+                );
             } else if entry.key == "error_log"
                 && let Some(above) = folder_of_log(&entry.value, folder)
             {
@@ -74,6 +80,11 @@ pub(super) fn check(drafts: &Drafts<'_>, file: &Path, report: &mut Report) {
                 "{name} may not read {}: once it changes the old one stays in use, and HUP fails; let \
                  a group of {name} read it and pass the folders above it",
                 path.display()
+            ),
+            Wish::CreateIn(folder) if places[place].key == "pid" => format!(
+                "{name} may not remove it from {} at the end, where it stays empty; give it a folder \
+                 that belongs to {name}",
+                folder.display()
             ),
             Wish::CreateIn(folder) => format!(
                 "{name} may not make files in {}: USR1 fails when the log has been moved away; give \

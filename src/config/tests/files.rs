@@ -56,15 +56,16 @@ fn what_the_later_user_may_not_do_is_told_at_its_line() {
     let own = own.parent().expect("a folder");
     chown(own, Some(nobody.uid.as_raw()), None).expect("we are root");
     let ini = format!(
-        "[postern]\nuser = nobody\nerror_log = log info\nerror_log = own/log info\nerror_log = stderr\n\
+        "[postern]\nuser = nobody\npid = pid\nerror_log = log info\nerror_log = own/log info\nerror_log = stderr\n\
          {SERVER}[backend office]\nhosts = 127.0.0.1\n\
          [routes]\nmap = of-root.map\nmap = shared.map\n"
     );
     let config = folder.load(&ini, 0o600).expect("it can be used");
     let begins = [
         "f:2: [postern] user: ",
-        "f:3: [postern] error_log: ",
-        "f:12: [routes] map: ",
+        "f:3: [postern] pid: ",
+        "f:4: [postern] error_log: ",
+        "f:13: [routes] map: ",
     ];
     let warnings: Vec<String> = config
         .warnings
@@ -81,7 +82,7 @@ fn what_the_later_user_may_not_do_is_told_at_its_line() {
     }
 
     let open = ini
-        .replace("error_log = log info\n", "")
+        .replace("pid = pid\nerror_log = log info\n", "")
         .replace("map = of-root.map\n", "");
     let config = folder.load(&open, 0o644).expect("it can be used");
     let denied = config.warnings.iter().find(|line| line.contains("may not"));
