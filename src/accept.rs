@@ -3,12 +3,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::EventFd;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::admission::Entry;
@@ -66,6 +67,52 @@ impl Entrances {
     }
 }
 
+/// What a thread that accepts is woken by, to end or to say that it is awake.
+pub(crate) struct Bell {
+    wake: EventFd,
+    ends: AtomicBool,
+    has_answered: AtomicBool,
+}
+
+impl Bell {
+    /// Nobody has asked anything.
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub(crate) fn new() -> nix::Result<Bell> {
+        Ok(Bell {
+            wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            ends: AtomicBool::new(false),
+            has_answered: AtomicBool::new(true),
+        })
+    }
+
+    /// Accepting is to end.
+    pub(crate) fn end(&self) {
+        self.ends.store(true, Ordering::SeqCst);
+        self.ring();
+    }
+
+    /// Asks whether the thread is awake; whether it has answered what was asked before.
+    pub(crate) fn ask(&self) -> bool {
+        let answered = self.has_answered.swap(false, Ordering::SeqCst);
+        self.ring();
+        answered
+    }
+
+    fn ring(&self) {
+        // Fails where the counter is full, and then it rings already.
+        let _ = self.wake.write(1);
+    }
+
+    /// Answers; whether accepting goes on.
+    fn answer(&self) -> bool {
+        let _ = self.wake.read();
+        self.has_answered.store(true, Ordering::SeqCst);
+        !self.ends.load(Ordering::SeqCst)
+    }
+}
+
 /// The loop that accepts on one listener, and what it needs to let connections in.
 pub(crate) struct AcceptLoop {
     /// The socket.
@@ -74,8 +121,8 @@ pub(crate) struct AcceptLoop {
     pub entrances: Arc<Entrances>,
     /// What all sessions share.
     pub runtime: Arc<Runtime>,
-    /// Becomes readable when accepting is to end.
-    pub wake: Arc<EventFd>,
+    /// By what it is told that accepting is to end, and asked whether it is awake.
+    pub bell: Arc<Bell>,
     /// For lines about connections that are no sessions.
     pub log: Log,
 }
@@ -141,11 +188,11 @@ impl AcceptLoop {
     fn wait(&self, limit: Option<Duration>, refusals: &Seldom) -> Option<bool> {
         let mut fds = [
             PollFd::new(self.listener.socket.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.bell.wake.as_fd(), PollFlags::POLLIN),
         ];
         let limit = limit.map(|limit| PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX));
         match poll(&mut fds, limit.unwrap_or(PollTimeout::NONE)) {
-            Ok(_) if fds[1].any().unwrap_or(true) => None,
+            Ok(_) if fds[1].any().unwrap_or(true) && !self.bell.answer() => None,
             Ok(_) => Some(fds[0].any().unwrap_or(true)),
             Err(Errno::EINTR) => Some(false),
             // Want of memory, say. Whoever listens must not stop listening for that.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::RecvTimeoutError;
 use nix::unistd::{Gid, User, fchown};
 
 use crate::admission::Limits;
@@ -20,7 +21,7 @@ use crate::session::Runtime;
 use crate::session::live::Ending;
 use crate::system::signals::{self, Wish};
 use crate::system::threads::spawn;
-use crate::system::{limits, privileges};
+use crate::system::{limits, privileges, service_manager};
 use crate::tls::SessionCaches;
 
 /// How long threads get to end when the process is told to stop.
@@ -31,6 +32,9 @@ const IN_ORDER: Duration = Duration::from_millis(300);
 
 /// Descriptors that are no session's: logs, listeners, auth servers, look-ups of hosts.
 const DESCRIPTORS_ASIDE: u64 = 256;
+
+/// The service manager hears of us at least so often.
+const LONGEST_PULSE: Duration = Duration::from_secs(10);
 
 /// Threads that are neither workers nor relays.
 const THREADS_ASIDE: u64 = 64;
@@ -80,13 +84,15 @@ fn start(config: &Config) -> Result<Process, String> {
     }
     // Before the first thread, which would keep what it has now.
     privileges::renounce_new()?;
+    let passed = service_manager::passed()
+        .map_err(|error| format!("cannot take the sockets that were handed over: {error}"))?;
     // First: who reads that we listen may send a signal at once.
     let wishes = signals::listen()?;
     let _ = privileges::forbid_core_files();
     check_descriptors(config)?;
     let caches = SessionCaches::default();
     let services = service::build(config, &caches)?;
-    let mut fronts = Fronts::default();
+    let mut fronts = Fronts::new(passed);
     let bound = fronts.bind(&services)?;
     let pid_file = write_pid(process.pid.as_deref())?;
     if let Some((user, group)) = privileges::target(&process.user, &process.group)? {
@@ -109,7 +115,7 @@ fn start(config: &Config) -> Result<Process, String> {
     let prepared = Fronts::prepare(bound, &runtime, &log)?;
     fronts.change_to(prepared, &log);
     log.write(Severity::Notice, file!(), "ready", None, None);
-    Ok(Process {
+    let process = Process {
         file: None,
         log,
         runtime,
@@ -118,8 +124,12 @@ fn start(config: &Config) -> Result<Process, String> {
         _visits: visits,
         caches,
         conf: process.clone(),
+        pulse: Pulse::new(),
+        reload_failed: false,
         _pid_file: pid_file,
-    })
+    };
+    process.tell(service_manager::ready);
+    Ok(process)
 }
 
 fn visit_backends(services: &[Arc<Service>]) -> Result<Arc<Visits>, String> {
@@ -153,19 +163,88 @@ struct Process {
     /// TLS sessions that the servers in use can resume, and those after the next HUP.
     caches: SessionCaches,
     conf: config::Process,
+    pulse: Option<Pulse>,
+    /// Whether the last HUP changed nothing.
+    reload_failed: bool,
     _pid_file: PidFile,
+}
+
+/// When the service manager is to hear of us next.
+#[derive(Debug, Clone, Copy)]
+struct Pulse {
+    every: Duration,
+    next: Instant,
+}
+
+impl Pulse {
+    /// `None` where nobody wants to be told.
+    fn new() -> Option<Pulse> {
+        let every = match service_manager::watchdog() {
+            // As sd_watchdog_enabled(3) advises, and once more.
+            Some(limit) => (limit / 3).min(LONGEST_PULSE),
+            None => LONGEST_PULSE,
+        };
+        let next = Instant::now() + every;
+        service_manager::listens().then_some(Pulse { every, next })
+    }
 }
 
 impl Process {
     /// Does what signals ask for, until one asks for the end.
     fn wait_for_end(mut self) {
         loop {
-            match self.wishes.recv() {
+            let wish = match self.pulse {
+                None => self.wishes.recv().map_err(RecvTimeoutError::from),
+                Some(pulse) => self.wishes.recv_deadline(pulse.next),
+            };
+            match wish {
+                Err(RecvTimeoutError::Timeout) => self.beat(),
                 Ok(Wish::Reopen) => self.reopen(),
                 Ok(Wish::Reload) => self.reload(),
                 Ok(Wish::Drain) => return self.drain(),
-                Ok(Wish::Stop) | Err(_) => return self.stop(),
+                Ok(Wish::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),
             }
+        }
+    }
+
+    /// Tells the service manager that all is well, if the doors answer, and how many are here.
+    fn beat(&mut self) {
+        let Some(pulse) = &mut self.pulse else {
+            return;
+        };
+        if pulse.next > Instant::now() {
+            return;
+        }
+        pulse.next = Instant::now() + pulse.every;
+        let is_well = self.fronts.are_awake();
+        self.tell(|status| {
+            if is_well {
+                service_manager::alive()?;
+            }
+            service_manager::status(status)
+        });
+    }
+
+    /// Tells the service manager something, with a line of numbers.
+    fn tell(&self, what: impl FnOnce(&str) -> std::io::Result<()>) {
+        if !service_manager::listens() {
+            return;
+        }
+        let relayed = self.runtime.live.all();
+        let relayed = relayed.iter().filter(|entry| entry.is_relayed()).count();
+        let status = format!(
+            "{} sessions, {relayed} of them logged in; {} listeners{}",
+            self.runtime.admission.sessions(),
+            self.fronts.listening().len(),
+            match self.reload_failed {
+                true => "; the last reload failed, see the log",
+                false => "",
+            },
+        );
+        if let Err(error) = what(&status) {
+            let text = "cannot tell the service manager how we are";
+            self.log
+                .write(Severity::Warn, file!(), text, Some(&error), None);
         }
     }
 
@@ -181,10 +260,12 @@ impl Process {
         let Some(file) = self.file.clone() else {
             return self.say("HUP: there is no configuration file to read again");
         };
+        self.tell(|_| service_manager::reloading());
         let changed = match config::load(&file) {
             Ok(config) => self.change_to(&config).map_err(|error| vec![error]),
             Err(mistakes) => Err(mistakes.iter().map(ToString::to_string).collect()),
         };
+        self.reload_failed = changed.is_err();
         match changed {
             Ok(()) => self.say("the configuration was read anew"),
             Err(errors) => {
@@ -200,6 +281,7 @@ impl Process {
                 );
             }
         }
+        self.tell(service_manager::ready);
     }
 
     /// Everything that can fail comes first, while everything is still as it was. Sockets that stay are
@@ -283,6 +365,7 @@ impl Process {
         let end = Instant::now() + self.conf.shutdown_timeout;
         let step = Duration::from_millis(100);
         while Instant::now() < end && !self.runtime.admission.wait_empty(Instant::now() + step) {
+            self.beat();
             match self.wishes.try_recv() {
                 // A second signal does not want to wait that long.
                 Ok(Wish::Stop) => break,
@@ -302,6 +385,7 @@ impl Process {
 
     /// Nobody comes in any more; who is not logged in is sent away.
     fn close_door(&mut self) {
+        self.tell(|_| service_manager::stopping());
         self.runtime.admission.stop();
         self.fronts.close();
         for entry in self.runtime.live.all() {

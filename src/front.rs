@@ -5,19 +5,21 @@
 //! listeners still at work; [`Fronts::change_to`] cannot fail.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, bounded};
-use nix::sys::eventfd::EventFd;
 use nix::unistd::{Gid, Uid};
+use socket2::Socket;
 
-use crate::accept::{AcceptLoop, Entrance, Entrances};
+use crate::accept::{AcceptLoop, Bell, Entrance, Entrances};
 use crate::config::{Listen, ListenAddress};
 use crate::log::{Log, Severity};
 use crate::net::listen::Listener;
 use crate::service::Service;
 use crate::session::Runtime;
+use crate::system::service_manager::{self, Passed};
 use crate::system::threads::spawn;
 
 /// A listener at work.
@@ -31,7 +33,11 @@ pub(crate) struct Listening {
 
 /// The listeners at work.
 #[derive(Default)]
-pub(crate) struct Fronts(Vec<Front>);
+pub(crate) struct Fronts {
+    open: Vec<Front>,
+    /// What the service manager has handed over and no line has asked for yet.
+    passed: Vec<(String, Socket)>,
+}
 
 /// A socket and the servers that it is to lead to.
 pub(crate) struct Bound {
@@ -53,12 +59,23 @@ pub(crate) struct Prepared {
 }
 
 impl Fronts {
+    /// None yet; `passed` are sockets that may serve for some.
+    pub(crate) fn new(passed: Vec<Passed>) -> Fronts {
+        let passed = passed.into_iter();
+        Fronts {
+            open: Vec::new(),
+            passed: passed
+                .map(|passed| (passed.name, passed.socket.into()))
+                .collect(),
+        }
+    }
+
     /// Binds what the servers listen on; what is bound already stays. A specific address whose port is
     /// also bound by a wildcard shares the wildcard's socket.
     ///
     /// # Errors
     /// What cannot be bound; then nothing has changed.
-    pub(crate) fn bind(&self, services: &[Arc<Service>]) -> Result<Vec<Bound>, String> {
+    pub(crate) fn bind(&mut self, services: &[Arc<Service>]) -> Result<Vec<Bound>, String> {
         let mut entrances: Vec<Entrance> = Vec::new();
         for service in services {
             let listens = service.conf.listen.iter().cloned();
@@ -72,35 +89,53 @@ impl Fronts {
                 .iter()
                 .any(|other| covers(&other.listen, &entrance.listen))
         });
-        let mut stays = vec![false; self.0.len()];
-        let known: Vec<Option<usize>> = own
-            .iter()
-            .map(|entrance| {
-                let same = |(at, front): (usize, &Front)| {
-                    !stays[at] && front.listener.is_for(&entrance.listen)
-                };
-                let at = self.0.iter().enumerate().position(same)?;
-                stays[at] = true;
-                Some(at)
-            })
+        let mut stays = vec![false; self.open.len()];
+        let mut sockets = Vec::new();
+        for entrance in &own {
+            let same = |(at, front): (usize, &Front)| {
+                !stays[at] && front.listener.is_for(&entrance.listen)
+            };
+            let known = self.open.iter().enumerate().position(same);
+            sockets.push(match known {
+                Some(at) => {
+                    stays[at] = true;
+                    Some(BoundSocket::Kept(at))
+                }
+                None => self.adopt(entrance)?.map(BoundSocket::New),
+            });
+        }
+        // What is in the way of a new one, and about to close.
+        let fronts = self.open.iter().zip(&stays).filter(|(_, stays)| !**stays);
+        let fronts = fronts.map(|(front, _)| &front.listener.socket);
+        let going: Vec<&Socket> = fronts
+            .chain(self.passed.iter().map(|(_, socket)| socket))
             .collect();
-        let going = self.0.iter().zip(&stays).filter(|(_, stays)| !**stays);
-        let going: Vec<&Listener> = going.map(|(front, _)| &*front.listener).collect();
-        own.into_iter()
-            .zip(known)
-            .map(|(entrance, known)| {
-                let socket = match known {
-                    Some(at) => BoundSocket::Kept(at),
-                    None => BoundSocket::New(Arc::new(bind_one(&entrance, &going)?)),
-                };
-                let covered = shared
-                    .iter()
-                    .filter(|other| covers(&entrance.listen, &other.listen));
-                let covered: Vec<_> = covered.cloned().collect();
-                let entrances = std::iter::once(entrance).chain(covered).collect();
-                Ok(Bound { socket, entrances })
-            })
-            .collect()
+        let bound = own.into_iter().zip(sockets).map(|(entrance, socket)| {
+            let socket = match socket {
+                Some(socket) => socket,
+                None => BoundSocket::New(Arc::new(bind_one(&entrance, &going)?)),
+            };
+            let covered = shared
+                .iter()
+                .filter(|other| covers(&entrance.listen, &other.listen));
+            let covered: Vec<_> = covered.cloned().collect();
+            let entrances = std::iter::once(entrance).chain(covered).collect();
+            Ok(Bound { socket, entrances })
+        });
+        bound.collect()
+    }
+
+    /// The listener for a line, if its socket was handed over.
+    fn adopt(&mut self, entrance: &Entrance) -> Result<Option<Arc<Listener>>, String> {
+        for _ in 0..self.passed.len() {
+            let (name, socket) = self.passed.remove(0);
+            let adopted = Listener::adopt(&entrance.listen, socket);
+            match adopted.map_err(|error| cannot_listen(entrance, &error))? {
+                Ok(listener) => return Ok(Some(Arc::new(listener))),
+                Err(socket) => self.passed.push((name, socket)),
+            }
+        }
+        Ok(None)
     }
 
     /// Makes the rest of what a change needs: threads, which accept nothing yet.
@@ -131,16 +166,27 @@ impl Fronts {
     /// From here on connections go where the new servers want them. Sockets that stay are not touched,
     /// new ones are open before old ones close, and what waits in the queue of an old one is served.
     pub(crate) fn change_to(&mut self, prepared: Prepared, log: &Log) {
-        let mut before: Vec<Option<Front>> = self.0.drain(..).map(Some).collect();
+        let mut before: Vec<Option<Front>> = self.open.drain(..).map(Some).collect();
         for (at, entrances) in prepared.kept {
             if let Some(front) = before.get_mut(at).and_then(Option::take) {
                 front.lead_to(entrances, log);
-                self.0.push(front);
+                self.open.push(front);
             }
         }
+        let told = |done: std::io::Result<()>| {
+            if let Err(error) = done {
+                let text = "cannot tell the service manager of a socket";
+                log.write(Severity::Warn, file!(), text, Some(&error), None);
+            }
+        };
         for front in prepared.new {
             front.begin();
-            self.0.push(front);
+            let socket = &front.listener.socket;
+            told(service_manager::store(
+                &front.listener.name(),
+                socket.as_fd(),
+            ));
+            self.open.push(front);
         }
         for listening in self.listening() {
             let text = format!(
@@ -150,22 +196,37 @@ impl Fronts {
             log.write(Severity::Notice, file!(), &text, None, None);
         }
         for front in before.into_iter().flatten() {
+            told(service_manager::forget(&front.listener.name()));
+            let listener = Arc::clone(&front.listener);
             if let Some(accept_loop) = front.close() {
                 accept_loop.take_the_rest();
             }
+            listener.remove_file();
+        }
+        for (name, _) in self.passed.drain(..) {
+            let text =
+                format!("the socket \"{name}\" that was handed over is for no `listen` line");
+            log.write(Severity::Warn, file!(), &text, None, None);
+            told(service_manager::forget_name(&name));
         }
     }
 
     /// Ends accepting. Sockets go with it, unless somebody else holds them.
     pub(crate) fn close(&mut self) {
-        for front in self.0.drain(..) {
+        for front in self.open.drain(..) {
             front.close();
         }
     }
 
+    /// Whether every thread that accepts has answered since this was asked last; asks them again.
+    pub(crate) fn are_awake(&self) -> bool {
+        let slept = self.open.iter().filter(|front| !front.bell.ask());
+        slept.count() == 0
+    }
+
     /// The servers that they lead to, each with its real address.
     pub(crate) fn listening(&self) -> Vec<Listening> {
-        self.0.iter().flat_map(Front::listening).collect()
+        self.open.iter().flat_map(Front::listening).collect()
     }
 }
 
@@ -180,19 +241,22 @@ pub(crate) fn hand_over(bound: &[Bound], user: Uid, group: Gid) {
     }
 }
 
-fn bind_one(entrance: &Entrance, going: &[&Listener]) -> Result<Listener, String> {
-    let name = &entrance.service.conf.name;
-    let address = &entrance.listen.address;
-    Listener::bind(&entrance.listen, going).map_err(|error| {
-        let advice = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => {
-                " (root's rights are given up after the start: a port below 1024 that is added takes a \
-                 restart)"
-            }
-            _ => "",
-        };
-        format!("server \"{name}\" cannot listen on {address}: {error}{advice}")
-    })
+fn bind_one(entrance: &Entrance, going: &[&Socket]) -> Result<Listener, String> {
+    Listener::bind(&entrance.listen, going).map_err(|error| cannot_listen(entrance, &error))
+}
+
+fn cannot_listen(entrance: &Entrance, error: &std::io::Error) -> String {
+    let advice = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            " (root's rights are given up after the start: a port below 1024 that is added takes a \
+             restart)"
+        }
+        _ => "",
+    };
+    format!(
+        "server \"{}\" cannot listen on {}: {error}{advice}",
+        entrance.service.conf.name, entrance.listen.address
+    )
 }
 
 /// Whether the socket of one line gets the connections to the other's address.
@@ -219,7 +283,7 @@ struct Front {
     entrances: Arc<Entrances>,
     /// The thread begins when it is told to, and ends when this is dropped before.
     begin: Sender<()>,
-    wake: Arc<EventFd>,
+    bell: Arc<Bell>,
     thread: JoinHandle<Option<AcceptLoop>>,
 }
 
@@ -230,8 +294,8 @@ impl Front {
         runtime: &Arc<Runtime>,
         log: &Log,
     ) -> Result<Self, String> {
-        let wake = EventFd::new().map_err(|error| format!("cannot make an eventfd: {error}"))?;
-        let wake = Arc::new(wake);
+        let bell = Bell::new().map_err(|error| format!("cannot make an eventfd: {error}"))?;
+        let bell = Arc::new(bell);
         if let Some(first) = entrances.first() {
             listener.keep_alive(first.listen.so_keepalive);
         }
@@ -240,7 +304,7 @@ impl Front {
             listener: Arc::clone(&listener),
             entrances: Arc::clone(&entrances),
             runtime: Arc::clone(runtime),
-            wake: Arc::clone(&wake),
+            bell: Arc::clone(&bell),
             log: log.clone(),
         };
         let (begin, begun) = bounded(1);
@@ -254,7 +318,7 @@ impl Front {
             listener,
             entrances,
             begin,
-            wake,
+            bell,
         })
     }
 
@@ -277,8 +341,7 @@ impl Front {
 
     /// Ends accepting, and gives back what accepted.
     fn close(self) -> Option<AcceptLoop> {
-        // Cannot fail: the counter does not overflow from one.
-        let _ = self.wake.write(1);
+        self.bell.end();
         self.thread.join().ok().flatten()
     }
 

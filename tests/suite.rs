@@ -32,6 +32,7 @@ mod reload;
 mod routes;
 mod rows;
 mod servers;
+mod service_manager;
 mod side_by_side;
 mod smtp;
 mod start;

@@ -9,6 +9,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::address::Address;
 use super::socket::keep_alive;
 use crate::config::{Keepalive, Listen, ListenAddress};
+use crate::system::service_manager;
 
 /// A bound listener. A Unix socket's file goes with it.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(crate) struct Listener {
     pub socket: Socket,
     /// The line it was bound for.
     pub listen: Listen,
+    /// Whether somebody else holds the socket too, who needs its file after our end.
+    outlives_us: bool,
 }
 
 impl Listener {
@@ -25,17 +28,19 @@ impl Listener {
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn bind(listen: &Listen, going: &[&Listener]) -> io::Result<Self> {
+    pub(crate) fn bind(listen: &Listen, going: &[&Socket]) -> io::Result<Self> {
         match Listener::bind_alone(listen, false) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                let in_the_way =
-                    |other: &&&Listener| other.listen.address.port() == listen.address.port();
-                let others: Vec<_> = going.iter().filter(in_the_way).collect();
-                if others.is_empty() || listen.address.port().is_none() {
+                let port = |other: &Socket| Some(other.local_addr().ok()?.as_socket()?.port());
+                let same = |other: &&&Socket| {
+                    port(other).is_some_and(|at| Some(at) == listen.address.port())
+                };
+                let others: Vec<_> = going.iter().filter(same).collect();
+                if others.is_empty() {
                     return Err(error);
                 }
                 for other in others {
-                    other.socket.set_reuse_port(true)?;
+                    other.set_reuse_port(true)?;
                 }
                 let bound = Listener::bind_alone(listen, true)?;
                 // Another process that wants the address is to hear that it is taken.
@@ -84,7 +89,42 @@ impl Listener {
         Ok(Self {
             socket,
             listen: listen.clone(),
+            outlives_us: service_manager::listens(),
         })
+    }
+
+    /// Takes over a socket that was opened for us, if it is one that this line asks for; otherwise gives it
+    /// back.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn adopt(listen: &Listen, socket: Socket) -> io::Result<Result<Self, Socket>> {
+        if !is_asked_for(&socket, listen) {
+            return Ok(Err(socket));
+        }
+        if let Some(size) = listen.rcvbuf {
+            socket.set_recv_buffer_size(size)?;
+        }
+        if let Some(size) = listen.sndbuf {
+            socket.set_send_buffer_size(size)?;
+        }
+        if listen.address.port().is_some() {
+            socket.set_tcp_nodelay(true)?;
+        }
+        socket.listen(listen.backlog)?;
+        socket.set_nonblocking(true)?;
+        Ok(Ok(Self {
+            socket,
+            listen: listen.clone(),
+            outlives_us: true,
+        }))
+    }
+
+    /// Removes the file of a Unix socket: it is not to be used again.
+    pub(crate) fn remove_file(&self) {
+        if let ListenAddress::Unix(path) = &self.listen.address {
+            let _ = std::fs::remove_file(path);
+        }
     }
 
     /// Whether this is the socket that a `listen` line asks for.
@@ -150,10 +190,23 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let ListenAddress::Unix(path) = &self.listen.address {
-            let _ = std::fs::remove_file(path);
+        if !self.outlives_us {
+            self.remove_file();
         }
     }
+}
+
+/// Whether a socket listens where this line says.
+fn is_asked_for(socket: &Socket, listen: &Listen) -> bool {
+    let Ok(at) = socket.local_addr() else {
+        return false;
+    };
+    let is_there = match &listen.address {
+        ListenAddress::Tcp(address) => at.as_socket() == Some(*address),
+        ListenAddress::Unix(path) => at.as_pathname() == Some(path),
+    };
+    let has_family = !at.is_ipv6() || socket.only_v6().is_ok_and(|only| only == listen.ipv6only);
+    is_there && has_family && socket.r#type().is_ok_and(|kind| kind == Type::STREAM)
 }
 
 /// A socket file on which nobody listens is what an unclean end leaves behind.

@@ -1,7 +1,8 @@
-//! What the operating system has to give: threads that are used again, limits, privileges, access to files, signals.
+//! What the operating system has to give: threads that are used again, limits, privileges, access to files, systemd, signals.
 
 pub(crate) mod access;
 pub(crate) mod limits;
 pub(crate) mod privileges;
+pub(crate) mod service_manager;
 pub(crate) mod signals;
 pub(crate) mod threads;

@@ -1,6 +1,7 @@
 //! A server process in a session of its own, ended on drop and, failing that, by the janitor.
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ impl Process {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        Process::start_with(program, arguments, Stdio::piped())
+        Process::start_with(program, arguments, Stdio::null(), Stdio::piped())
     }
 
     /// Starts `program` with nobody reading what it says.
@@ -32,10 +33,19 @@ impl Process {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        Process::start_with(program, arguments, Stdio::null())
+        Process::start_with(program, arguments, Stdio::null(), Stdio::null())
     }
 
-    fn start_with<I, S>(program: &str, arguments: I, stderr: Stdio) -> Process
+    /// The same, with this descriptor as its standard input.
+    pub(crate) fn start_given<I, S>(program: &str, arguments: I, stdin: OwnedFd) -> Process
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        Process::start_with(program, arguments, stdin.into(), Stdio::null())
+    }
+
+    fn start_with<I, S>(program: &str, arguments: I, stdin: Stdio, stderr: Stdio) -> Process
     where
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
@@ -49,7 +59,7 @@ impl Process {
             .arg(program)
             .args(arguments)
             .env("PATH", path)
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::null())
             .stderr(stderr)
             .spawn()
