@@ -144,3 +144,35 @@ fn print(text: &str) {
 fn complain(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::CommandFactory;
+    use clap_complete::{Shell, generate};
+
+    use super::*;
+
+    #[test]
+    fn the_committed_completion_fits_the_command_line() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/completion");
+        for (shell, name) in [
+            (Shell::Bash, "postern.bash"),
+            (Shell::Zsh, "_postern"),
+            (Shell::Fish, "postern.fish"),
+        ] {
+            let mut script = Vec::new();
+            generate(shell, &mut Cli::command(), "postern", &mut script);
+            let file = folder.join(name);
+            if std::env::var_os("UPDATE_SAMPLE").is_some() {
+                std::fs::write(&file, &script).expect("the file can be written");
+            }
+            let committed = std::fs::read(&file).unwrap_or_default();
+            assert!(
+                committed == script,
+                "{name} is old; UPDATE_SAMPLE=1 cargo test --lib the_committed_completion rewrites it"
+            );
+        }
+    }
+}

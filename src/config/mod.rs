@@ -39,7 +39,7 @@ use crate::tls;
 pub use backend::{AuthMechanism, Backend, BackendHost, Balance};
 pub use check::describe;
 pub use mistake::{Mistake, MistakeKind};
-pub use reference::{reference, sample};
+pub use reference::{manual, reference, sample};
 pub use route::{Pattern, Route, RouteLine, RouteTarget, parse_route, read_map};
 
 /// Reads a configuration file of at most 1 MiB, and the keys, certificates and maps it names. File names in

@@ -1,6 +1,6 @@
-//! The table of directives for people: the reference and the sample configuration.
+//! The table of directives for people: the reference, the sample configuration and the manual page.
 //!
-//! Both come from the table alone; the committed sample is compared with `sample` by a test.
+//! All come from the table alone; the committed sample and page are compared with it by a test.
 
 use std::fmt::Write;
 
@@ -58,6 +58,135 @@ const OF_ROUTES: &str = "Which backend takes whom, with auth = passthrough. A si
     everyone without this section.";
 
 const RESERVED: &str = "Known, but refused by this version:";
+
+/// The manual page postern.ini(5), in mdoc(7).
+pub fn manual() -> String {
+    let mut text = MANUAL_BEGINS.to_owned();
+    for paragraph in INTRODUCTION
+        .split('\n')
+        .skip(2)
+        .filter(|line| !line.is_empty())
+    {
+        text.push_str(".Pp\n");
+        sentences(&mut text, paragraph);
+    }
+    for kind in SectionKind::ALL {
+        let about = match kind {
+            SectionKind::Postern => OF_PROCESS,
+            SectionKind::Mail => OF_MAIL,
+            SectionKind::Server => OF_SERVERS,
+            SectionKind::Backend => OF_BACKENDS,
+            SectionKind::Routes => OF_ROUTES,
+        };
+        let title = match kind.is_named() {
+            true => format!("[{} NAME]", kind.word()),
+            false => format!("[{}]", kind.word()),
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, ".Ss {title}");
+        sentences(&mut text, about);
+        text.push_str(".Bl -tag -width Ds\n");
+        let here = |d: &&Directive| d.stands_in(kind) && !in_earlier(d, kind);
+        for directive in DIRECTIVES.iter().filter(here) {
+            let _ = writeln!(
+                text,
+                ".It Ic {} = Ar {}",
+                directive.name,
+                plain(&directive.kind_text())
+            );
+            let mut about = directive.help.to_owned();
+            if directive.repeatable {
+                about.push_str(" May stand several times.");
+            }
+            let sections: Vec<String> = directive
+                .sections
+                .iter()
+                .map(|p| show_section(*p))
+                .collect();
+            let _ = write!(
+                about,
+                " Default: {}. Stands in {}.",
+                directive.default_text(),
+                sections.join(" ")
+            );
+            sentences(&mut text, &about);
+        }
+        text.push_str(".El\n");
+    }
+    text.push_str(MANUAL_ENDS);
+    text
+}
+
+const MANUAL_BEGINS: &str = r#".\" Generated from the table of directives; see packaging/man.
+.Dd $Mdocdate$
+.Dt POSTERN.INI 5
+.Os
+.Sh NAME
+.Nm postern.ini
+.Nd configuration of the mail proxy postern
+.Sh SYNOPSIS
+.Pa /etc/postern/postern.ini
+.Sh DESCRIPTION
+The file has sections in square brackets with lines
+.Ql key = value
+below them.
+"#;
+
+const MANUAL_ENDS: &str = r#".Sh FILES
+.Bl -tag -width Ds
+.It Pa /etc/postern/postern.ini
+The configuration.
+.It Pa /usr/share/doc/postern/examples/postern.ini
+Every directive with its default.
+.El
+.Sh EXAMPLES
+A small office whose mail server decides who may log in:
+.Bd -literal -offset indent
+[server imap]
+listen = 143
+
+[server submission]
+listen = 587
+
+[backend office]
+hosts = mail.internal
+.Ed
+.Sh SEE ALSO
+.Xr postern 8
+"#;
+
+/// A line for each sentence, as mdoc(7) wants it, so that the distance between them is right.
+fn sentences(text: &mut String, paragraph: &str) {
+    let paragraph = plain(paragraph);
+    let mut rest = paragraph.as_str();
+    while let Some(at) = rest.find(". ") {
+        let (sentence, others) = rest.split_at(at + 1);
+        line(text, sentence);
+        rest = others.trim_start();
+    }
+    line(text, rest);
+}
+
+/// No line of text may begin like a request, or end in a space.
+fn line(text: &mut String, sentence: &str) {
+    let sentence = sentence.trim();
+    if sentence.is_empty() {
+        return;
+    }
+    if sentence.starts_with(['.', '\'']) {
+        text.push_str("\\&");
+    }
+    text.push_str(sentence);
+    text.push('\n');
+}
+
+/// Characters that roff takes for something else.
+fn plain(text: &str) -> String {
+    text.replace('\\', "\\e")
+        .replace('…', "\\[u2026]")
+        .replace('–', "\\(en")
+        .replace('×', "\\(mu")
+}
 
 fn describe(directive: &'static Directive) -> String {
     let mut text = format!("{}\n", directive.name);
@@ -261,6 +390,20 @@ mod tests {
             committed == sample(),
             "etc/postern.ini differs from the table (line {differs:?}, from 0); \
              UPDATE_SAMPLE=1 cargo test --lib the_committed_sample rewrites it"
+        );
+    }
+
+    #[test]
+    fn the_committed_page_comes_from_the_table() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/man/postern.ini.5");
+        if std::env::var_os("UPDATE_SAMPLE").is_some() {
+            std::fs::write(page, manual()).expect("the page can be written");
+        }
+        let committed = std::fs::read_to_string(page).expect("packaging/man/postern.ini.5");
+        assert!(
+            committed == manual(),
+            "postern.ini.5 differs from the table; \
+             UPDATE_SAMPLE=1 cargo test --lib the_committed_page rewrites it"
         );
     }
 
