@@ -27,6 +27,7 @@ mod passthrough;
 mod peers;
 mod pop3;
 mod proxy_protocol;
+mod refusals;
 mod relay;
 mod reload;
 mod routes;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use socket2::SockAddr;
 
 use super::deadlines::Deadlines;
-use super::error::{BackendError, BackendReply, BeforeCredentials, LoginFailure, RefusalKind};
+use super::error::{BackendError, BackendReply, BeforeCredentials, LoginFailure};
 use super::talk::{BackendStep, Watcher};
 use super::{BACKEND_LINE, BACKEND_TOTAL, Candidate};
 use crate::config::{Keepalive, ProxyProtocol, ProxySsl};
@@ -44,8 +44,7 @@ pub(crate) struct Dial<'a> {
     pub deadlines: Deadlines,
     /// Who is told how far the dialogue is; nobody in a visit.
     pub watcher: Option<&'a dyn Watcher>,
-    /// Whether a client gets the host's answers other than the expected ones
-    /// (`proxy_pass_error_message`).
+    /// Whether a client is shown the host's refusals (`proxy_pass_error_message`).
     pub pass_on: bool,
 }
 
@@ -245,18 +244,9 @@ impl BackendConn<'_> {
     }
 
     /// The failure for an unexpected answer.
-    pub(crate) fn refused(
-        &self,
-        answer: Vec<u8>,
-        kind: RefusalKind,
-        hint: Option<&'static str>,
-    ) -> BackendError {
-        BackendError::Refused(BackendReply {
-            answer,
-            hint,
-            pass_on: self.dial.pass_on,
-            kind,
-        })
+    pub(crate) fn refused(&self, reply: BackendReply) -> BackendError {
+        let handed_on = reply.handed_on.filter(|_| self.dial.pass_on);
+        BackendError::Refused(BackendReply { handed_on, ..reply })
     }
 
     /// Says goodbye with this line and closes. Nothing is said to a host that did not welcome us, to one that

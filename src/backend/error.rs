@@ -8,6 +8,7 @@ use std::io;
 use super::grant::CannotLogIn;
 use crate::log::escape;
 use crate::net::error::NetError;
+use crate::net::line::Line;
 use crate::tls::{TlsError, TlsErrorKind};
 
 /// Why a login failed at one host. Only the first of the two can be tried elsewhere.
@@ -104,10 +105,43 @@ pub(crate) struct BackendReply {
     pub answer: Vec<u8>,
     /// How the administrator can help, where that is known.
     pub hint: Option<&'static str>,
-    /// Whether the client gets the answer itself (`proxy_pass_error_message`).
-    pub pass_on: bool,
     /// What it refuses.
     pub kind: RefusalKind,
+    /// The refusal as a client may be shown it, where that is wanted (`proxy_pass_error_message`): only what
+    /// is a refusal in the protocol's grammar, and with `?` for control characters.
+    pub handed_on: Option<Line>,
+    /// What a client is told otherwise, where the backend's code says more than that a login failed or that
+    /// nobody serves.
+    pub in_our_words: Option<Line>,
+}
+
+impl BackendReply {
+    /// An answer of which no client is told more than that something failed.
+    pub(crate) fn new(answer: Vec<u8>, kind: RefusalKind) -> Self {
+        Self {
+            answer,
+            hint: None,
+            kind,
+            handed_on: None,
+            in_our_words: None,
+        }
+    }
+
+    /// What the client is told when its login was refused, or what it wanted to do without one.
+    pub(crate) fn line(&self) -> Option<&Line> {
+        self.handed_on.as_ref().or(self.in_our_words.as_ref())
+    }
+
+    /// What the client is told when its session ends with this refusal; `own_method` as in
+    /// `Dialect::failure_line`.
+    pub(crate) fn last_line(&self, own_method: bool) -> Option<&Line> {
+        match self.kind {
+            RefusalKind::LoginForNow if own_method => self.line(),
+            RefusalKind::Greeting | RefusalKind::RawGreeting => self.handed_on.as_ref(),
+            RefusalKind::Login | RefusalKind::LoginForNow => self.handed_on.as_ref(),
+            RefusalKind::Other => self.handed_on.as_ref(),
+        }
+    }
 }
 
 /// What a backend refuses.

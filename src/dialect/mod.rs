@@ -358,6 +358,11 @@ fn failure_line(
     unavailable: impl FnOnce() -> Line,
 ) -> Option<Line> {
     let fixed = |line: &[u8]| Some(Line::new(line.to_vec()));
+    if let Cause::Backend(BackendError::Refused(reply)) = cause
+        && let Some(line) = reply.last_line(own_method)
+    {
+        return fixed(line);
+    }
     match cause {
         Cause::Quit | Cause::Refused | Cause::ClientProtocol(_) => None,
         Cause::ClientGone | Cause::ClientTimeout | Cause::ClientIo(_) => None,
@@ -368,7 +373,6 @@ fn failure_line(
         Cause::Backend(BackendError::Refused(reply)) if reply.kind == RefusalKind::RawGreeting => {
             Some(unavailable())
         }
-        Cause::Backend(BackendError::Refused(reply)) if reply.pass_on => fixed(&reply.answer),
         Cause::Backend(error) if own_method && error.is_without_service() => Some(unavailable()),
         Cause::Backend(BackendError::Refused(reply))
             if own_method && reply.kind == RefusalKind::LoginForNow =>
@@ -379,6 +383,23 @@ fn failure_line(
             fixed(record.internal_error)
         }
     }
+}
+
+/// Longest refusal that is handed on, in bytes: it may have to wait with a sleeping session.
+const HANDED_ON: usize = 4096;
+
+/// Lines of a backend as a client may be shown them; `None` if they are too many. What they say must have
+/// been found harmless.
+fn handed_on<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Option<Line> {
+    let lines: Vec<u8> = lines.into_iter().flat_map(printable).collect();
+    (lines.len() <= HANDED_ON).then(|| Line::new(lines))
+}
+
+/// A backend's line with `?` for control characters, ended as lines are.
+fn printable(text: &[u8]) -> Vec<u8> {
+    let shown = |byte: &u8| if byte.is_ascii_control() { b'?' } else { *byte };
+    let shown = without_end(text).iter().map(shown);
+    shown.chain(*b"\r\n").collect()
 }
 
 #[cfg(test)]

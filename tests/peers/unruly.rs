@@ -152,3 +152,26 @@ pub(crate) fn pattern(from: usize, count: usize) -> Vec<u8> {
         .map(|at| (at.wrapping_mul(31) ^ (at >> 8) ^ (at >> 16)) as u8)
         .collect()
 }
+
+/// Welcomes everybody and answers every login with these bytes, as soon as it has the password.
+pub(crate) fn answers_logins_with(
+    protocol: &'static str,
+    answer: &'static str,
+) -> impl Fn(&mut Talk) -> io::Result<()> {
+    move |talk| {
+        match protocol {
+            "imap" => talk.say("* OK hi")?,
+            "pop3" => talk.say("+OK hi")?,
+            _ => talk.say("220 hi")?,
+        }
+        loop {
+            let line = talk.line()?;
+            match (protocol, line.split(' ').next().unwrap_or_default()) {
+                ("smtp", "EHLO") => talk.say("250-b\r\n250 AUTH PLAIN")?,
+                ("pop3", "USER") => talk.say("+OK")?,
+                ("imap", _) if line.ends_with('}') => talk.say("+ go on")?,
+                _ => talk.send(answer.as_bytes())?,
+            }
+        }
+    }
+}

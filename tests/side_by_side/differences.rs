@@ -389,6 +389,13 @@ pub(crate) const TABLE: &[Row] = &[
         "nginx tells the client that it is logged in",
     ),
     row(
+        "imap/a_backend_that_says_bye_and_refuses *",
+        Client,
+        "* BYE sorry",
+        "",
+        "a goodbye of the backend is not ours",
+    ),
+    row(
         "smtp/* *",
         Backend,
         "XCLIENT ADDR=127.0.0.1 LOGIN=al ice NAME=[UNAVAILABLE]",

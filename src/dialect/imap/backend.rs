@@ -7,11 +7,11 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::Imap;
 use crate::backend::conn::BackendConn;
-use crate::backend::error::{BackendError, RefusalKind};
+use crate::backend::error::{BackendError, BackendReply, RefusalKind};
 use crate::backend::grant::{Grant, Target};
 use crate::backend::talk::{BackendStep, Talk};
 use crate::config::{AuthMechanism, Capabilities};
-use crate::net::line::{Line, line};
+use crate::net::line::{Line, line, without_end};
 use crate::net::socket::Deadline;
 use crate::sasl::{Mechanism, PLAIN};
 use crate::session::Session;
@@ -63,8 +63,12 @@ impl Talk for ImapTalk {
                 Ok(())
             }
             // PREAUTH would be a session without login, BYE none at all; both are the backend's affair.
-            Status::Other => Err(backend.refused(greeting, RefusalKind::RawGreeting, None)),
-            Status::None => Err(backend.refused(greeting, RefusalKind::Greeting, None)),
+            Status::Other => {
+                Err(backend.refused(BackendReply::new(greeting, RefusalKind::RawGreeting)))
+            }
+            Status::None => {
+                Err(backend.refused(BackendReply::new(greeting, RefusalKind::Greeting)))
+            }
         }
     }
 
@@ -255,7 +259,7 @@ impl ImapTalk {
         let answer = self.read_answer(backend)?;
         match is_ok(&answer, tag) {
             true => Ok(()),
-            false => Err(self.refused(backend, &answer, RefusalKind::Other)),
+            false => Err(self.refused_under(tag, backend, &answer, RefusalKind::Other)),
         }
     }
 
@@ -361,17 +365,59 @@ impl ImapTalk {
         self.refused(backend, last, kind)
     }
 
-    /// The failure for this answer, with the untagged lines before it.
+    /// The failure for this answer to the login, with the untagged lines before it.
     fn refused(
         &mut self,
         backend: &BackendConn<'_>,
         last: &[u8],
         kind: RefusalKind,
     ) -> BackendError {
+        let tag = self.tag.clone();
+        self.refused_under(&tag, backend, last, kind)
+    }
+
+    /// The same for an answer to the command of this tag.
+    fn refused_under(
+        &mut self,
+        tag: &[u8],
+        backend: &BackendConn<'_>,
+        last: &[u8],
+        kind: RefusalKind,
+    ) -> BackendError {
+        let handed_on = self.handed_on(last, tag);
         let mut answer = std::mem::take(&mut self.untagged);
         answer.extend_from_slice(last);
-        backend.refused(answer, kind, None)
+        backend.refused(BackendReply {
+            handed_on: handed_on.filter(|_| kind != RefusalKind::RawGreeting),
+            ..BackendReply::new(answer, kind)
+        })
     }
+
+    /// A refusal under `tag` as the client may be shown it: under its own tag, behind the status lines that
+    /// came before it. A goodbye is not among them: it would be ours.
+    fn handed_on(&self, last: &[u8], tag: &[u8]) -> Option<Line> {
+        let words = words_under(tag, last)?;
+        if !is_showable(words, &[b"NO", b"BAD"]) {
+            return None;
+        }
+        let is_shown = |line: &&[u8]| {
+            let words = words_under(b"*", line);
+            words.is_some_and(|words| is_showable(words, &[b"OK", b"NO", b"BAD"]))
+        };
+        let last = [&self.tag, &b" "[..], words].concat();
+        let lines = self.untagged_lines().filter(is_shown);
+        crate::dialect::handed_on(lines.chain([&last[..]]))
+    }
+}
+
+/// Whether a client may be shown these words: they have one of these statuses and a text (RFC 3501, section
+/// 7.1), do not change what it knows of us, and do not announce a literal.
+fn is_showable(words: &[u8], statuses: &[&[u8]]) -> bool {
+    let words = without_end(words);
+    let is_status = statuses.iter().any(|status| has_first_word(words, status));
+    let mut parts = words.splitn(2, |&byte| byte == b' ');
+    let has_text = parts.nth(1).is_some_and(|text| !text.is_empty());
+    is_status && has_text && code(words) != b"CAPABILITY" && !words.ends_with(b"}")
 }
 
 /// What a tagged NO to a login means.
@@ -452,10 +498,12 @@ fn is_ok(answer: &[u8], tag: &[u8]) -> bool {
 
 /// Whether a line is this status under this tag.
 fn is_status(answer: &[u8], tag: &[u8], status: &[u8]) -> bool {
-    let words = answer
-        .strip_prefix(tag)
-        .and_then(|rest| rest.strip_prefix(b" "));
-    words.is_some_and(|words| has_first_word(words, status))
+    words_under(tag, answer).is_some_and(|words| has_first_word(words, status))
+}
+
+/// What a line says behind this tag.
+fn words_under<'a>(tag: &[u8], line: &'a [u8]) -> Option<&'a [u8]> {
+    line.strip_prefix(tag)?.strip_prefix(b" ")
 }
 
 /// Whether the first word is this one, in any case; `OKAY` is not `OK`.

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::backend::conn::BackendConn;
-use crate::backend::error::{BackendError, RefusalKind};
+use crate::backend::error::{BackendError, BackendReply, RefusalKind};
 use crate::backend::grant::Grant;
 use crate::backend::talk::{BackendStep, Talk};
 use crate::net::line::{Bare, Line, line, without_end};
@@ -130,7 +130,7 @@ impl Pop3Talk {
         backend.send(&line(&[b"AUTH ", mechanism.name.as_bytes()]))?;
         let answer = backend.read_line()?;
         if !answer.starts_with(b"+ ") && without_end(&answer) != b"+" {
-            return Err(backend.refused(answer, RefusalKind::Other, None));
+            return Err(refused(backend, answer, RefusalKind::Other));
         }
         backend.set_step(BackendStep::SendingPassword);
         let encoded = Line::new(STANDARD.encode(&*message).into_bytes());
@@ -159,11 +159,25 @@ fn take_ok(
     if is_ok(&answer) {
         return Ok(answer);
     }
+    Err(refused(backend, answer, kind))
+}
+
+/// The failure for an answer other than `+OK`. Only `-ERR` refuses anything (RFC 1939, section 3).
+fn refused(backend: &BackendConn<'_>, answer: Vec<u8>, kind: RefusalKind) -> BackendError {
+    let is_refusal = has_first_word(&answer, b"-ERR");
     let kind = match kind {
-        RefusalKind::Login => refusal_kind(&answer),
+        RefusalKind::Login if is_refusal => refusal_kind(&answer),
+        RefusalKind::Login => RefusalKind::Other,
         kind => kind,
     };
-    Err(backend.refused(answer, kind, None))
+    let handed_on = match is_refusal {
+        true => crate::dialect::handed_on([&answer[..]]),
+        false => None,
+    };
+    backend.refused(BackendReply {
+        handed_on,
+        ..BackendReply::new(answer, kind)
+    })
 }
 
 /// What the refusal of a login means: some codes are about the server and not about the login (RFC 2449,
@@ -181,5 +195,9 @@ fn refusal_kind(answer: &[u8]) -> RefusalKind {
 }
 
 fn is_ok(answer: &[u8]) -> bool {
-    answer.split(u8::is_ascii_whitespace).next() == Some(b"+OK")
+    has_first_word(answer, b"+OK")
+}
+
+fn has_first_word(answer: &[u8], word: &[u8]) -> bool {
+    answer.split(u8::is_ascii_whitespace).next() == Some(word)
 }

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::{Smtp, xclient};
 use crate::backend::conn::BackendConn;
-use crate::backend::error::{BackendError, RefusalKind};
+use crate::backend::error::{BackendError, BackendReply, RefusalKind};
 use crate::backend::grant::{Grant, Target};
 use crate::backend::talk::{BackendStep, Talk};
 use crate::config::{AuthMechanism, ProxySsl, Xclient};
@@ -299,13 +299,15 @@ fn read_reply(
         let text = backend.read_line()?;
         reply.raw.extend_from_slice(&text);
         let Some((code, last, text)) = reply_line(&text) else {
-            return Err(backend.refused(reply.raw, RefusalKind::Other, None));
+            let reply = BackendReply::new(reply.raw, RefusalKind::Other);
+            return Err(backend.refused(reply));
         };
         if reply.code.is_empty() {
             reply.code = code.to_vec();
         }
         if reply.code != code {
-            return Err(backend.refused(reply.raw, RefusalKind::Other, None));
+            let reply = BackendReply::new(reply.raw, RefusalKind::Other);
+            return Err(backend.refused(reply));
         }
         reply
             .texts
@@ -318,7 +320,20 @@ fn read_reply(
         return Ok(reply);
     }
     let kind = refusal_kind(&reply.code, kind);
-    Err(backend.refused(reply.raw, kind, hint))
+    let lines = reply.raw.split_inclusive(|&byte| byte == b'\n');
+    let handed_on = match is_refusal(&reply.code) {
+        true => crate::dialect::handed_on(lines),
+        false => None,
+    };
+    Err(backend.refused(BackendReply {
+        hint,
+        handed_on,
+        ..BackendReply::new(reply.raw, kind)
+    }))
+}
+
+fn is_refusal(code: &[u8]) -> bool {
+    matches!(code, [b'4' | b'5', ..])
 }
 
 /// What a reply refuses at a step where the expected refusal is `kind`.
@@ -330,7 +345,9 @@ fn refusal_kind(code: &[u8], kind: RefusalKind) -> RefusalKind {
         ([b'4', ..], RefusalKind::Login) => RefusalKind::LoginForNow,
         // It does not know or like the command, or wants TLS, of us (RFC 4954, section 6; RFC 3207).
         ([b'5', b'0', _] | b"530" | b"538", RefusalKind::Login) => RefusalKind::Other,
-        _ => kind,
+        ([b'4' | b'5', ..], _) | (_, RefusalKind::Greeting) => kind,
+        // No refusal at all.
+        _ => RefusalKind::Other,
     }
 }
 
