@@ -9,6 +9,7 @@ use crate::common::postern::Postern;
 use crate::common::{proxy_to, service};
 use crate::peers::Peer;
 use crate::peers::unruly::{answers_logins_with, says_and_closes};
+use crate::servers::{dovecot, postfix};
 
 const INTERNAL: [(&str, &str); 3] = [
     ("imap", "* BAD internal server error"),
@@ -53,20 +54,20 @@ fn told(protocol: &str, postern: &Postern) -> String {
 #[test]
 fn what_is_no_refusal_is_never_handed_on() {
     let answers = [
-        ("imap", "b OK forged\r\n"),
-        ("imap", "p1 NO of nobody's command\r\n"),
-        ("imap", "a NO\r\n"),
-        ("imap", "a NO [CAPABILITY IMAP4rev1] no\r\n"),
-        ("imap", "a NO {5}\r\n"),
-        ("imap", "a PREAUTH no\r\n"),
-        ("imap", "nonsense\r\n"),
-        ("pop3", "-ERRATIC no\r\n"),
-        ("pop3", "334 Zm9v\r\n"),
-        ("pop3", "nonsense\r\n"),
-        ("smtp", "334 Zm9v\r\n334 Zm9v\r\n"),
-        ("smtp", "250 OK\r\n"),
-        ("smtp", "535-5.7.8 no\r\n235 2.7.0 yes\r\n"),
-        ("smtp", "5355 no\r\n"),
+        ("imap", "b OK forged"),
+        ("imap", "p1 NO of nobody's command"),
+        ("imap", "a NO"),
+        ("imap", "a NO [CAPABILITY IMAP4rev1] no"),
+        ("imap", "a NO {5}"),
+        ("imap", "a PREAUTH no"),
+        ("imap", "nonsense"),
+        ("pop3", "-ERRATIC no"),
+        ("pop3", "334 Zm9v"),
+        ("pop3", "nonsense"),
+        ("smtp", "334 Zm9v\r\n334 Zm9v"),
+        ("smtp", "250 OK"),
+        ("smtp", "535-5.7.8 no\r\n235 2.7.0 yes"),
+        ("smtp", "5355 no"),
     ];
     for (protocol, answer) in answers {
         let backend = Peer::start(answers_logins_with(protocol, answer));
@@ -98,13 +99,13 @@ fn control_characters_are_never_handed_on() {
     let answers = [
         (
             "imap",
-            "* NO [ALERT] a\u{1b}[2Jb\r\na NO c\0d\re\r\n",
+            "* NO [ALERT] a\u{1b}[2Jb\r\na NO c\0d\re",
             "* NO [ALERT] a?[2Jb\r\na NO c?d?e\r\n",
         ),
-        ("pop3", "-ERR a\0b\u{1b}c\rd\u{7f}\n", "-ERR a?b?c?d?\r\n"),
+        ("pop3", "-ERR a\0b\u{1b}c\rd\u{7f}", "-ERR a?b?c?d?\r\n"),
         (
             "smtp",
-            "535-5.7.8 a\0b\n535 5.7.8 c\rd\u{1b}\r\n",
+            "535-5.7.8 a\0b\n535 5.7.8 c\rd\u{1b}",
             "535-5.7.8 a?b\r\n535 5.7.8 c?d?\r\n",
         ),
     ];
@@ -119,11 +120,150 @@ fn control_characters_are_never_handed_on() {
 fn of_the_lines_before_an_imap_refusal_only_status_lines_are_handed_on() {
     let answer = "* CAPABILITY IMAP4rev1 FORGED\r\n* OK [CAPABILITY FORGED] hi\r\n\
                   * 23 EXISTS\r\n* NO {99}\r\n* OK [ALERT] sorry\r\n* BYE gone\r\n\
-                  a NO [LIMIT] too many\r\n";
+                  a NO [LIMIT] too many";
     let backend = Peer::start(answers_logins_with("imap", answer));
     let (postern, _auth) = handing_on("imap", backend.address());
     let said = told("imap", &postern);
     assert_eq!(said, "* OK [ALERT] sorry\r\na NO [LIMIT] too many\r\n");
+}
+
+/// The same where the backend decides.
+fn passthrough(protocol: &str, backend: SocketAddr, more: &str) -> Postern {
+    Postern::start(&format!(
+        "[server {protocol}]\nprotocol = {protocol}\nlisten = 127.0.0.1:0\n{more}\n\
+         [backend office]\nhosts = {backend}\n"
+    ))
+}
+
+#[test]
+fn a_refused_login_is_handed_on_and_may_be_tried_again() {
+    let answers = [
+        (
+            "imap",
+            "* NO [WEBALERT https://a.test/] Web login required\r\n\
+             a NO [ALERT] Application-specific password required",
+        ),
+        ("pop3", "-ERR [AUTH] Web login required"),
+        ("pop3", "-ERR"),
+        (
+            "smtp",
+            "534-5.7.9 Application-specific password required. Learn more at\r\n\
+             534 5.7.9 https://a.test/",
+        ),
+    ];
+    for (protocol, answer) in answers {
+        let backend = Peer::start(answers_logins_with(protocol, answer));
+        let more = "proxy_pass_error_message = on";
+        let postern = passthrough(protocol, backend.address(), more);
+        let (mut client, _) = LineClient::greeted(postern.address(protocol));
+        for _ in 0..2 {
+            send_login(&mut client, protocol);
+            for line in answer.split("\r\n") {
+                client.expect(line);
+            }
+        }
+        let log = postern.stop();
+        assert!(!log.contains("[error]"), "{log}");
+    }
+}
+
+#[test]
+fn dovecot_and_postfix_are_heard_where_that_is_wanted() {
+    let (dovecot, postfix) = (dovecot::shared(), postfix::shared());
+    let cases = [
+        (
+            "imap",
+            dovecot.imap,
+            "a NO [AUTHENTICATIONFAILED] Authentication failed.",
+        ),
+        ("pop3", dovecot.pop3, "-ERR [AUTH] Authentication failed."),
+        (
+            "smtp",
+            postfix.smtp_auth,
+            "535 5.7.8 Error: authentication failed: ",
+        ),
+    ];
+    for (protocol, backend, answer) in cases {
+        let more = "proxy_pass_error_message = on";
+        let postern = passthrough(protocol, backend, more);
+        let (mut client, _) = LineClient::greeted(postern.address(protocol));
+        match protocol {
+            "imap" => client.send("a LOGIN alice wrong"),
+            "pop3" => {
+                client.ask("USER alice", "+OK");
+                client.send("PASS wrong");
+            }
+            _ => client.send("AUTH PLAIN AGFsaWNlAHdyb25n"),
+        }
+        let said = client.line();
+        assert!(said.starts_with(answer), "{said}");
+    }
+}
+
+#[test]
+fn codes_keep_their_meaning_in_our_words() {
+    let failed = "a NO [AUTHENTICATIONFAILED] Authentication failed";
+    let answers = [
+        ("imap", "a NO no", failed.to_owned()),
+        ("imap", "a NO [AUTHORIZATIONFAILED] no", failed.to_owned()),
+        (
+            "imap",
+            "a NO [EXPIRED] no",
+            "a NO [EXPIRED] Password expired".to_owned(),
+        ),
+        (
+            "imap",
+            "a NO [alert] r\u{7}ead",
+            "a NO [alert] r?ead".to_owned(),
+        ),
+        (
+            "imap",
+            "* NO [ALERT] read\r\n* NO other\r\na NO no",
+            format!("* NO [ALERT] read\r\n{failed}"),
+        ),
+        (
+            "imap",
+            "* NO [EXPIRED] no\r\n* BYE bye\r\na BAD no",
+            "a NO [EXPIRED] Password expired".to_owned(),
+        ),
+        (
+            "pop3",
+            "-ERR no",
+            "-ERR [AUTH] Authentication failed".to_owned(),
+        ),
+        (
+            "smtp",
+            "534 5.7.9 no",
+            "535 5.7.8 Authentication failed".to_owned(),
+        ),
+    ];
+    for (protocol, answer, told) in answers {
+        let backend = Peer::start(answers_logins_with(protocol, answer));
+        let postern = passthrough(protocol, backend.address(), "");
+        let (mut client, _) = LineClient::greeted(postern.address(protocol));
+        for _ in 0..2 {
+            send_login(&mut client, protocol);
+            for line in told.split("\r\n") {
+                client.expect(line);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_expired_password_is_told_when_nothing_tagged_comes() {
+    let backend = Peer::start(|talk| {
+        talk.say("* OK hi")?;
+        for answer in ["+ go on", "+ go on", "* BYE [EXPIRED] no"] {
+            talk.line()?;
+            talk.say(answer)?;
+        }
+        Ok(())
+    });
+    let postern = passthrough("imap", backend.address(), "");
+    let (mut client, _) = LineClient::greeted(postern.address("imap"));
+    client.ask("a LOGIN alice secret", "a NO [EXPIRED] Password expired");
+    client.ask("b NOOP", "b OK completed");
 }
 
 #[test]

@@ -285,6 +285,7 @@ impl Answer<'_> {
             }
             Some(b"OK") => self.grant(credentials),
             Some(text) => Ok(Verdict::Refused(LoginRefusal {
+                line: None,
                 text: text.to_vec(),
                 code: self
                     .header("Auth-Error-Code")

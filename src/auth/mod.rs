@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::backend::grant::Grant;
 use crate::net::address::Address;
+use crate::net::line::Line;
 use crate::net::resolve::HostName;
 use crate::sasl::Credentials;
 use crate::secret::Secret;
@@ -111,6 +112,8 @@ pub(crate) struct LoginRefusal {
     pub text: Vec<u8>,
     /// Whether the text is ours: then it goes out with the protocol's code for a failed login.
     pub is_ours: bool,
+    /// What the client is told instead, in its own protocol, where a backend has refused: all its lines.
+    pub line: Option<Line>,
     /// SMTP code instead of 535 5.7.0.
     pub code: Option<Vec<u8>>,
     /// Error challenge for the OAuth mechanisms (base64, as it goes to the client).
@@ -126,6 +129,7 @@ impl LoginRefusal {
         Self {
             text: text.as_bytes().to_vec(),
             is_ours: true,
+            line: None,
             code: None,
             sasl: None,
             again: None,

@@ -869,7 +869,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         Text("off"),
         Is(|d, v| put(&mut d.server.proxy_pass_error_message, flag(v))),
         "Hands the client what the backend said when it refused the login, instead of a general \
-         error.",
+         error, with auth = passthrough too: strangers may learn from it whether a user exists.",
     ),
     row(
         "proxy_protocol",

@@ -504,7 +504,8 @@ fn tell_refusal(
     let is_answered = !refused.is_challenged
         || dialect::read_error_answer(dialect, session, client, refused.method)?;
     if is_answered {
-        client.send(&dialect.refuse_login(&refused.refusal))?;
+        let line = dialect.refuse_login(&refused.refusal);
+        client.send(refused.refusal.line.as_ref().unwrap_or(&line))?;
     }
     if refused.refusal.again.is_none() {
         return Err(Cause::Refused.into());
@@ -641,16 +642,21 @@ fn note_answer(grant: &Grant, candidate: &Candidate) {
 /// failure ends the session.
 fn refuse_as_backend(session: &Session, login: &mut Login, cause: Cause) -> Result<(), Cause> {
     let grant = login.grant.take();
-    match &cause {
+    let line = match &cause {
         Cause::Backend(BackendError::Refused(reply))
             if reply.kind == RefusalKind::Login && grant.is_some_and(|grant| grant.passthrough) =>
         {
             session.log(Severity::Info, file!(), &cause.to_string());
+            reply.line().cloned()
         }
         _ => return Err(cause),
-    }
+    };
     session.set_upstream(None);
-    refuse(session, login, allow_retry(session, LoginRefusal::failed()));
+    let refusal = LoginRefusal {
+        line,
+        ..LoginRefusal::failed()
+    };
+    refuse(session, login, allow_retry(session, refusal));
     Ok(())
 }
 

@@ -153,7 +153,7 @@ pub(crate) fn pattern(from: usize, count: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Welcomes everybody and answers every login with these bytes, as soon as it has the password.
+/// Welcomes everybody and answers every login with this, as soon as it has the password; a CRLF is added.
 pub(crate) fn answers_logins_with(
     protocol: &'static str,
     answer: &'static str,
@@ -170,7 +170,7 @@ pub(crate) fn answers_logins_with(
                 ("smtp", "EHLO") => talk.say("250-b\r\n250 AUTH PLAIN")?,
                 ("pop3", "USER") => talk.say("+OK")?,
                 ("imap", _) if line.ends_with('}') => talk.say("+ go on")?,
-                _ => talk.send(answer.as_bytes())?,
+                _ => talk.say(answer)?,
             }
         }
     }

@@ -5,12 +5,14 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::Imap;
+use super::{Imap, UNAVAILABLE, failed};
+use crate::auth::LoginRefusal;
 use crate::backend::conn::BackendConn;
 use crate::backend::error::{BackendError, BackendReply, RefusalKind};
 use crate::backend::grant::{Grant, Target};
 use crate::backend::talk::{BackendStep, Talk};
 use crate::config::{AuthMechanism, Capabilities};
+use crate::dialect::handed_on;
 use crate::net::line::{Line, line, without_end};
 use crate::net::socket::Deadline;
 use crate::sasl::{Mechanism, PLAIN};
@@ -385,10 +387,12 @@ impl ImapTalk {
         kind: RefusalKind,
     ) -> BackendError {
         let handed_on = self.handed_on(last, tag);
+        let in_our_words = self.in_our_words(last, kind);
         let mut answer = std::mem::take(&mut self.untagged);
         answer.extend_from_slice(last);
         backend.refused(BackendReply {
             handed_on: handed_on.filter(|_| kind != RefusalKind::RawGreeting),
+            in_our_words,
             ..BackendReply::new(answer, kind)
         })
     }
@@ -400,13 +404,45 @@ impl ImapTalk {
         if !is_showable(words, &[b"NO", b"BAD"]) {
             return None;
         }
-        let is_shown = |line: &&[u8]| {
+        let last = [&self.tag, &b" "[..], words].concat();
+        handed_on(self.showable_lines().chain([&last[..]]))
+    }
+
+    /// What the client is told of its login otherwise: the code, which says what is to be done about it
+    /// (RFC 5530), with a text of ours. An ALERT is for the user to read, wherever it stands (RFC 3501,
+    /// section 7.1).
+    fn in_our_words(&self, last: &[u8], kind: RefusalKind) -> Option<Line> {
+        let default = match kind {
+            RefusalKind::Login => failed(&LoginRefusal::failed().text),
+            RefusalKind::LoginForNow => UNAVAILABLE.to_vec(),
+            RefusalKind::Greeting | RefusalKind::RawGreeting | RefusalKind::Other => return None,
+        };
+        let words = words_under(&self.tag, last).unwrap_or_default();
+        let untagged_refusal = self.untagged_lines().find(|line| is_untagged_refusal(line));
+        let code_of_login = match (code(words), untagged_refusal) {
+            (none, Some(line)) if none.is_empty() => code(&line[2..]),
+            (code, _) => code,
+        };
+        let told = match code_of_login.as_slice() {
+            b"ALERT" if is_showable(words, &[b"NO"]) => words.to_vec(),
+            b"EXPIRED" => b"NO [EXPIRED] Password expired".to_vec(),
+            b"LIMIT" => b"NO [LIMIT] Too many connections or another limit".to_vec(),
+            b"INUSE" => b"NO [INUSE] Mailbox is in use".to_vec(),
+            b"CONTACTADMIN" => b"NO [CONTACTADMIN] Contact the administrator".to_vec(),
+            _ => default,
+        };
+        let told = [&self.tag, &b" "[..], &told].concat();
+        let is_alert = |line: &&[u8]| code(&line[2..]) == b"ALERT";
+        let alerts = self.showable_lines().filter(is_alert);
+        handed_on(alerts.chain([&told[..]]))
+    }
+
+    /// The untagged lines that a client may be shown.
+    fn showable_lines(&self) -> impl Iterator<Item = &[u8]> {
+        self.untagged_lines().filter(|line| {
             let words = words_under(b"*", line);
             words.is_some_and(|words| is_showable(words, &[b"OK", b"NO", b"BAD"]))
-        };
-        let last = [&self.tag, &b" "[..], words].concat();
-        let lines = self.untagged_lines().filter(is_shown);
-        crate::dialect::handed_on(lines.chain([&last[..]]))
+        })
     }
 }
 

@@ -21,6 +21,14 @@ pub(super) const DIALOGUE: Dialogue = Dialogue {
     before_login: capabilities::before_login,
 };
 
+/// What is said of a backend that does not serve (RFC 5530).
+const UNAVAILABLE: &[u8] = b"NO [UNAVAILABLE] mail server is not available";
+
+/// What is said of a login that was refused, with this text (RFC 5530).
+fn failed(text: &[u8]) -> Vec<u8> {
+    [b"NO [AUTHENTICATIONFAILED] ", text].concat()
+}
+
 /// One client's dialogue.
 #[derive(Debug, Default)]
 pub(super) struct Imap {
@@ -72,13 +80,10 @@ impl Dialect for Imap {
     }
 
     fn refuse_login(&mut self, refusal: &LoginRefusal) -> Line {
-        // RFC 5530
-        let code: &[u8] = if refusal.is_ours {
-            b"[AUTHENTICATIONFAILED] "
-        } else {
-            b""
-        };
-        self.tagged(&[b"NO ", code, &refusal.text].concat())
+        match refusal.is_ours {
+            true => self.tagged(&failed(&refusal.text)),
+            false => self.tagged(&[b"NO ", &refusal.text[..]].concat()),
+        }
     }
 
     fn bad_command(&self) -> Line {
@@ -99,7 +104,7 @@ impl Dialect for Imap {
 
     fn failure_line(&self, cause: &Cause, own_method: bool) -> Option<Line> {
         super::failure_line(Protocol::Imap.record(), cause, own_method, || {
-            self.tagged(b"NO [UNAVAILABLE] mail server is not available")
+            self.tagged(UNAVAILABLE)
         })
     }
 }

@@ -170,12 +170,14 @@ fn refused(backend: &BackendConn<'_>, answer: Vec<u8>, kind: RefusalKind) -> Bac
         RefusalKind::Login => RefusalKind::Other,
         kind => kind,
     };
+    let in_our_words = in_our_words(&code(&answer)).map(|text| line(&[text]));
     let handed_on = match is_refusal {
         true => crate::dialect::handed_on([&answer[..]]),
         false => None,
     };
     backend.refused(BackendReply {
         handed_on,
+        in_our_words,
         ..BackendReply::new(answer, kind)
     })
 }
@@ -183,15 +185,27 @@ fn refused(backend: &BackendConn<'_>, answer: Vec<u8>, kind: RefusalKind) -> Bac
 /// What the refusal of a login means: some codes are about the server and not about the login (RFC 2449,
 /// RFC 3206).
 fn refusal_kind(answer: &[u8]) -> RefusalKind {
-    const FOR_NOW: [&[u8]; 4] = [b"[SYS/", b"[IN-USE]", b"[LOGIN-DELAY]", b"[SYS]"];
-    let code = answer
-        .strip_prefix(b"-ERR ")
-        .unwrap_or_default()
-        .to_ascii_uppercase();
-    match FOR_NOW.iter().any(|for_now| code.starts_with(for_now)) {
-        true => RefusalKind::LoginForNow,
-        false => RefusalKind::Login,
+    match code(answer).as_slice() {
+        b"IN-USE" | b"LOGIN-DELAY" | b"SYS" => RefusalKind::LoginForNow,
+        code if code.starts_with(b"SYS/") => RefusalKind::LoginForNow,
+        _ => RefusalKind::Login,
     }
+}
+
+/// What a client is told of a code that says what is to be done about a refused login (RFC 2449, section 8).
+fn in_our_words(code: &[u8]) -> Option<&'static [u8]> {
+    match code {
+        b"IN-USE" => Some(b"-ERR [IN-USE] Mailbox is in use"),
+        b"LOGIN-DELAY" => Some(b"-ERR [LOGIN-DELAY] Too soon after the last login"),
+        _ => None,
+    }
+}
+
+/// The response code of a refusal, in upper case; empty where there is none.
+fn code(answer: &[u8]) -> Vec<u8> {
+    let inside = answer.strip_prefix(b"-ERR [").unwrap_or_default();
+    let end = inside.iter().position(|&byte| byte == b']');
+    inside[..end.unwrap_or(0)].to_ascii_uppercase()
 }
 
 fn is_ok(answer: &[u8]) -> bool {
