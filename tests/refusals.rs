@@ -251,6 +251,68 @@ fn codes_keep_their_meaning_in_our_words() {
 }
 
 #[test]
+fn a_permanent_refusal_in_pop3_is_told_as_one() {
+    let backend = Peer::start(answers_logins_with("pop3", "-ERR [SYS/PERM] no such spool"));
+    let postern = passthrough("pop3", backend.address(), "");
+    let (mut client, _) = LineClient::greeted(postern.address("pop3"));
+    for _ in 0..2 {
+        send_login(&mut client, "pop3");
+        client.expect("-ERR [SYS/PERM] Mailbox is not available, contact the administrator");
+    }
+    let log = postern.stop();
+    assert!(!log.contains("[error]"), "{log}");
+}
+
+#[test]
+fn a_refused_sender_is_told_so_and_not_of_a_server_in_trouble() {
+    let answers = [
+        ("554 5.7.1 you, never", "554 5.7.1 Sender refused"),
+        ("554 you, never", "554 5.0.0 Sender refused"),
+        (
+            "501-5.1.7 bad\r\n501 5.1.7 address",
+            "501 5.1.7 Sender refused",
+        ),
+        ("504 5.5.2 no such domain", "504 5.5.2 Sender refused"),
+        ("450 4.7.1 greylisted", "450 4.7.1 Sender refused"),
+        ("550 4.7.1\u{1b} odd", "550 5.0.0 Sender refused"),
+        // About us, not about the sender: the message is to wait.
+        (
+            "530 5.7.0 STARTTLS first",
+            "451 4.3.2 Internal server error",
+        ),
+        ("503 5.5.1 HELO first", "451 4.3.2 Internal server error"),
+        ("354 go ahead", "451 4.3.2 Internal server error"),
+    ];
+    for (answer, told) in answers {
+        let backend = Peer::start(move |talk| {
+            talk.say("220 hi")?;
+            talk.line()?;
+            talk.say("250 b")?;
+            talk.line()?;
+            talk.say(answer)?;
+            talk.wait_for_end()
+        });
+        let more = "smtp_auth = none\nxclient = off";
+        let (postern, _auth) = proxy_to("smtp", backend.address(), more);
+        let (mut client, _) = LineClient::greeted(postern.address("smtp"));
+        client.ask("MAIL FROM:<a@example.test>", "250 2.0.0 OK");
+        client.ask("RCPT TO:<b@example.test>", told);
+        client.expect_close();
+        let is_ours = postern.stop().contains("[error]");
+        assert_eq!(is_ours, told.starts_with("451"), "{answer}");
+    }
+}
+
+#[test]
+fn postfix_refuses_a_sender_through_the_proxy() {
+    let more = "smtp_auth = none\nxclient = off";
+    let (postern, _auth) = proxy_to("smtp", postfix::shared().smtp, more);
+    let (mut client, _) = LineClient::greeted(postern.address("smtp"));
+    client.ask("MAIL FROM:<a@", "250 2.0.0 OK");
+    client.ask("RCPT TO:<b@example.test>", "501 5.1.7 Sender refused");
+}
+
+#[test]
 fn an_expired_password_is_told_when_nothing_tagged_comes() {
     let backend = Peer::start(|talk| {
         talk.say("* OK hi")?;

@@ -132,11 +132,17 @@ impl BackendReply {
         self.handed_on.as_ref().or(self.in_our_words.as_ref())
     }
 
+    /// Whether the client can make something of it, so that it is no failure of ours.
+    pub(crate) fn is_for_client(&self) -> bool {
+        self.handed_on.is_some() || self.kind == RefusalKind::Envelope
+    }
+
     /// What the client is told when its session ends with this refusal; `own_method` as in
     /// `Dialect::failure_line`.
     pub(crate) fn last_line(&self, own_method: bool) -> Option<&Line> {
         match self.kind {
             RefusalKind::LoginForNow if own_method => self.line(),
+            RefusalKind::Envelope => self.line(),
             RefusalKind::Greeting | RefusalKind::RawGreeting => self.handed_on.as_ref(),
             RefusalKind::Login | RefusalKind::LoginForNow => self.handed_on.as_ref(),
             RefusalKind::Other => self.handed_on.as_ref(),
@@ -155,6 +161,8 @@ pub(crate) enum RefusalKind {
     Login,
     /// Logins for the time being.
     LoginForNow,
+    /// A sender who needs no login.
+    Envelope,
     /// Anything else.
     Other,
 }

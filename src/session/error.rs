@@ -62,9 +62,7 @@ impl Cause {
             Self::ClientTimeout | Self::ClientProtocol(_) | Self::ClientIo(_) => Severity::Info,
             Self::ClientTls(_) | Self::ClientCertificate { .. } => Severity::Info,
             Self::MadeRoom | Self::Stopped(_) => Severity::Info,
-            Self::Backend(BackendError::Refused(reply)) if reply.handed_on.is_some() => {
-                Severity::Info
-            }
+            Self::Backend(BackendError::Refused(reply)) if reply.is_for_client() => Severity::Info,
             Self::BrokenProxyHeader(_) => Severity::Error,
             Self::AuthService(..) | Self::Backend(_) | Self::Internal(_) => Severity::Error,
         }

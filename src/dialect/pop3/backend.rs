@@ -186,16 +186,17 @@ fn refused(backend: &BackendConn<'_>, answer: Vec<u8>, kind: RefusalKind) -> Bac
 /// RFC 3206).
 fn refusal_kind(answer: &[u8]) -> RefusalKind {
     match code(answer).as_slice() {
-        b"IN-USE" | b"LOGIN-DELAY" | b"SYS" => RefusalKind::LoginForNow,
-        code if code.starts_with(b"SYS/") => RefusalKind::LoginForNow,
+        b"IN-USE" | b"LOGIN-DELAY" | b"SYS" | b"SYS/TEMP" => RefusalKind::LoginForNow,
         _ => RefusalKind::Login,
     }
 }
 
-/// What a client is told of a code that says what is to be done about a refused login (RFC 2449, section 8).
+/// What a client is told of a code that says what is to be done about a refused login (RFC 2449, section 8;
+/// RFC 3206, section 4).
 fn in_our_words(code: &[u8]) -> Option<&'static [u8]> {
     match code {
         b"IN-USE" => Some(b"-ERR [IN-USE] Mailbox is in use"),
+        b"SYS/PERM" => Some(b"-ERR [SYS/PERM] Mailbox is not available, contact the administrator"),
         b"LOGIN-DELAY" => Some(b"-ERR [LOGIN-DELAY] Too soon after the last login"),
         _ => None,
     }

@@ -268,7 +268,7 @@ impl SmtpTalk {
 /// Says again what the client has said, and returns the answer to RCPT, whatever it is.
 fn replay(backend: &mut BackendConn<'_>, mail: &[u8], rcpt: &[u8]) -> Result<Line, BackendError> {
     send(backend, BackendStep::SendingMailFrom, &line(&[mail]))?;
-    read_reply(backend, &[b"250"], RefusalKind::Other, None)?;
+    read_reply(backend, &[b"250"], RefusalKind::Envelope, None)?;
     send(backend, BackendStep::SendingRcptTo, &line(&[rcpt]))?;
     let reply = read_reply(backend, &[], RefusalKind::Other, None)?;
     Ok(Line::new(reply.raw))
@@ -328,8 +328,23 @@ fn read_reply(
     Err(backend.refused(BackendReply {
         hint,
         handed_on,
+        in_our_words: (kind == RefusalKind::Envelope).then(|| sender_refused(&reply)),
         ..BackendReply::new(reply.raw, kind)
     }))
+}
+
+/// A refused sender in our words: the backend's code decides whether the message is tried again, and its
+/// enhanced code (RFC 3463) what the sender is told.
+fn sender_refused(reply: &Reply) -> Line {
+    let enhanced = reply.texts.first().and_then(|text| text.split(' ').next());
+    let is_enhanced = |word: &&str| {
+        let parts: Vec<_> = word.split('.').collect();
+        let is_number = |part: &&str| matches!(part.len(), 1..=3) && is_digits(part.as_bytes());
+        parts.len() == 3 && parts.iter().all(is_number) && parts[0].as_bytes() == &reply.code[..1]
+    };
+    let general = format!("{}.0.0", char::from(reply.code[0]));
+    let enhanced = enhanced.filter(is_enhanced).unwrap_or(&general);
+    line(&[&reply.code, b" ", enhanced.as_bytes(), b" Sender refused"])
 }
 
 fn is_refusal(code: &[u8]) -> bool {
@@ -345,6 +360,8 @@ fn refusal_kind(code: &[u8], kind: RefusalKind) -> RefusalKind {
         ([b'4', ..], RefusalKind::Login) => RefusalKind::LoginForNow,
         // It does not know or like the command, or wants TLS, of us (RFC 4954, section 6; RFC 3207).
         ([b'5', b'0', _] | b"530" | b"538", RefusalKind::Login) => RefusalKind::Other,
+        // The same of MAIL, where 501 and 504 are about the address.
+        (b"500" | b"502" | b"503" | b"530" | b"538", RefusalKind::Envelope) => RefusalKind::Other,
         ([b'4' | b'5', ..], _) | (_, RefusalKind::Greeting) => kind,
         // No refusal at all.
         _ => RefusalKind::Other,
@@ -355,7 +372,7 @@ fn refusal_kind(code: &[u8], kind: RefusalKind) -> RefusalKind {
 fn reply_line(line: &[u8]) -> Option<(&[u8], bool, &[u8])> {
     let line = crate::net::line::without_end(line);
     let (code, rest) = line.split_at_checked(3)?;
-    if !code.iter().all(u8::is_ascii_digit) {
+    if !is_digits(code) {
         return None;
     }
     match rest.split_first() {
@@ -364,6 +381,10 @@ fn reply_line(line: &[u8]) -> Option<(&[u8], bool, &[u8])> {
         Some((b'-', text)) => Some((code, false, text)),
         Some(_) => None,
     }
+}
+
+fn is_digits(text: &[u8]) -> bool {
+    text.iter().all(u8::is_ascii_digit)
 }
 
 fn encode(message: &[u8]) -> Line {
