@@ -8,11 +8,12 @@ use crate::auth::Authenticator;
 use crate::auth::http::AuthHttp;
 use crate::auth::passthrough::Passthrough;
 use crate::backend::capabilities::{self, Asker, Learned};
+use crate::backend::refusal_time::RefusalTime;
 use crate::backend::route::Router;
 use crate::backend::talk::Dialogue;
 use crate::backend::visit::Visitor;
 use crate::backend::{Backend, Visits, check, refreshed_in_words};
-use crate::config::{self, AuthKind, Capabilities, Config};
+use crate::config::{self, AuthKind, Capabilities, Config, Xclient};
 use crate::log::{Log, Seldom};
 use crate::net::address::Address;
 use crate::net::http::HttpClient;
@@ -38,6 +39,8 @@ pub(crate) struct Service {
     pub auth: Box<dyn Authenticator>,
     /// The backends, and which login belongs to which.
     pub router: Arc<Router>,
+    /// How long the backends take to refuse a login.
+    pub refusal_time: RefusalTime,
     /// What the backends offer, once they have been asked (`imap_capabilities = auto` and its like).
     learned: Arc<Learned>,
     /// Who knows names and addresses.
@@ -187,6 +190,7 @@ impl Service {
             },
             connector,
             router: Arc::clone(&shared.router),
+            refusal_time: RefusalTime::default(),
             learned: Arc::default(),
             auth_connector,
             dns,
@@ -244,6 +248,12 @@ impl Service {
     /// Bytes of a client's command, as the protocol's directive says.
     pub(crate) fn client_buffer(&self) -> usize {
         self.conf.client_buffer()
+    }
+
+    /// Whether one of the backends is told the client's name.
+    pub(crate) fn backends_are_told_names(&self) -> bool {
+        let mut backends = self.router.backends().iter();
+        self.record.looks_up_client && backends.any(|backend| backend.conf.xclient != Xclient::Off)
     }
 
     /// Starts looking up the client's name, if it is needed and there is a `resolver` to ask.

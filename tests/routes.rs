@@ -1,6 +1,7 @@
 //! `[routes]`: which backend a login goes to, and what it is called there.
 
-use std::time::Duration;
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
 
 use crate::common::auth_server::{Answer, AuthServer};
 use crate::common::line_client::LineClient;
@@ -309,4 +310,118 @@ fn the_auth_server_may_name_a_backend() {
     client.expect_close();
     let line = postern.wait_for_log("third");
     assert!(line.contains("[error]"), "{line}");
+}
+
+/// What a login is answered, and after how long.
+fn timed(client: &mut LineClient, login: &str) -> (String, Duration) {
+    let began = Instant::now();
+    client.send(login);
+    (client.line(), began.elapsed())
+}
+
+#[test]
+fn a_login_without_a_route_is_refused_as_late_as_one_with() {
+    const REFUSES_AFTER: Duration = Duration::from_millis(400);
+    let backend = Peer::start(|talk| {
+        talk.say("* OK hi")?;
+        for _ in 0..2 {
+            talk.line()?;
+            talk.say("+ go on")?;
+        }
+        talk.line()?;
+        std::thread::sleep(REFUSES_AFTER);
+        talk.say("a NO no")
+    });
+    let postern = Postern::start(&format!(
+        "[server imap]\nprotocol = imap\nlisten = 127.0.0.1:0\n\
+         [backend one]\nhosts = {}\n[routes]\nroute = @a.org one\n\
+         route = @b.org reject Gone\n",
+        backend.address()
+    ));
+    let refused = "a NO [AUTHENTICATIONFAILED] Authentication failed";
+    let greeted = || LineClient::greeted(postern.address("imap")).0;
+    let mut longest = Duration::ZERO;
+    for _ in 0..3 {
+        let (answer, time) = timed(&mut greeted(), "a LOGIN x@a.org secret");
+        assert_eq!(answer, refused);
+        longest = longest.max(time);
+    }
+    // One without a password is shown to no backend either.
+    let unseen = [
+        "a LOGIN x@c.org secret",
+        "a LOGIN x@c.org \"\"",
+        "a LOGIN x@a.org \"\"",
+    ];
+    for login in unseen {
+        let (answer, time) = timed(&mut greeted(), login);
+        let in_time = REFUSES_AFTER..longest + Duration::from_secs(1);
+        assert_eq!(answer, refused, "{login}");
+        assert!(
+            in_time.contains(&time),
+            "{login}: {time:?}, not {in_time:?}"
+        );
+    }
+    // The last refusal of a session too.
+    let mut client = greeted();
+    for _ in 0..5 {
+        let (answer, time) = timed(&mut client, unseen[0]);
+        assert_eq!(answer, refused);
+        assert!(time >= REFUSES_AFTER, "{time:?}");
+    }
+    client.expect_close();
+    // What the operator has to say comes at once.
+    let (answer, time) = timed(&mut greeted(), "a LOGIN x@b.org secret");
+    assert_eq!(answer, format!("a {REFUSED} Gone"));
+    assert!(time < REFUSES_AFTER, "{time:?}");
+}
+
+#[test]
+fn refusals_that_are_held_back_hold_no_worker() {
+    let setting = Postern::start(
+        "[postern]\nworkers = 1\n[server imap]\nprotocol = imap\nlisten = 127.0.0.1:0\n\
+         imap_capabilities = IMAP4rev1\n[backend one]\nhosts = 127.0.0.1:1\n\
+         [routes]\nroute = @a.org one\n",
+    );
+    let mut clients: Vec<_> = (0..8)
+        .map(|_| LineClient::greeted(setting.address("imap")).0)
+        .collect();
+    let began = Instant::now();
+    for client in &mut clients {
+        client.send("a LOGIN x@c.org secret");
+    }
+    for client in &mut clients {
+        client.expect("a NO [AUTHENTICATIONFAILED] Authentication failed");
+    }
+    // Two seconds each, as long as no backend has refused anything.
+    let time = began.elapsed();
+    assert!((2..6).contains(&time.as_secs()), "{time:?}");
+}
+
+#[test]
+fn a_login_that_breaks_a_line_is_refused_as_late_as_others() {
+    let postern = Postern::start(
+        "[server pop3]\nprotocol = pop3\nlisten = 127.0.0.1:0\n\
+         pop3_capabilities = USER\n[backend one]\nhosts = 127.0.0.1:1\n",
+    );
+    let mut client = LineClient::greeted(postern.address("pop3")).0;
+    // A carriage return in the password, which no line of POP3 can carry.
+    let (answer, time) = timed(&mut client, "AUTH PLAIN AHhAYS5vcmcAc2UNY3JldA==");
+    assert_eq!(answer, "-ERR [AUTH] Authentication failed");
+    assert!(time >= Duration::from_secs(2), "{time:?}");
+}
+
+#[test]
+fn a_login_without_a_route_waits_for_the_clients_name_as_others_do() {
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let resolver = silent.local_addr().expect("a bound socket has an address");
+    let postern = Postern::start(&format!(
+        "[server smtp]\nprotocol = smtp\nlisten = 127.0.0.1:0\nsmtp_capabilities = PIPELINING\n\
+         resolver = {resolver}\nresolver_timeout = 2s\n\
+         [backend one]\nhosts = 127.0.0.1:1\nxclient = on\n[routes]\nroute = @a.org one\n"
+    ));
+    let mut client = LineClient::greeted(postern.address("smtp")).0;
+    let (answer, time) = timed(&mut client, "AUTH PLAIN AHhAYy5vcmcAc2VjcmV0");
+    assert_eq!(answer, "535 5.7.8 Authentication failed");
+    // Two seconds each: the name, and a refusal before there was any.
+    assert!(time >= Duration::from_millis(3500), "{time:?}");
 }

@@ -286,6 +286,7 @@ impl Answer<'_> {
             Some(b"OK") => self.grant(credentials),
             Some(text) => Ok(Verdict::Refused(LoginRefusal {
                 line: None,
+                as_if_seen: false,
                 text: text.to_vec(),
                 code: self
                     .header("Auth-Error-Code")

@@ -118,9 +118,12 @@ pub(crate) struct LoginRefusal {
     pub code: Option<Vec<u8>>,
     /// Error challenge for the OAuth mechanisms (base64, as it goes to the client).
     pub sasl: Option<Vec<u8>>,
-    /// Whether the client may try again, and how long its line is held back. Without it the session
-    /// ends.
+    /// Whether the client may try again, and how long its line is held back (`Auth-Wait`). Without it the
+    /// session ends.
     pub again: Option<Duration>,
+    /// True where a backend would have refused the login, had it seen it: the line is held back for as
+    /// long as that would have taken.
+    pub as_if_seen: bool,
 }
 
 impl LoginRefusal {
@@ -133,11 +136,20 @@ impl LoginRefusal {
             code: None,
             sasl: None,
             again: None,
+            as_if_seen: false,
         }
     }
 
     /// Our refusal that tells nothing but that the login failed.
     pub(crate) fn failed() -> Self {
         Self::ours("Authentication failed")
+    }
+
+    /// The same for a login that no backend is shown, and nobody shall be able to tell.
+    pub(crate) fn failed_unseen() -> Self {
+        Self {
+            as_if_seen: true,
+            ..Self::failed()
+        }
     }
 }

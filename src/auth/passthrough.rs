@@ -70,7 +70,7 @@ impl Authenticator for Passthrough {
         let backend = match self.router.route(&full) {
             Way::To(backend) => backend,
             Way::Rejected(text) => return Ok(Verdict::Refused(LoginRefusal::ours(&text))),
-            Way::None => return Ok(Verdict::Refused(LoginRefusal::failed())),
+            Way::None => return Ok(Verdict::Refused(LoginRefusal::failed_unseen())),
         };
         let mut grant = Grant::to_backend(&backend, credentials);
         // The backend cannot decide about a login that it is not shown.
@@ -79,7 +79,7 @@ impl Authenticator for Passthrough {
         grant.authzid = credentials.authzid.clone();
         grant.login = self.for_backend(full, &credentials.login);
         if !grant.has_password() {
-            return Ok(Verdict::Refused(LoginRefusal::failed()));
+            return Ok(Verdict::Refused(LoginRefusal::failed_unseen()));
         }
         Ok(Verdict::Granted(Box::new(grant)))
     }

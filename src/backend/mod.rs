@@ -8,6 +8,7 @@ pub(crate) mod deadlines;
 pub(crate) mod error;
 pub(crate) mod grant;
 pub(crate) mod health;
+pub(crate) mod refusal_time;
 pub(crate) mod route;
 pub(crate) mod talk;
 pub(crate) mod visit;

@@ -103,7 +103,7 @@ impl Login {
         }
     }
 
-    /// `Auth-Wait`.
+    /// `Auth-Wait` and its like.
     fn waits_for_a_time(&self) -> bool {
         let refused = self.refused.as_ref();
         self.ask_again.is_some() || refused.is_some_and(|refused| refused.not_before.is_some())
@@ -129,7 +129,7 @@ struct Claim {
 struct Refused {
     refusal: LoginRefusal,
     method: Method,
-    /// `Auth-Wait`: not before.
+    /// Not before: `Auth-Wait`, or the time that a backend would have taken.
     not_before: Option<Deadline>,
     /// The error challenge of an OAuth mechanism is out, and the client's answer to it awaited.
     is_challenged: bool,
@@ -369,6 +369,10 @@ fn authenticate(
 fn ask(session: &mut Session, client: &mut ClientConn, login: &mut Login) -> Result<Verdict, Halt> {
     let mut client_host = None;
     match session.service.conf.auth {
+        // Before the route is chosen: a login that has none shall not be refused earlier.
+        AuthKind::Passthrough if session.service.backends_are_told_names() => {
+            session.await_host_name(client)?;
+        }
         AuthKind::Passthrough => {}
         AuthKind::Http => {
             client_host = await_client_host(session, client)?;
@@ -456,10 +460,11 @@ fn check_sayable(session: &Session, login: &Login, grant: Box<Grant>) -> Result<
         let text = "auth http server sent a login or password that breaks the line";
         return Err(Cause::AuthService(text.into(), None));
     }
-    Ok(Decision::Refused(allow_retry(
-        session,
-        LoginRefusal::failed(),
-    )))
+    let refusal = match grant.passthrough {
+        true => LoginRefusal::failed_unseen(),
+        false => LoginRefusal::failed(),
+    };
+    Ok(Decision::Refused(allow_retry(session, refusal)))
 }
 
 /// With a method of our own the client may try again, a few times a session.
@@ -476,15 +481,19 @@ fn refuse(session: &Session, login: &mut Login, refusal: LoginRefusal) {
     let text = format!("client login failed: \"{}\"", escape(&refusal.text));
     session.log(Severity::Info, file!(), &text);
     let method = login.presented.take().map(|credentials| credentials.method);
+    let unseen = refusal
+        .as_if_seen
+        .then(|| session.service.refusal_time.any());
+    let wait = refusal.again.max(unseen);
     login.refused = Some(Refused {
         method: method.unwrap_or(Method::PLAIN),
-        not_before: refusal.again.map(|wait| Deadline::after(wait, "Auth-Wait")),
+        not_before: wait.map(|wait| Deadline::after(wait, "Auth-Wait")),
         is_challenged: false,
         refusal,
     });
 }
 
-/// Tells the client that its login was refused, after `Auth-Wait`. Without that the session ends.
+/// Tells the client that its login was refused, when it is time. Without `Auth-Wait` the session ends.
 fn tell_refusal(
     session: &mut Session,
     client: &mut ClientConn,
@@ -526,8 +535,14 @@ fn enter_backend(
     let Some(grant) = &login.grant else {
         return Err(Cause::Internal("a login without a backend".into()).into());
     };
+    let began = Instant::now();
     let entered = try_hosts(session, dialect, grant);
     login.slot = None;
+    if let Err(BackendError::Refused(reply)) = &entered
+        && reply.kind == RefusalKind::Login
+    {
+        session.service.refusal_time.note(began.elapsed());
+    }
     Ok(entered.map_err(Cause::from)?)
 }
 
