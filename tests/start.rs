@@ -158,7 +158,7 @@ fn reference_prints_every_directive() {
         auth_http_pass_client_cert imap_auth imap_capabilities imap_client_buffer pop3_auth pop3_capabilities \
         pop3_client_buffer smtp_auth smtp_capabilities smtp_client_buffer smtp_greeting_delay \
         proxy_buffer proxy_timeout proxy_pass_error_message proxy_protocol proxy_smtp_auth xclient \
-        error_log error_log_user_tag set_real_ip_from starttls ssl_certificate workers \
+        error_log error_log_user_tag set_real_ip_from plain_login_answer starttls ssl_certificate workers \
         client_wait send_timeout hibernate_timeout accept_queue max_sessions max_prelogin_per_ip \
         shutdown_timeout user group pid"
         .split_ascii_whitespace()

@@ -459,6 +459,13 @@ fn starttls_only_refuses_every_login_before_tls() {
         ),
         (&SMTP, &["AUTH PLAIN", "AUTH LOGIN", SMTP.login]),
     ];
+    let told = |protocol, login: &str| match protocol {
+        "imap" => "a NO [PRIVACYREQUIRED] Use STARTTLS first",
+        // Nothing can be meant by it without USER.
+        "pop3" if login.starts_with("PASS") => POP3.bad,
+        "pop3" => "-ERR [AUTH] Use STLS first",
+        _ => "530 5.7.0 Must issue a STARTTLS command first",
+    };
     for_all("starttls = only", |setting| {
         let of_protocol = logins
             .iter()
@@ -466,12 +473,22 @@ fn starttls_only_refuses_every_login_before_tls() {
         let (words, logins) = of_protocol.expect("all three are there");
         let mut plain = setting.plain();
         for login in *logins {
-            plain.ask(login, words.bad);
+            plain.ask(login, told(words.protocol, login));
         }
+        let line = setting
+            .postern
+            .wait_for_log("client tried to log in before TLS");
+        assert!(line.contains("[info]"), "{line}");
         assert!(setting.auth.requests().is_empty());
         let mut lines = setting.upgrade(plain);
         setting.log_in(&mut lines);
         assert_eq!(setting.auth.requests().len(), 1);
+    });
+    for_all("starttls = only\nplain_login_answer = bad", |setting| {
+        let words = setting.words;
+        let mut plain = setting.plain();
+        plain.ask(words.login, words.bad);
+        setting.log_in(&mut setting.upgrade(plain));
     });
 }
 

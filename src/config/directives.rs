@@ -22,8 +22,8 @@ use super::value::{
     size, tags, time, time_or_off,
 };
 use super::{
-    AuthKind, AuthMechanism, Balance, Capabilities, ProxyProtocol, ProxySsl, RouteLine, Starttls,
-    Xclient,
+    AuthKind, AuthMechanism, Balance, Capabilities, PlainLoginAnswer, ProxyProtocol, ProxySsl,
+    RouteLine, Starttls, Xclient,
 };
 use crate::log::TextLayout;
 use crate::protocol::Protocol::{self, Imap, Pop3, Smtp};
@@ -982,6 +982,21 @@ pub(super) static DIRECTIVES: &[Directive] = &[
          operating system's, for devices that only speak what rustls no longer does; towards \
          clients it reaches TLS 1.2 and has one certificate, no client certificates and no \
          choice of ciphers.",
+    ),
+    row(
+        "plain_login_answer",
+        MAIL,
+        "said | bad",
+        Text("said"),
+        Is(|d, v| {
+            let words = [
+                ("said", PlainLoginAnswer::Said),
+                ("bad", PlainLoginAnswer::Bad),
+            ];
+            put(&mut d.server.plain_login_answer, one_of(v, &words))
+        }),
+        "With starttls = only, what a login before TLS is answered: that it needs TLS first, with \
+         a line in the log, or as a bad command.",
     ),
     row(
         "starttls",

@@ -15,8 +15,8 @@ use super::route::REJECT;
 use super::source::{At, Report, Section};
 use super::value::{nearest, not_yet, shown};
 use super::{
-    AuthKind, AuthMechanism, Backend, Balance, Listen, Process, ProxyProtocol, ProxySsl, RouteLine,
-    Server, Starttls, Xclient,
+    AuthKind, AuthMechanism, Backend, Balance, Listen, PlainLoginAnswer, Process, ProxyProtocol,
+    ProxySsl, RouteLine, Server, Starttls, Xclient,
 };
 use crate::protocol::{PerProtocol, Protocol};
 use crate::tls::{ClientDirectives, ClientSettings, ServerSettings};
@@ -410,6 +410,7 @@ fn empty_server() -> Server {
         proxy_smtp_auth: false,
         xclient: Xclient::Off,
         set_real_ip_from: Vec::new(),
+        plain_login_answer: PlainLoginAnswer::Said,
         starttls: Starttls::Off,
         tls: ServerSettings::default(),
         proxy_ssl: ProxySsl::Off,

@@ -217,6 +217,8 @@ pub struct Server {
     pub xclient: Xclient,
     /// Peers whose PROXY header replaces the client's address.
     pub set_real_ip_from: Vec<TrustedPeer>,
+    /// How a login before TLS is refused, where that is required.
+    pub plain_login_answer: PlainLoginAnswer,
     /// STARTTLS towards clients.
     pub starttls: Starttls,
     /// TLS towards clients; needed if a listener has `ssl` or `starttls` is not off.
@@ -454,6 +456,15 @@ pub enum Xclient {
     Auto,
     /// All attributes that the backend's EHLO lists.
     Full,
+}
+
+/// `plain_login_answer`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlainLoginAnswer {
+    /// The client is told why.
+    Said,
+    /// As a bad command.
+    Bad,
 }
 
 /// `starttls`.

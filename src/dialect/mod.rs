@@ -18,11 +18,11 @@ use zeroize::Zeroizing;
 use crate::auth::LoginRefusal;
 use crate::backend::error::{BackendError, RefusalKind};
 use crate::backend::talk::{Dialogue, Talk};
-use crate::config::{Server, Starttls};
-use crate::log::escape;
+use crate::config::{PlainLoginAnswer, Server, Starttls};
+use crate::log::{Severity, escape};
 use crate::net::client_conn::{ClientConn, Stall};
 use crate::net::error::NetError;
-use crate::net::line::{Line, without_end};
+use crate::net::line::{Line, line, without_end};
 use crate::protocol::{Protocol, Record};
 use crate::sasl::{
     Credentials, Exchange, Malformed, Mechanism, Method, Next, Offer, Opening, PLAIN,
@@ -330,6 +330,25 @@ fn requires_tls(session: &Session, client: &ClientConn) -> bool {
     session.service.conf.starttls == Starttls::Only && !client.is_tls()
 }
 
+/// Refuses a login that came before TLS, which is required; `answer` says so. What it presented may have been
+/// read by others, and is not looked at.
+fn refuse_plain_login(
+    dialect: &dyn Dialect,
+    session: &Session,
+    client: &mut ClientConn,
+    answer: &[u8],
+) -> Result<(), Halt> {
+    match session.service.conf.plain_login_answer {
+        PlainLoginAnswer::Bad => client.send(&dialect.bad_command())?,
+        PlainLoginAnswer::Said => {
+            let text = "client tried to log in before TLS";
+            session.log(Severity::Info, file!(), text);
+            client.send(&line(&[answer]))?;
+        }
+    }
+    Ok(())
+}
+
 /// Answers STARTTLS; the handshake comes next, and the caller forgets what it knows of the client. What
 /// the client sent before the handshake is thrown away.
 fn accept_starttls(
@@ -347,7 +366,7 @@ fn accept_starttls(
 /// Logs a command that is refused, as nginx does.
 fn log_rejected(session: &Session, command: &[u8]) {
     let text = format!("client was rejected: \"{}\"", escape(command));
-    session.log(crate::log::Severity::Info, file!(), &text);
+    session.log(Severity::Info, file!(), &text);
 }
 
 /// The line for a failure, of which only a refusal that may be passed on shows anything.

@@ -42,7 +42,7 @@ pub(super) fn translate(
 
     let process = process(tree, &around, losses);
     let (mut mail, servers) = share(groups);
-    add_buffers(&mut mail, &servers, &around);
+    add_defaults(&mut mail, &servers, &around);
     let sections = vec![process, mail];
     let mut document = Document { header, sections };
     document.sections.extend(servers);
@@ -149,7 +149,7 @@ fn add_process_defaults(section: &mut Section, around: &Surroundings) {
 }
 
 /// A page of memory there, four times as much here: longer commands would get another answer.
-fn add_buffers(mail: &mut Section, servers: &[Section], around: &Surroundings) {
+fn add_defaults(mail: &mut Section, servers: &[Section], around: &Surroundings) {
     let mut defaults = Vec::new();
     for (protocol, key) in [
         ("imap", "imap_client_buffer"),
@@ -162,6 +162,13 @@ fn add_buffers(mail: &mut Section, servers: &[Section], around: &Surroundings) {
         if mail.values(key).is_empty() && servers.iter().any(|server| needs(&server)) {
             defaults.push(Entry::of_default(key, CLIENT_BUFFER));
         }
+    }
+    let sections = servers.iter().chain([&*mail]);
+    if sections
+        .flat_map(|section| section.values("starttls"))
+        .any(|value| value == "only")
+    {
+        defaults.push(Entry::of_default("plain_login_answer", "bad"));
     }
     explain(&mut defaults, around);
     mail.entries.extend(defaults);

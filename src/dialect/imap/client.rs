@@ -4,7 +4,7 @@ use super::parse::{Argument, Parsed, WORDS, Word, parse};
 use super::{Awaited, Imap};
 use crate::dialect::{
     accept_starttls, announced, begin_sasl, count_command, fill_command, go_on_with_sasl,
-    mechanism, offers_starttls, refuse_line, requires_tls,
+    mechanism, offers_starttls, refuse_line, refuse_plain_login, requires_tls,
 };
 use crate::net::client_conn::ClientConn;
 use crate::net::line::{Line, line};
@@ -45,19 +45,24 @@ pub(super) fn read_login(
                 accept_starttls(session, client, &completed(imap))?;
                 *imap = Imap::default();
             }
-            Word::Login if !requires_tls(session, client) => match arguments.as_slice() {
+            Word::Login | Word::Authenticate if requires_tls(session, client) => {
+                // RFC 5530
+                let answer = [&imap.tag, &b" NO [PRIVACYREQUIRED] Use STARTTLS first"[..]].concat();
+                refuse_plain_login(imap, session, client, &answer)?;
+            }
+            Word::Login => match arguments.as_slice() {
                 [login, password] if !login.is_empty() => {
                     let password = Secret::from(password.as_slice());
                     return Ok(Credentials::new(Method::PLAIN, login.to_vec(), password));
                 }
                 _ => refuse(imap, client)?,
             },
-            Word::Authenticate if !requires_tls(session, client) => {
+            Word::Authenticate => {
                 if let Some(credentials) = start_sasl(imap, session, client, &arguments)? {
                     return Ok(credentials);
                 }
             }
-            Word::StartTls | Word::Login | Word::Authenticate => refuse(imap, client)?,
+            Word::StartTls => refuse(imap, client)?,
         }
     }
 }

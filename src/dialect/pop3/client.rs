@@ -5,7 +5,7 @@ use super::parse::{Argument, WORDS, Word, parse};
 use crate::config::Server;
 use crate::dialect::{
     accept_starttls, announced, begin_sasl, count_command, go_on_with_sasl, mechanism,
-    offers_starttls, read_client_line, refuse_line, requires_tls,
+    offers_starttls, read_client_line, refuse_line, refuse_plain_login, requires_tls,
 };
 use crate::net::client_conn::ClientConn;
 use crate::sasl::{Credentials, Method};
@@ -50,21 +50,21 @@ pub(super) fn read_login(
             (Word::Stls, _, None) if offers_starttls(session, client) => {
                 accept_starttls(session, client, OK)?;
             }
-            (Word::User, [user], None) if !requires_tls(session, client) => {
+            (Word::User | Word::Apop | Word::Auth, _, None) if requires_tls(session, client) => {
+                refuse_plain_login(pop3, session, client, b"-ERR [AUTH] Use STLS first")?;
+            }
+            (Word::User, [user], None) => {
                 pop3.user = Some(user.to_vec());
                 ok(client)?;
             }
-            (Word::Apop, [login, digest], None)
-                if session.service.conf.mechanisms().own_login
-                    && !requires_tls(session, client) =>
-            {
+            (Word::Apop, [login, digest], None) if session.service.conf.mechanisms().own_login => {
                 return apop(session, login, digest);
             }
-            (Word::Auth, [], None) if !requires_tls(session, client) => {
+            (Word::Auth, [], None) => {
                 let answer = methods(&session.service.conf);
                 client.send(answer.as_bytes())?;
             }
-            (Word::Auth, arguments, None) if !requires_tls(session, client) => {
+            (Word::Auth, arguments, None) => {
                 if let Some(credentials) = start_sasl(pop3, session, client, arguments)? {
                     return Ok(credentials);
                 }

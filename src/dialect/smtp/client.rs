@@ -5,7 +5,7 @@ use super::Smtp;
 use super::parse::{Argument, Parsed, WORDS, Word, parse};
 use crate::dialect::{
     accept_starttls, announced, begin_sasl, count_command, go_on_with_sasl, log_rejected,
-    mechanism, offers_starttls, read_client_line, refuse_line, requires_tls,
+    mechanism, offers_starttls, read_client_line, refuse_line, refuse_plain_login, requires_tls,
 };
 use crate::net::client_conn::ClientConn;
 use crate::net::line::Line;
@@ -161,7 +161,9 @@ fn start_sasl(
     arguments: &[Argument],
 ) -> Result<Option<Credentials>, Halt> {
     if requires_tls(session, client) {
-        refuse(client)?;
+        // RFC 3207, section 4.
+        let answer = b"530 5.7.0 Must issue a STARTTLS command first";
+        refuse_plain_login(smtp, session, client, answer)?;
         return Ok(None);
     }
     if arguments.is_empty() {
