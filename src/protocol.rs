@@ -16,6 +16,15 @@ pub enum Protocol {
     Smtp,
 }
 
+/// What a server is for, which the default ports of its backends follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Purpose {
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Whether every client has to log in; true for all but SMTP servers that take mail without.
+    pub all_log_in: bool,
+}
+
 /// What does not change from session to session.
 #[derive(Debug)]
 pub struct Record {
@@ -25,10 +34,10 @@ pub struct Record {
     pub alpn: &'static str,
     /// Port of plain text, perhaps with STARTTLS.
     pub port: u16,
+    /// The same where every client has to log in.
+    pub login_port: u16,
     /// Port of TLS from the first byte (RFC 8314).
     pub tls_port: u16,
-    /// Ports that imply the protocol, beyond these two.
-    pub further_ports: &'static [u16],
     /// The directive with the mechanisms that clients are offered.
     pub auth_directive: &'static str,
     /// The directive with what clients are told before their login.
@@ -110,8 +119,8 @@ static IMAP: Record = Record {
     name: "imap",
     alpn: "imap",
     port: 143,
+    login_port: 143,
     tls_port: 993,
-    further_ports: &[],
     auth_directive: "imap_auth",
     capabilities_directive: "imap_capabilities",
     port_directive: "imap_port",
@@ -128,8 +137,8 @@ static POP3: Record = Record {
     name: "pop3",
     alpn: "pop3",
     port: 110,
+    login_port: 110,
     tls_port: 995,
-    further_ports: &[],
     auth_directive: "pop3_auth",
     capabilities_directive: "pop3_capabilities",
     port_directive: "pop3_port",
@@ -146,9 +155,9 @@ static SMTP: Record = Record {
     name: "smtp",
     alpn: "smtp",
     port: 25,
-    tls_port: 465,
     // Submission (RFC 6409).
-    further_ports: &[587],
+    login_port: 587,
+    tls_port: 465,
     auth_directive: "smtp_auth",
     capabilities_directive: "smtp_capabilities",
     port_directive: "smtp_port",
@@ -190,7 +199,7 @@ impl Protocol {
     pub fn of_port(port: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|protocol| {
             let record = protocol.record();
-            [record.port, record.tls_port].contains(&port) || record.further_ports.contains(&port)
+            [record.port, record.login_port, record.tls_port].contains(&port)
         })
     }
 }

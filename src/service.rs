@@ -93,14 +93,14 @@ pub(crate) fn visit_backends(
     let mut visitors: Vec<Visitor> = Vec::new();
     for service in services {
         let visitor = Visitor {
-            protocol: service.conf.protocol,
+            purpose: service.conf.purpose(),
             dialogue: dialogue(service.conf.protocol),
             own_name: service.conf.server_name.clone(),
         };
         if service.capabilities_are_learned() {
             capabilities::start(service.asker(visitor.clone()), Arc::downgrade(&visits))?;
         }
-        let is_new = |known: &Visitor| known.protocol != visitor.protocol;
+        let is_new = |known: &Visitor| known.purpose != visitor.purpose;
         if visitors.iter().all(is_new) {
             visitors.push(visitor);
         }

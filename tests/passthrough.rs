@@ -368,9 +368,16 @@ fn a_backend_without_auth_is_no_refused_login() {
     let postern = proxy("smtp", postfix::shared().smtp);
     let (mut client, _) = LineClient::greeted(postern.address("smtp"));
     let said = log_in(&mut client, "smtp", "secret");
-    assert_eq!(said, "451 4.3.2 Internal server error");
+    assert_eq!(said, "454 4.7.0 mail server is not available");
     let line = postern.wait_for_log("authentication not enabled");
     assert!(line.contains("[error]"), "{line}");
+    let told = format!(
+        "the backend offers no login on port {}: submission is usually port 587 with \
+         `proxy_ssl = starttls`",
+        postfix::shared().smtp.port()
+    );
+    assert!(line.contains(&told), "{line}");
+    assert!(!line.contains("invalid response"), "{line}");
 }
 
 #[test]

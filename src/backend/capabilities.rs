@@ -97,7 +97,7 @@ impl Asker {
     fn ask_one(&self, backend: &Backend) -> Option<Vec<String>> {
         let deadline = Instant::now() + backend.conf.connect_timeout;
         let hosts = backend
-            .candidates(self.visitor.protocol, &self.dns, deadline)
+            .candidates(self.visitor.purpose, &self.dns, deadline)
             .unwrap_or_default();
         hosts
             .iter()

@@ -10,7 +10,7 @@ use super::{Backend, Visits, wait_between};
 use crate::net::resolve::Dns;
 use crate::system::threads::spawn;
 
-/// Starts the checks of a backend, one visitor for each protocol that it is used for.
+/// Starts the checks of a backend, one visitor for each purpose that it is used for.
 ///
 /// # Errors
 /// The system starts no more threads.
@@ -51,7 +51,7 @@ fn visit_all(backend: &Backend, visitor: &Visitor, dns: &Dns) {
     let deadline = Instant::now() + backend.conf.connect_timeout;
     // Without an address there is nothing to say that a session would not say better.
     let hosts = backend
-        .addresses(visitor.protocol, dns, deadline)
+        .addresses(visitor.purpose, dns, deadline)
         .unwrap_or_default();
     for host in hosts {
         match visitor.greet(backend, &host) {

@@ -160,6 +160,11 @@ impl BackendConn<'_> {
         Ok(())
     }
 
+    /// Where the host is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.dial.candidate.address
+    }
+
     /// How TLS is spoken here.
     pub(crate) fn ssl(&self) -> ProxySsl {
         self.dial.ssl

@@ -163,6 +163,8 @@ pub(crate) enum RefusalKind {
     LoginForNow,
     /// A sender who needs no login.
     Envelope,
+    /// Every login, on this port of the host.
+    LoginHere(u16),
     /// Anything else.
     Other,
 }
@@ -232,12 +234,18 @@ impl fmt::Display for BackendError {
 
 impl fmt::Display for BackendReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let answer = self.answer.trim_ascii_end();
-        write!(f, "upstream sent invalid response: \"{}\"", escape(answer))?;
-        if let Some(hint) = self.hint {
-            write!(f, "; {hint}")?;
+        let answer = escape(self.answer.trim_ascii_end());
+        match (self.kind, self.hint) {
+            (RefusalKind::LoginHere(port), hint) => {
+                write!(f, "the backend offers no login on port {port}")?;
+                hint.map_or(Ok(()), |hint| write!(f, ": {hint}"))?;
+                write!(f, "; it answered \"{answer}\"")
+            }
+            (_, None) => write!(f, "upstream sent invalid response: \"{answer}\""),
+            (_, Some(hint)) => {
+                write!(f, "upstream sent invalid response: \"{answer}\"; {hint}")
+            }
         }
-        Ok(())
     }
 }
 

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use crate::config::{self, Balance};
 use crate::log::{Log, Seldom, Severity};
 use crate::net::resolve::Dns;
-use crate::protocol::Protocol;
+use crate::protocol::Purpose;
 use crate::tls::{Connector, Problem};
 
 use self::error::BeforeCredentials;
@@ -72,18 +72,18 @@ impl Backend {
         }
     }
 
-    /// Its addresses for a protocol in the order in which they are to be tried: those that failed
+    /// Its addresses for a purpose in the order in which they are to be tried: those that failed
     /// lately last.
     ///
     /// # Errors
     /// Not one of the names has an address; the text is for people.
     pub(crate) fn candidates(
         &self,
-        protocol: Protocol,
+        purpose: Purpose,
         dns: &Dns,
         deadline: Instant,
     ) -> Result<Vec<Candidate>, String> {
-        let mut found = self.addresses(protocol, dns, deadline)?;
+        let mut found = self.addresses(purpose, dns, deadline)?;
         if self.conf.balance == Balance::RoundRobin {
             let turn = self.health.next_turn(found.len());
             found.rotate_left(turn);
@@ -100,7 +100,7 @@ impl Backend {
     /// As `candidates`.
     pub(crate) fn addresses(
         &self,
-        protocol: Protocol,
+        purpose: Purpose,
         dns: &Dns,
         deadline: Instant,
     ) -> Result<Vec<Candidate>, String> {
@@ -108,7 +108,7 @@ impl Backend {
         let mut unknown = Vec::new();
         let hosts = self.conf.hosts.iter();
         for (host, left) in hosts.zip((1..=self.conf.hosts.len()).rev()) {
-            let port = host.port.unwrap_or(self.conf.port(protocol));
+            let port = host.port.unwrap_or(self.conf.port(purpose));
             // A name server that is silent about one host leaves time for the others, and for a login.
             let left = u32::try_from(left + 1).unwrap_or(u32::MAX);
             let share = deadline.saturating_duration_since(Instant::now()) / left;

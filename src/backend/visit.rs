@@ -9,14 +9,14 @@ use super::error::BackendError;
 use super::talk::{Dialogue, Talk, open};
 use super::{Backend, Candidate};
 use crate::config::ProxySsl;
-use crate::protocol::Protocol;
+use crate::protocol::Purpose;
 
 /// Who visits: in which protocol, under which name.
 #[derive(Debug, Clone)]
 pub(crate) struct Visitor {
-    /// The protocol that is spoken.
-    pub protocol: Protocol,
-    /// How it is spoken.
+    /// What the host is wanted for.
+    pub purpose: Purpose,
+    /// How its protocol is spoken.
     pub dialogue: Dialogue,
     /// `server_name`: what SMTP backends are greeted with.
     pub own_name: String,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::address::{Host, host_and_port, port};
 use super::value::{list, shown};
 use super::{ProxyProtocol, ProxySsl, Xclient};
-use crate::protocol::{PerProtocol, Protocol};
+use crate::protocol::{PerProtocol, Purpose};
 use crate::sasl::Mechanism;
 use crate::tls::ClientSettings;
 
@@ -44,14 +44,17 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Where a host without a port of its own speaks this protocol: what is configured, else with
-    /// `proxy_ssl on` the port of implicit TLS (RFC 8314), otherwise the plain one.
-    pub fn port(&self, protocol: Protocol) -> u16 {
+    /// Where a host without a port of its own serves this purpose: what is configured, else with
+    /// `proxy_ssl on` the port of implicit TLS (RFC 8314), otherwise the plain one, for SMTP that of
+    /// submission where every client has to log in.
+    pub fn port(&self, purpose: Purpose) -> u16 {
+        let record = purpose.protocol.record();
         let by_tls = match self.proxy_ssl {
-            ProxySsl::On => protocol.record().tls_port,
-            ProxySsl::Off | ProxySsl::StartTls => protocol.record().port,
+            ProxySsl::On => record.tls_port,
+            ProxySsl::Off | ProxySsl::StartTls if purpose.all_log_in => record.login_port,
+            ProxySsl::Off | ProxySsl::StartTls => record.port,
         };
-        self.ports[protocol].unwrap_or(by_tls)
+        self.ports[purpose.protocol].unwrap_or(by_tls)
     }
 }
 

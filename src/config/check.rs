@@ -84,7 +84,7 @@ pub fn describe(config: &Config) -> String {
         }
     }
     for backend in &config.backends {
-        describe_backend(&mut text, backend);
+        describe_backend(&mut text, backend, &config.servers);
     }
     for line in &config.routes {
         // Writing to a String cannot fail.
@@ -130,13 +130,19 @@ fn describe_listener(text: &mut String, server: &Server, listen: &Listen) {
     text.push('\n');
 }
 
-fn describe_backend(text: &mut String, backend: &Backend) {
+/// With the ports for what the servers are for.
+fn describe_backend(text: &mut String, backend: &Backend, servers: &[Server]) {
     let _ = write!(text, "[backend {}] ", backend.name);
     for host in &backend.hosts {
         let _ = write!(text, " {host}");
     }
-    for protocol in Protocol::ALL {
-        let _ = write!(text, "  {} {}", protocol.name(), backend.port(protocol));
+    let mut told = Vec::new();
+    for purpose in servers.iter().map(Server::purpose) {
+        let port = (purpose.protocol, backend.port(purpose));
+        if !told.contains(&port) {
+            told.push(port);
+            let _ = write!(text, "  {} {}", port.0.name(), port.1);
+        }
     }
     text.push_str(match backend.proxy_ssl {
         ProxySsl::Off => "",

@@ -1371,11 +1371,11 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "smtp_port",
         BACKEND,
         "port, 1 to 65535",
-        Unset("465 with proxy_ssl = on, otherwise 25"),
+        Unset("465 with proxy_ssl = on, otherwise 587, or 25 for servers whose smtp_auth has none"),
         Is(|d, v| put(&mut d.backend.ports[Smtp], count(v, 1..=65_535).map(Some))),
         "Where hosts without a port of their own speak SMTP.",
     )
-    .example("25"),
+    .example("587"),
     row(
         "auth_mechanism",
         BACKEND,

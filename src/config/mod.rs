@@ -32,7 +32,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::log::{LogTarget, TextLayout};
-use crate::protocol::{PerProtocol, Protocol};
+use crate::protocol::{PerProtocol, Protocol, Purpose};
 use crate::sasl::Mechanism;
 use crate::tls;
 
@@ -239,6 +239,15 @@ impl Server {
     /// Whether clients can ever speak TLS here; then there are certificates.
     pub fn has_tls(&self) -> bool {
         self.starttls != Starttls::Off || self.listen.iter().any(|listen| listen.ssl)
+    }
+
+    /// What it is for.
+    pub fn purpose(&self) -> Purpose {
+        let is_optional = self.protocol.record().backend_login.is_optional();
+        Purpose {
+            protocol: self.protocol,
+            all_log_in: !(is_optional && self.mechanisms().own_login),
+        }
     }
 
     /// The ways to log in that clients are offered, as the protocol's directive says.

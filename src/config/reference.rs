@@ -246,7 +246,7 @@ fn sample_section(text: &mut String, kind: SectionKind) {
 fn sample_servers(text: &mut String) {
     text.push_str(&prose(OF_SERVERS));
     for (at, record) in Protocol::ALL.map(Protocol::record).iter().enumerate() {
-        let port = record.further_ports.first().unwrap_or(&record.port);
+        let port = record.login_port;
         let _ = writeln!(text, "[server {}]", record.name);
         if at == 0 {
             let own = |d: &&Directive| {

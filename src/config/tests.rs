@@ -244,14 +244,40 @@ fn long_values_never_panic() {
     }
 }
 
+fn with_logins(protocol: Protocol) -> Purpose {
+    Purpose {
+        protocol,
+        all_log_in: true,
+    }
+}
+
+/// The port of a backend's host for each server, with the kinds of TLS in turn.
+fn smtp_ports(smtp_auth: &str) -> [u16; 3] {
+    ["off", "starttls", "on"].map(|ssl| {
+        let ini = format!(
+            "[server a]\nprotocol = smtp\nlisten = 127.0.0.1:0\nauth_http = 127.0.0.1:9\n\
+             smtp_auth = {smtp_auth}\n[backend b]\nhosts = h.test\nproxy_ssl = {ssl}\n"
+        );
+        let config = parse(&ini, Path::new("ports.ini")).expect("a good file");
+        config.backends[0].port(config.servers[0].purpose())
+    })
+}
+
+#[test]
+fn smtp_goes_to_the_port_of_submission_where_every_client_has_to_log_in() {
+    assert_eq!(smtp_ports("plain login"), [587, 587, 465]);
+    assert_eq!(smtp_ports("none"), [25, 25, 465]);
+    assert_eq!(smtp_ports("plain none"), [25, 25, 465]);
+}
+
 #[test]
 fn a_single_backend_needs_no_routes() {
     let config = load(&Path::new(CONFIGS).join("good/small_office.ini")).expect("a good file");
     let [office] = &config.backends[..] else {
         panic!("one backend");
     };
-    let ports = [Protocol::Imap, Protocol::Pop3, Protocol::Smtp].map(|p| office.port(p));
-    assert_eq!((office.name.as_str(), ports), ("office", [143, 110, 25]));
+    let ports = Protocol::ALL.map(|protocol| office.port(with_logins(protocol)));
+    assert_eq!((office.name.as_str(), ports), ("office", [143, 110, 587]));
     assert_eq!(office.hosts.len(), 1);
     assert_eq!(
         (office.xclient, office.balance, office.auth_mechanism),
@@ -276,9 +302,9 @@ fn a_backend_has_its_own_settings_and_none_of_mail() {
     let [office, branch] = &config.backends[..] else {
         panic!("two backends");
     };
-    let ports = [Protocol::Imap, Protocol::Pop3, Protocol::Smtp];
-    assert_eq!(ports.map(|p| office.port(p)), [1143, 1110, 1587]);
-    assert_eq!(ports.map(|p| branch.port(p)), [993, 995, 465]);
+    let purposes = Protocol::ALL.map(with_logins);
+    assert_eq!(purposes.map(|p| office.port(p)), [1143, 1110, 1587]);
+    assert_eq!(purposes.map(|p| branch.port(p)), [993, 995, 465]);
     assert_eq!(
         (office.proxy_ssl, office.proxy_protocol, office.xclient),
         (ProxySsl::StartTls, ProxyProtocol::V2, Xclient::Full)

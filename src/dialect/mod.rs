@@ -394,7 +394,11 @@ fn failure_line(
         }
         Cause::Backend(error) if own_method && error.is_without_service() => Some(unavailable()),
         Cause::Backend(BackendError::Refused(reply))
-            if own_method && reply.kind == RefusalKind::LoginForNow =>
+            if own_method
+                && matches!(
+                    reply.kind,
+                    RefusalKind::LoginForNow | RefusalKind::LoginHere(_)
+                ) =>
         {
             Some(unavailable())
         }

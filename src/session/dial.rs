@@ -19,7 +19,7 @@ pub(crate) fn candidates(session: &Session, grant: &Grant) -> Result<Vec<Candida
         |error: String| BackendError::Connect(format!("no address of upstream: {error}"), None);
     match &grant.target {
         Target::Backend(backend) => backend
-            .candidates(session.service.conf.protocol, dns, deadline)
+            .candidates(session.service.conf.purpose(), dns, deadline)
             .map_err(not_found),
         Target::Address { host, port } => {
             let found = dns.lookup_host(host, *port, deadline);

@@ -20,6 +20,12 @@ use crate::session::Session;
 /// response goes in a second step (RFC 4954, section 4).
 const COMMAND_LINE: usize = 512;
 
+/// What the administrator can do where a host takes no login.
+const NO_LOGIN: &str = "submission is usually port 587 with `proxy_ssl = starttls`";
+
+/// The same where it takes none in plain text.
+const WANTS_TLS: &str = "it wants TLS first; set `proxy_ssl = starttls`";
+
 /// A dialogue without a client.
 pub(super) fn begin(own_name: &str) -> Box<dyn Talk> {
     Box::new(SmtpTalk {
@@ -137,12 +143,14 @@ impl Talk for SmtpTalk {
         if grant.smtp_auth && !grant.without_login && grant.mechanism != AuthMechanism::Off {
             let offered = self.capability("AUTH").unwrap_or_default();
             let mechanism = grant.sasl_mechanism(&offered);
-            match mechanism.to_backend {
-                ToBackend::TwoAnswers => self.send_password(backend, grant, mechanism)?,
+            let sent = match mechanism.to_backend {
+                ToBackend::TwoAnswers => self.send_password(backend, grant, mechanism),
                 ToBackend::Message(_) | ToBackend::Never => {
-                    self.send_sasl(backend, grant, mechanism)?;
+                    self.send_sasl(backend, grant, mechanism)
                 }
-            }
+            };
+            let is_offered = !offered.is_empty();
+            sent.map_err(|error| explain_refusal(error, is_offered, backend.address().port()))?;
         }
         let client = self.client.as_ref();
         match client.and_then(|client| client.envelope.as_ref()) {
@@ -263,6 +271,20 @@ impl SmtpTalk {
             (words.next() == Some(name)).then(|| words.map(str::to_owned).collect())
         })
     }
+}
+
+/// A refusal of AUTH as such, by a host that does not list it, is that of every login.
+fn explain_refusal(error: BackendError, is_offered: bool, port: u16) -> BackendError {
+    let BackendError::Refused(mut reply) = error else {
+        return error;
+    };
+    let wants_tls = reply.answer.starts_with(b"530") || reply.answer.starts_with(b"538");
+    let is_of_command = wants_tls || reply.answer.starts_with(b"50");
+    if reply.kind == RefusalKind::Other && is_of_command && !is_offered {
+        reply.kind = RefusalKind::LoginHere(port);
+        reply.hint = Some(if wants_tls { WANTS_TLS } else { NO_LOGIN });
+    }
+    BackendError::Refused(reply)
 }
 
 /// Says again what the client has said, and returns the answer to RCPT, whatever it is.
@@ -394,6 +416,7 @@ fn encode(message: &[u8]) -> Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::error::BackendReply;
 
     #[test]
     fn a_reply_line_has_a_code_and_a_separator() {
@@ -408,6 +431,33 @@ mod tests {
         assert_eq!(reply_line(b"250\r\n"), Some((&b"250"[..], true, &b""[..])));
         for bad in [&b"25 ok\r\n"[..], b"2500 ok\r\n", b"\r\n", b"250_ok\r\n"] {
             assert_eq!(reply_line(bad), None);
+        }
+    }
+
+    #[test]
+    fn auth_that_is_not_listed_and_refused_as_such_is_no_login_at_all() {
+        let explained = |answer: &str, is_offered| {
+            let reply = BackendReply {
+                answer: answer.into(),
+                hint: None,
+                pass_on: false,
+                kind: refusal_kind(&answer.as_bytes()[..3], RefusalKind::Login),
+            };
+            explain_refusal(BackendError::Refused(reply), is_offered, 25).to_string()
+        };
+        assert_eq!(
+            explained("503 5.5.1 not enabled\r\n", false),
+            "the backend offers no login on port 25: submission is usually port 587 with \
+             `proxy_ssl = starttls`; it answered \"503 5.5.1 not enabled\""
+        );
+        assert_eq!(
+            explained("530 5.7.0 Must issue STARTTLS\r\n", false),
+            "the backend offers no login on port 25: it wants TLS first; set `proxy_ssl = starttls`; \
+             it answered \"530 5.7.0 Must issue STARTTLS\""
+        );
+        for (answer, is_offered) in [("504 5.5.4 what\r\n", true), ("535 5.7.8 no\r\n", false)] {
+            let text = explained(answer, is_offered);
+            assert!(text.starts_with("upstream sent invalid"), "{text}");
         }
     }
 }
