@@ -322,6 +322,36 @@ fn a_host_that_never_greets_leaves_time_for_the_next() {
     );
 }
 
+/// A login within a second and a bit, though the first host takes the connection and says nothing.
+fn gets_past_a_silent_host(protocol: &str, good: SocketAddr, more: &str) {
+    let bad = Peer::start(never_greets);
+    let more = format!("connect_timeout = 1s\n{more}");
+    let postern = proxy(protocol, &[bad.address(), good], &more);
+    let start = Instant::now();
+    drop(logs_in(&postern, protocol));
+    let took = start.elapsed();
+    let limits = Duration::from_secs(1)..Duration::from_secs(4);
+    assert!(limits.contains(&took), "{protocol}: {took:?}");
+    assert_eq!(told(&postern, "is down").len(), 1);
+}
+
+#[test]
+fn connect_timeout_covers_the_greeting_and_then_the_next_host_is_tried() {
+    for protocol in ["imap", "pop3", "smtp"] {
+        let good = Peer::start(server_of(protocol));
+        gets_past_a_silent_host(protocol, good.address(), "");
+    }
+}
+
+#[test]
+fn connect_timeout_covers_the_handshake_too() {
+    let dovecot = dovecot::shared();
+    for (protocol, good) in [("imap", dovecot.imaps), ("pop3", dovecot.pop3s)] {
+        let more = "proxy_ssl = on\nproxy_ssl_verify = off";
+        gets_past_a_silent_host(protocol, good, more);
+    }
+}
+
 /// A host that thinks about a password for so long and then refuses it.
 fn judges_after(time: Duration) -> Peer {
     Peer::start(move |talk: &mut Talk| {
