@@ -9,9 +9,11 @@ use std::thread;
 use crate::common::line_client::LineClient;
 use crate::common::postern::Postern;
 use crate::common::tls::{TlsLines, accept, server_config};
+use crate::common::tools::wait_for_line;
 use crate::common::wait::{PATIENCE, until, until_true};
 use crate::peers::{Peer, server_of};
 use crate::servers::pki::Pki;
+use crate::servers::postfix;
 
 /// A backend that wants a PROXY header, offers STARTTLS and PLAIN, and remembers every line.
 struct Backend {
@@ -230,10 +232,10 @@ fn a_host_that_is_given_up_before_the_credentials_is_told_goodbye() {
 }
 
 #[test]
-fn a_host_that_refuses_the_credentials_is_told_nothing_more() {
+fn a_host_that_refuses_the_credentials_is_told_goodbye() {
     for (protocol, last) in [
-        ("imap", " {7}\r\nrefused\r\n"),
-        ("pop3", "PASS refused\r\n"),
+        ("imap", " {7}\r\nrefused\r\np9 LOGOUT\r\n"),
+        ("pop3", "PASS refused\r\nQUIT\r\n"),
     ] {
         let backend = Peer::start(server_of(protocol));
         let fixed = format!("{protocol}_capabilities = TEST");
@@ -243,4 +245,16 @@ fn a_host_that_refuses_the_credentials_is_told_nothing_more() {
         let said = String::from_utf8_lossy(&backend.received()).into_owned();
         assert!(said.ends_with(last), "{said}");
     }
+}
+
+#[test]
+fn postfix_hears_quit_behind_a_refused_login() {
+    let postfix = postfix::shared();
+    let fixed = "smtp_capabilities = TEST";
+    let postern = proxy("smtp", postfix.smtp_auth, fixed, "xclient = off");
+    let (mut client, _) = LineClient::greeted(postern.address("smtp"));
+    client.send("AUTH PLAIN AGFsaWNlAHdyb25n");
+    let answer = client.line();
+    assert!(answer.starts_with("535 "), "{answer}");
+    wait_for_line(&postfix.log, "ehlo=1 auth=0/1 quit=1 commands=2/3");
 }

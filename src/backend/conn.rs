@@ -63,10 +63,12 @@ pub(crate) struct BackendConn<'a> {
     dial: Dial<'a>,
     /// What its answers have taken so far, in bytes.
     total: usize,
-    /// It is to hear a goodbye: it has welcomed us and got no credentials, and the connection works.
+    /// It can hear a goodbye: it has welcomed us, and the connection works.
     hears_goodbye: bool,
     /// The credentials went out to it, or a part of them.
     has_credentials: bool,
+    /// It has refused them.
+    has_refused: bool,
 }
 
 impl<'a> Dial<'a> {
@@ -86,6 +88,7 @@ impl<'a> Dial<'a> {
             total: 0,
             hears_goodbye: false,
             has_credentials: false,
+            has_refused: false,
         };
         backend.send_proxy_header(address)?;
         if backend.dial.ssl == ProxySsl::On {
@@ -187,7 +190,6 @@ impl BackendConn<'_> {
     /// to have it, even if only a part of the line went out.
     pub(crate) fn send_credentials(&mut self, line: &[u8]) -> Result<(), BackendError> {
         self.dial.deadlines.credentials_are_out();
-        self.hears_goodbye = false;
         self.has_credentials = true;
         self.send(line)
     }
@@ -198,8 +200,12 @@ impl BackendConn<'_> {
     }
 
     /// What this error means for other hosts and for the health of this one.
-    pub(crate) fn login_failure(&self, error: BackendError) -> LoginFailure {
-        LoginFailure::of(self.has_credentials, error)
+    pub(crate) fn login_failure(&mut self, error: BackendError) -> LoginFailure {
+        let failure = LoginFailure::of(self.has_credentials, error);
+        if let LoginFailure::After(failure) = &failure {
+            self.has_refused = failure.is_judgement();
+        }
+        failure
     }
 
     /// Sends a line, its end included.
@@ -255,9 +261,9 @@ impl BackendConn<'_> {
     }
 
     /// Says goodbye with this line and closes. Nothing is said to a host that did not welcome us, to one that
-    /// has the credentials (a client waits for its answer), nor where nobody would hear it.
+    /// has the credentials and has not judged them, nor where nobody would hear it.
     pub(crate) fn close_with(mut self, goodbye: &[u8]) {
-        if !self.hears_goodbye {
+        if !self.hears_goodbye || self.has_credentials && !self.has_refused {
             return;
         }
         let limit = match self.dial.origin {

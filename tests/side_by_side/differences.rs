@@ -451,6 +451,41 @@ pub(crate) const TABLE: &[Row] = &[
         "QUIT",
         "the same",
     ),
+    row(
+        "imap/a_backend_that_refuses_with_more_lines *",
+        Backend,
+        "",
+        "p9 LOGOUT",
+        "so is a host that has refused the credentials",
+    ),
+    row(
+        "imap/a_backend_that_says_bye_and_refuses *",
+        Backend,
+        "",
+        "p9 LOGOUT",
+        "the same",
+    ),
+    row(
+        "imap/the_backend_refusal_is_*",
+        Backend,
+        "",
+        "p9 LOGOUT",
+        "the same",
+    ),
+    row(
+        "pop3/the_backend_refusal_is_*",
+        Backend,
+        "",
+        "QUIT",
+        "the same",
+    ),
+    row(
+        "smtp/a_backend_that_refuses_auth *",
+        Backend,
+        "",
+        "QUIT",
+        "the same",
+    ),
     // TLS.
     row(
         "*/plain_text_on_an_implicit_tls_port *",
