@@ -16,13 +16,12 @@ use crate::dialect;
 use crate::front::{self, Fronts, Listening};
 use crate::log::{Log, Severity};
 use crate::net::resolve;
-use crate::service::{self, Service};
+use crate::service::{self, Kept, Service};
 use crate::session::Runtime;
 use crate::session::live::Ending;
 use crate::system::signals::{self, Wish};
 use crate::system::threads::spawn;
 use crate::system::{limits, privileges, service_manager};
-use crate::tls::SessionCaches;
 
 /// How long threads get to end when the process is told to stop.
 const STOP: Duration = Duration::from_millis(1500);
@@ -90,8 +89,8 @@ fn start(config: &Config) -> Result<Process, String> {
     let wishes = signals::listen()?;
     let _ = privileges::forbid_core_files();
     check_descriptors(config)?;
-    let caches = SessionCaches::default();
-    let services = service::build(config, &caches)?;
+    let kept = Kept::default().next(config);
+    let services = service::build(config, &kept)?;
     let mut fronts = Fronts::new(passed);
     let bound = fronts.bind(&services)?;
     let pid_file = write_pid(process.pid.as_deref())?;
@@ -122,7 +121,7 @@ fn start(config: &Config) -> Result<Process, String> {
         wishes,
         fronts,
         _visits: visits,
-        caches,
+        kept,
         conf: process.clone(),
         pulse: Pulse::new(),
         reload_failed: false,
@@ -160,8 +159,8 @@ struct Process {
     fronts: Fronts,
     /// Those of the configuration in use; to be held, not read.
     _visits: Arc<Visits>,
-    /// TLS sessions that the servers in use can resume, and those after the next HUP.
-    caches: SessionCaches,
+    /// What those after the next HUP go on with.
+    kept: Kept,
     conf: config::Process,
     pulse: Option<Pulse>,
     /// Whether the last HUP changed nothing.
@@ -295,10 +294,11 @@ impl Process {
             process.log_format,
         )?;
         check_descriptors(config)?;
-        let caches = self.caches.next();
-        let services = service::build(config, &caches)?;
+        let kept = self.kept.next(config);
+        let services = service::build(config, &kept)?;
         let bound = self.fronts.bind(&services)?;
         let prepared = Fronts::prepare(bound, &self.runtime, &log)?;
+        // What is known of the backends is what clients are told as soon as they are let in.
         let visits = visit_backends(&services)?;
 
         // From here on nothing fails.
@@ -316,7 +316,7 @@ impl Process {
         self.fronts.change_to(prepared, &log);
         self._visits = visits;
         self.runtime.admission.set_limits(admission_limits(process));
-        self.caches = caches;
+        self.kept = kept;
         self.log = log;
         self.conf = config::Process {
             user: self.conf.user.take(),

@@ -2,12 +2,14 @@
 //! it as long as they live, so that a reload does not touch them.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::auth::Authenticator;
 use crate::auth::http::AuthHttp;
 use crate::auth::passthrough::Passthrough;
 use crate::backend::capabilities::{self, Asker, Learned};
+use crate::backend::known::Known;
 use crate::backend::refusal_time::RefusalTime;
 use crate::backend::route::Router;
 use crate::backend::talk::Dialogue;
@@ -56,21 +58,53 @@ pub(crate) struct Service {
     refreshed: Seldom,
 }
 
-/// Builds the servers of a configuration; `caches` are its own.
+/// What one configuration hands to the next, by name. Nothing of it can be told from the configuration.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// TLS sessions that the servers can resume.
+    caches: SessionCaches,
+    /// What is known of the hosts of each backend.
+    known: HashMap<String, Arc<Known>>,
+}
+
+impl Kept {
+    /// What of this is kept for another configuration, and a place for what is new there.
+    pub(crate) fn next(&self, config: &Config) -> Self {
+        let of_name = |name: &String| self.known.get(name).cloned().unwrap_or_default();
+        let names = config.backends.iter().map(|backend| &backend.name);
+        Self {
+            caches: self.caches.next(),
+            known: names.map(|name| (name.clone(), of_name(name))).collect(),
+        }
+    }
+
+    fn known(&self, backend: &str) -> Arc<Known> {
+        self.known.get(backend).cloned().unwrap_or_default()
+    }
+}
+
+/// Builds the servers of a configuration; `kept` is its own.
 ///
 /// # Errors
 /// What is wrong, for people: a log that cannot be opened, a resolver that cannot be set up.
-pub(crate) fn build(config: &Config, caches: &SessionCaches) -> Result<Vec<Arc<Service>>, String> {
+pub(crate) fn build(config: &Config, kept: &Kept) -> Result<Vec<Arc<Service>>, String> {
     let log = Log::open_process(
         &config.process.error_log,
         &config.process.error_log_user_tag,
         config.process.log_format,
     )?;
-    let backends = config.backends.iter();
-    let backends = backends.map(|conf| Arc::new(Backend::new(conf.clone(), log.clone())));
+    let backend = |conf: &config::Backend| {
+        let known = kept.known(&conf.name);
+        Arc::new(Backend::new(conf.clone(), known, log.clone()))
+    };
+    let backends = config.backends.iter().map(backend);
     let shared = Shared {
-        router: Arc::new(Router::new(backends.collect(), &config.routes, log)?),
-        caches: caches.clone(),
+        router: Arc::new(Router::new(
+            backends.collect(),
+            &config.routes,
+            log.clone(),
+        )?),
+        caches: kept.caches.clone(),
         connectors: RefCell::default(),
     };
     let build = |conf: &config::Server| Service::build(config, conf, &shared);

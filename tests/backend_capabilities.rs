@@ -148,6 +148,8 @@ fn postfixs_list_is_told_without_what_a_proxy_cannot_do() {
             postfix.smtp_starttls,
             "proxy_ssl = starttls\nproxy_ssl_verify = off",
         ),
+        (postfix.smtp_haproxy, "proxy_protocol = on"),
+        (postfix.smtp_haproxy, "proxy_protocol = v2"),
     ] {
         let postern = proxy("smtp", &[host], "", ssl);
         let list = learned(&postern, "smtp");
@@ -296,6 +298,13 @@ fn a_backend_is_asked_once_at_the_start_and_once_by_a_reload() {
 }
 
 #[test]
+fn a_host_of_two_backends_is_asked_for_each_of_them() {
+    let backend = offering("imap", "IMAP4rev1 IDLE".into());
+    let _postern = proxy("imap", &[backend.address(); 2], "", "");
+    wait::until_true("it is asked twice", PATIENCE, || backend.accepted() == 2);
+}
+
+#[test]
 fn a_backend_that_offers_without_end_is_not_believed() {
     let endless = format!("250-b\r\n{}250 DSN", "250-X\r\n".repeat(20_000));
     let backend = offering("smtp", endless);
@@ -307,7 +316,7 @@ fn a_backend_that_offers_without_end_is_not_believed() {
 }
 
 #[test]
-fn the_static_defaults_hold_until_every_backend_has_answered() {
+fn the_static_defaults_hold_until_a_backend_has_answered() {
     let dead = local(free_port());
     for (protocol, default) in [
         ("imap", &["IMAP4", "IMAP4rev1", "UIDPLUS", "AUTH=PLAIN"][..]),
@@ -317,6 +326,69 @@ fn the_static_defaults_hold_until_every_backend_has_answered() {
         let postern = proxy(protocol, &[dead], "", "");
         assert_eq!(capabilities(&postern, protocol), default);
     }
+}
+
+#[test]
+fn a_dead_backend_does_not_hide_what_the_other_offers() {
+    let alive = offering("smtp", "250-b\r\n250-SIZE 2000\r\n250 DSN".into());
+    for dead_first in [true, false] {
+        let dead = local(free_port());
+        let hosts = match dead_first {
+            true => [dead, alive.address()],
+            false => [alive.address(), dead],
+        };
+        let postern = proxy("smtp", &hosts, "", "");
+        let list = learned(&postern, "smtp");
+        assert_eq!(list, ["DSN", "SIZE 2000", "AUTH PLAIN LOGIN"]);
+        let line = postern.wait_for_log("is down");
+        assert!(
+            line.contains("[warn]") && line.contains(&dead.to_string()),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn the_hosts_of_a_backend_offer_what_all_of_them_do() {
+    let one = offering("pop3", "+OK\r\nTOP\r\nUIDL\r\nUSER\r\n.".into());
+    let two = offering("pop3", "+OK\r\nUSER\r\nTOP\r\n.".into());
+    let postern = Postern::start(&format!(
+        "[server pop3]\nprotocol = pop3\nlisten = 127.0.0.1:0\n[backend b]\nhosts = {} {}\n",
+        one.address(),
+        two.address()
+    ));
+    assert_eq!(
+        learned(&postern, "pop3"),
+        ["TOP", "USER", "SASL PLAIN LOGIN"]
+    );
+}
+
+#[test]
+fn what_was_learned_outlives_a_reload() {
+    let serves = Arc::new(AtomicBool::new(true));
+    let is_up = Arc::clone(&serves);
+    let backend = Peer::start(move |talk: &mut Talk| {
+        if !is_up.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        talk.say("220 hi")?;
+        talk.line()?;
+        talk.say("250-b\r\n250 DSN")?;
+        talk.line()?;
+        talk.say("221 bye")
+    });
+    let postern = proxy("smtp", &[backend.address()], "", "");
+    assert_eq!(learned(&postern, "smtp"), ["DSN", "AUTH PLAIN LOGIN"]);
+    serves.store(false, Ordering::SeqCst);
+    for count in 1..3 {
+        postern.signal(Signal::SIGHUP);
+        wait::until_true("it has reloaded", PATIENCE, || {
+            postern.count("was read anew") == count
+        });
+        assert_eq!(capabilities(&postern, "smtp"), ["DSN", "AUTH PLAIN LOGIN"]);
+    }
+    postern.wait_for_log("is down");
+    assert_eq!(capabilities(&postern, "smtp"), ["DSN", "AUTH PLAIN LOGIN"]);
 }
 
 #[test]

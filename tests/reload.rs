@@ -12,7 +12,7 @@ use crate::common::ports::free_port;
 use crate::common::postern::Postern;
 use crate::common::tools::run;
 use crate::common::wait;
-use crate::peers::unruly::echoes_after_login;
+use crate::peers::unruly::{echoes_after_login, says_bye};
 use crate::peers::{Peer, imap_server};
 use nix::sys::signal::Signal;
 
@@ -62,6 +62,31 @@ fn hup_reads_everything_anew_and_leaves_running_sessions_alone() {
     });
     running.send("still there");
     assert!(running.line().contains("still there"));
+    postern.stop();
+}
+
+#[test]
+fn what_is_known_of_hosts_outlives_a_reload() {
+    let (bad, good) = (Peer::start(says_bye), Peer::start(imap_server));
+    let postern = Postern::start(&format!(
+        "[server imap]\nprotocol = imap\nlisten = 127.0.0.1:0\nimap_capabilities = TEST\n\
+         [backend mail]\nhosts = {} {}\n",
+        bad.address(),
+        good.address()
+    ));
+    for count in 1..3 {
+        let (mut client, _) = LineClient::greeted(postern.address("imap"));
+        client.send("a LOGIN alice secret");
+        let answer = client.line();
+        assert!(answer.starts_with("a OK"), "{answer}");
+        postern.signal(Signal::SIGHUP);
+        wait::until_true("it has reloaded", Duration::from_secs(5), || {
+            postern.count("was read anew") == count
+        });
+    }
+    // It is tried last, behind a reload as well, and nobody calls it down a second time.
+    assert_eq!((bad.accepted(), good.accepted()), (1, 2));
+    assert_eq!(postern.count("is down"), 1);
     postern.stop();
 }
 

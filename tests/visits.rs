@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -11,7 +12,8 @@ use crate::common::postern::Postern;
 use crate::common::tls::{TlsLines, accept, server_config};
 use crate::common::tools::wait_for_line;
 use crate::common::wait::{PATIENCE, until, until_true};
-use crate::peers::{Peer, server_of};
+use crate::peers::dns::{A, DnsStub, NOERROR, NXDOMAIN, Record};
+use crate::peers::{Peer, Talk, server_of};
 use crate::servers::pki::Pki;
 use crate::servers::postfix;
 
@@ -257,4 +259,99 @@ fn postfix_hears_quit_behind_a_refused_login() {
     let answer = client.line();
     assert!(answer.starts_with("535 "), "{answer}");
     wait_for_line(&postfix.log, "ehlo=1 auth=0/1 quit=1 commands=2/3");
+}
+
+/// Visits once a second, and for capabilities.
+fn often_visited(host: &str, more: &str) -> Postern {
+    Postern::start(&format!(
+        "[server imap]\nprotocol = imap\nlisten = 127.0.0.1:0\n{more}\n[backend mail]\n\
+         hosts = {host}\nhealth_check = 1s\n"
+    ))
+}
+
+/// What the log says of the backend.
+fn told(postern: &Postern) -> Vec<String> {
+    postern.lines_with("backend \"mail\"")
+}
+
+#[test]
+fn a_wrong_name_in_a_certificate_is_told_once() {
+    let backend = Backend::start("imap");
+    let authority = Pki::shared().authority();
+    let postern = Postern::start(&format!(
+        "[server imap]\nprotocol = imap\nlisten = 127.0.0.1:0\n[backend mail]\nhosts = {}\n\
+         health_check = 1s\nproxy_protocol = on\nproxy_ssl = starttls\n\
+         proxy_ssl_trusted_certificate = {}\nproxy_ssl_name = wrong.test\n",
+        backend.address,
+        authority.display()
+    ));
+    for visit in 0..4 {
+        backend.wait_for(visit, "p2 STARTTLS");
+    }
+    let lines = told(&postern);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].contains("[warn]") && lines[0].contains("is down: TLS with upstream failed"),
+        "{lines:?}"
+    );
+    assert!(lines[0].contains("name"), "{lines:?}");
+}
+
+#[test]
+fn a_name_without_an_address_is_told_once_and_once_when_it_has_one() {
+    let backend = Peer::start(server_of("imap"));
+    let is_known = Arc::new(AtomicBool::new(false));
+    let known = Arc::clone(&is_known);
+    let dns = DnsStub::start(move |question| {
+        let records = match (known.load(Ordering::SeqCst), question.kind) {
+            (true, A) => vec![Record::loopback(&question.name, 1).ttl(1)],
+            (true, _) => Vec::new(),
+            (false, _) => return Some(question.answer(NXDOMAIN, &[])),
+        };
+        Some(question.answer(NOERROR, &records))
+    });
+    let host = format!("mail.example.test:{}", backend.address().port());
+    let postern = often_visited(&host, &format!("resolver = {}", dns.address()));
+    until_true("it was looked up four times", PATIENCE, || {
+        dns.count(A) >= 4
+    });
+    let lines = told(&postern);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].contains("[warn]")
+            && lines[0].contains("the look-up of mail.example.test fails: "),
+        "{lines:?}"
+    );
+    is_known.store(true, Ordering::SeqCst);
+    let line = postern.wait_for_log("the look-up of mail.example.test works again");
+    assert!(line.contains("[notice]"), "{line}");
+    until_true("it is visited", PATIENCE, || backend.accepted() >= 2);
+    assert_eq!(told(&postern).len(), 2, "{:?}", told(&postern));
+}
+
+#[test]
+fn a_question_that_is_refused_is_told_once_and_makes_nobody_ill() {
+    let backend = Peer::start(|talk: &mut Talk| {
+        talk.say("* OK hi")?;
+        loop {
+            let line = talk.line()?;
+            let tag = line.split(' ').next().unwrap_or_default();
+            match line.ends_with("LOGOUT") {
+                true => return talk.say(&format!("* BYE\r\n{tag} OK")),
+                false => talk.say(&format!("{tag} BAD what"))?,
+            }
+        }
+    });
+    let postern = often_visited(&backend.address().to_string(), "");
+    until_true("it is visited", PATIENCE, || backend.accepted() >= 4);
+    let lines = told(&postern);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let text = format!(
+        "the question to {} for its capabilities fails: upstream sent invalid response: \"p1 BAD what\"",
+        backend.address()
+    );
+    assert!(
+        lines[0].contains("[warn]") && lines[0].contains(&text),
+        "{lines:?}"
+    );
 }

@@ -2,8 +2,11 @@
 //! before its login, which each dialect has a list of. What the client learns afterwards comes from the
 //! backend itself.
 //!
-//! Asked at the start, again until every backend has answered, and then now and then.
+//! Every host is asked at the start, again until it has answered, and then now and then. The list is what
+//! those have in common that have answered at any time; a reload forgets nothing (`known`).
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,27 +17,34 @@ use crate::log::{Log, Severity, escape};
 use crate::net::resolve::Dns;
 use crate::system::threads::spawn;
 
-/// When to ask again as long as a backend has not answered.
+/// When to ask a host again that has not answered.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// When to ask again afterwards.
 const REFRESH: Duration = Duration::from_secs(3600);
 
-/// What the backends offer to the clients of one server, once they have all been asked.
+/// What the backends offer to the clients of one server, as far as they have answered.
 #[derive(Debug, Default)]
 pub(crate) struct Learned(RwLock<Option<Arc<[String]>>>);
 
 impl Learned {
-    /// The list, once it is known.
+    /// The list, once a host has answered.
     pub(crate) fn list(&self) -> Option<Arc<[String]>> {
         let list = self.0.read().unwrap_or_else(PoisonError::into_inner);
         list.clone()
     }
 
-    fn take(&self, list: Vec<String>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(list.into());
+    /// Takes another list; false if it is the same.
+    fn take(&self, list: &[String]) -> bool {
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let is_new = known.as_deref() != Some(list);
+        *known = Some(list.into());
+        is_new
     }
 }
+
+/// When the hosts of each backend have answered last.
+type Answered = HashMap<(String, SocketAddr), Instant>;
 
 /// A server that wants to know what its backends offer.
 #[derive(Debug)]
@@ -53,55 +63,77 @@ pub(crate) struct Asker {
     pub learned: Weak<Learned>,
 }
 
-/// Keeps a server's list up to date for as long as it is used, and the visits go on.
+/// Keeps a server's list up to date for as long as it is used, and the visits go on. What is known before
+/// the first answer is in it when this returns.
 ///
 /// # Errors
 /// The system starts no more threads.
 pub(crate) fn start(asker: Asker, visits: Weak<Visits>) -> std::io::Result<()> {
+    if let Some(learned) = asker.learned.upgrade() {
+        asker.settle(&learned);
+    }
     // It ends by itself with the visits.
     spawn("capabilities", move || run(&asker, &visits)).map(drop)
 }
 
 fn run(asker: &Asker, visits: &Weak<Visits>) {
+    let mut answered = Answered::new();
     while let Some(learned) = asker.learned.upgrade() {
-        let list = asker.ask();
-        let pause = if list.is_some() { REFRESH } else { RETRY };
-        if let Some(list) = list {
-            learned.take(list);
+        let mut complete = true;
+        for backend in asker.router.backends() {
+            complete &= asker.ask(backend, &mut answered);
         }
+        asker.settle(&learned);
         drop(learned);
-        if !wait_between(visits, pause) {
+        if !wait_between(visits, if complete { REFRESH } else { RETRY }) {
             return;
         }
     }
 }
 
 impl Asker {
-    /// Asks every backend once; `None` until all have answered.
-    fn ask(&self) -> Option<Vec<String>> {
-        let backends = self.router.backends().iter();
-        let lists: Vec<_> = backends
-            .filter_map(|backend| self.ask_one(backend))
-            .collect();
-        if lists.len() < self.router.backends().len() {
-            return None;
+    /// Asks the hosts of a backend that have not answered lately; whether all have now.
+    fn ask(&self, backend: &Backend, answered: &mut Answered) -> bool {
+        let purpose = self.visitor.purpose;
+        let deadline = Instant::now() + backend.conf.connect_timeout;
+        let Ok(hosts) = backend.addresses(purpose, &self.dns, deadline) else {
+            return false;
+        };
+        let addresses: Vec<_> = hosts.iter().map(|host| host.address).collect();
+        backend.known.offers.keep_only(purpose, &addresses);
+        answered.retain(|_, at| at.elapsed() < REFRESH);
+        let mut complete = true;
+        for host in &hosts {
+            let key = (backend.conf.name.clone(), host.address);
+            if answered.contains_key(&key) {
+                continue;
+            }
+            if self.visitor.ask_capabilities(backend, host) {
+                answered.insert(key, Instant::now());
+            } else {
+                complete = false;
+            }
+        }
+        complete
+    }
+
+    /// Makes the server's list of what is known. While nothing is, it stays as it is.
+    fn settle(&self, learned: &Learned) {
+        let of_backend = |backend: &Arc<Backend>| {
+            let offers = &backend.known.offers;
+            offers.all(self.visitor.purpose, backend.conf.proxy_ssl)
+        };
+        let lists: Vec<_> = self.router.backends().iter().flat_map(of_backend).collect();
+        if lists.is_empty() {
+            return;
         }
         let list = (self.visitor.dialogue.before_login)(&lists);
+        if !learned.take(&list) {
+            return;
+        }
         let text = format!("capabilities of the backends: {}", list.join(", "));
         let text = format!("server \"{}\": {}", self.server, escape(text.as_bytes()));
         self.log.write(Severity::Info, file!(), &text, None, None);
-        Some(list)
-    }
-
-    /// The list of the first host that answers.
-    fn ask_one(&self, backend: &Backend) -> Option<Vec<String>> {
-        let deadline = Instant::now() + backend.conf.connect_timeout;
-        let hosts = backend
-            .candidates(self.visitor.purpose, &self.dns, deadline)
-            .unwrap_or_default();
-        hosts
-            .iter()
-            .find_map(|host| self.visitor.ask_capabilities(backend, host).ok())
     }
 }
 

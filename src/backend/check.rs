@@ -4,7 +4,6 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::error::{BackendError, BeforeCredentials};
 use super::visit::Visitor;
 use super::{Backend, Visits, wait_between};
 use crate::net::resolve::Dns;
@@ -49,18 +48,9 @@ fn run(
 
 fn visit_all(backend: &Backend, visitor: &Visitor, dns: &Dns) {
     let deadline = Instant::now() + backend.conf.connect_timeout;
-    // Without an address there is nothing to say that a session would not say better.
-    let hosts = backend
-        .addresses(visitor.purpose, dns, deadline)
-        .unwrap_or_default();
-    for host in hosts {
-        match visitor.greet(backend, &host) {
-            Ok(()) => backend.note_answer(host.address),
-            // Ours, not the host's.
-            Err(BackendError::Internal(_)) => {}
-            Err(error) => {
-                backend.note_failure(host.address, &BeforeCredentials::new(error));
-            }
-        }
+    // Names without an address were told of where they were looked up.
+    let hosts = backend.addresses(visitor.purpose, dns, deadline);
+    for host in hosts.unwrap_or_default() {
+        visitor.look_at(backend, &host);
     }
 }

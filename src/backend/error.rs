@@ -145,7 +145,7 @@ impl BackendReply {
             RefusalKind::Envelope => self.line(),
             RefusalKind::Greeting | RefusalKind::RawGreeting => self.handed_on.as_ref(),
             RefusalKind::Login | RefusalKind::LoginForNow => self.handed_on.as_ref(),
-            RefusalKind::Other => self.handed_on.as_ref(),
+            RefusalKind::LoginHere(_) | RefusalKind::Other => self.handed_on.as_ref(),
         }
     }
 }

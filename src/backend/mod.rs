@@ -8,13 +8,14 @@ pub(crate) mod deadlines;
 pub(crate) mod error;
 pub(crate) mod grant;
 pub(crate) mod health;
+pub(crate) mod known;
 pub(crate) mod refusal_time;
 pub(crate) mod route;
 pub(crate) mod talk;
 pub(crate) mod visit;
 
 use std::net::SocketAddr;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Balance};
@@ -24,7 +25,7 @@ use crate::protocol::Purpose;
 use crate::tls::{Connector, Problem};
 
 use self::error::BeforeCredentials;
-use self::health::Health;
+use self::known::Known;
 
 /// Longest line of a backend before the relay.
 const BACKEND_LINE: usize = 8 * 1024;
@@ -39,8 +40,8 @@ pub(crate) struct Backend {
     pub conf: config::Backend,
     /// TLS towards it; why there is none matters only where it is wanted.
     pub connector: Result<Connector, String>,
-    /// What is known of its hosts.
-    pub health: Health,
+    /// What is known of its hosts, by whichever configuration it was learned.
+    pub known: Arc<Known>,
     /// When the files of its TLS were last looked at.
     refreshed: Seldom,
     log: Log,
@@ -56,8 +57,8 @@ pub(crate) struct Candidate {
 }
 
 impl Backend {
-    /// A backend of which nothing is known yet. Changes of its hosts go to `log`.
-    pub(crate) fn new(conf: config::Backend, log: Log) -> Self {
+    /// A backend of which this is known so far. Changes of its hosts go to `log`.
+    pub(crate) fn new(conf: config::Backend, known: Arc<Known>, log: Log) -> Self {
         let connector = Connector::new(conf.proxy_tls.clone()).map(|(connector, _)| connector);
         let connector = connector.map_err(|problems| {
             let texts: Vec<_> = problems.iter().map(Problem::to_string).collect();
@@ -66,7 +67,7 @@ impl Backend {
         Self {
             conf,
             connector,
-            health: Health::default(),
+            known,
             refreshed: Seldom::new(),
             log,
         }
@@ -85,11 +86,11 @@ impl Backend {
     ) -> Result<Vec<Candidate>, String> {
         let mut found = self.addresses(purpose, dns, deadline)?;
         if self.conf.balance == Balance::RoundRobin {
-            let turn = self.health.next_turn(found.len());
+            let turn = self.known.health.next_turn(found.len());
             found.rotate_left(turn);
         }
         // Stable: among the good ones and among the others the order stays.
-        found.sort_by_key(|candidate| self.health.has_failed(candidate.address));
+        found.sort_by_key(|candidate| self.known.health.has_failed(candidate.address));
         Ok(found)
     }
 
@@ -113,14 +114,18 @@ impl Backend {
             let left = u32::try_from(left + 1).unwrap_or(u32::MAX);
             let share = deadline.saturating_duration_since(Instant::now()) / left;
             let limit = Instant::now() + share.min(self.conf.connect_timeout);
-            match dns.lookup_host(&host.host, port, limit) {
+            let looked_up = dns.lookup_host(&host.host, port, limit);
+            let looked_up = looked_up.map_err(|error| error.to_string());
+            let subject = format!("the look-up of {}", host.host);
+            self.note_outcome(&subject, looked_up.as_ref().err().map(String::as_str));
+            match looked_up {
                 Ok(addresses) => {
                     found.extend(addresses.addresses.into_iter().map(|address| Candidate {
                         host: host.host.clone(),
                         address,
                     }))
                 }
-                Err(error) => unknown.push(error.to_string()),
+                Err(error) => unknown.push(error),
             }
         }
         match found.is_empty() {
@@ -146,7 +151,7 @@ impl Backend {
 
     /// Notes that an address does not serve, and says so once.
     pub(crate) fn note_failure(&self, address: SocketAddr, failure: &BeforeCredentials) {
-        if self.health.failed(address, self.conf.fail_timeout) {
+        if self.known.health.failed(address, self.conf.fail_timeout) {
             let (name, reason) = (&self.conf.name, failure.cause().in_full());
             let text = format!("backend \"{name}\": {address} is down: {reason}");
             self.log.write(Severity::Warn, file!(), &text, None, None);
@@ -155,10 +160,25 @@ impl Backend {
 
     /// Notes that an address serves, and says so if it did not before.
     pub(crate) fn note_answer(&self, address: SocketAddr) {
-        if self.health.answered(address) {
+        if self.known.health.answered(address) {
             let text = format!("backend \"{}\": {address} is up again", self.conf.name);
             self.log.write(Severity::Notice, file!(), &text, None, None);
         }
+    }
+
+    /// Notes whether something that says nothing about a host's service has failed, with the reason, and
+    /// says so when that changes. `subject` is what it was, as the subject of a sentence.
+    fn note_outcome(&self, subject: &str, failure: Option<&str>) {
+        if !self.known.troubles.note(subject, failure.is_some()) {
+            return;
+        }
+        let name = &self.conf.name;
+        let (severity, text) = match failure {
+            Some(reason) => (Severity::Warn, format!("fails: {reason}")),
+            None => (Severity::Notice, "works again".to_owned()),
+        };
+        let text = format!("backend \"{name}\": {subject} {text}");
+        self.log.write(severity, file!(), &text, None, None);
     }
 }
 

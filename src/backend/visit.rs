@@ -1,11 +1,12 @@
 //! A short visit to a host without a client: the same dialogue as a login up to the credentials, and a
 //! goodbye, so that backends log nothing alarming.
 //!
-//! When visits are made and what follows from them is decided in `check` and `capabilities`.
+//! When visits are made is decided in `check` and `capabilities`. What they find goes into what is known of
+//! the backend, and changes of it into the log, from here.
 
 use super::conn::{BackendConn, Dial, Origin};
 use super::deadlines::Deadlines;
-use super::error::BackendError;
+use super::error::{BackendError, BeforeCredentials};
 use super::talk::{Dialogue, Talk, open};
 use super::{Backend, Candidate};
 use crate::config::ProxySsl;
@@ -23,36 +24,72 @@ pub(crate) struct Visitor {
 }
 
 impl Visitor {
-    /// Finds out whether a host welcomes.
-    ///
-    /// # Errors
-    /// Why it does not.
-    pub(super) fn greet(&self, backend: &Backend, host: &Candidate) -> Result<(), BackendError> {
+    /// Finds out whether a host welcomes, and speaks TLS as a login needs it.
+    pub(super) fn look_at(&self, backend: &Backend, host: &Candidate) {
         let mut talk = (self.dialogue.begin)(&self.own_name);
-        let mut conn = dial(backend, host)?;
-        let greeted = talk.greet(&mut conn);
-        talk.quit(conn);
-        greeted
+        if let Some(conn) = enter(&mut *talk, backend, host) {
+            talk.quit(conn);
+        }
     }
 
-    /// Asks a host what it offers, behind TLS where it is spoken to so.
-    ///
-    /// # Errors
-    /// Why that is not known.
-    pub(super) fn ask_capabilities(
-        &self,
-        backend: &Backend,
-        host: &Candidate,
-    ) -> Result<Vec<String>, BackendError> {
+    /// Asks a host what it offers, behind TLS where it is spoken to so. Whether it has answered.
+    pub(super) fn ask_capabilities(&self, backend: &Backend, host: &Candidate) -> bool {
         let mut talk = (self.dialogue.begin)(&self.own_name);
-        let mut conn = dial(backend, host)?;
-        let list = open_and_ask(&mut *talk, &mut conn);
+        let Some(mut conn) = enter(&mut *talk, backend, host) else {
+            return false;
+        };
+        let answer = talk.ask_capabilities(&mut conn);
         talk.quit(conn);
-        list
+        let failure = answer.as_ref().err().map(BackendError::in_full);
+        let subject = format!("the question to {} for its capabilities", host.address);
+        backend.note_outcome(&subject, failure.as_deref());
+        let Ok(items) = answer else {
+            return false;
+        };
+        let ssl = backend.conf.proxy_ssl;
+        let offers = &backend.known.offers;
+        offers.note(self.purpose, host.address, ssl, items);
+        true
     }
 }
 
-fn dial<'a>(backend: &'a Backend, host: &'a Candidate) -> Result<BackendConn<'a>, BackendError> {
+/// Begins a dialogue as a login would, and notes whether the host serves.
+fn enter<'a>(
+    talk: &mut dyn Talk,
+    backend: &'a Backend,
+    host: &'a Candidate,
+) -> Option<BackendConn<'a>> {
+    let entered = dial(backend, host).and_then(|mut conn| match open(talk, &mut conn) {
+        Ok(()) => Ok(conn),
+        Err(error) => {
+            let failure = BeforeCredentials::new(error);
+            talk.quit(conn);
+            Err(failure)
+        }
+    });
+    let subject = format!("the visit to {}", host.address);
+    match entered {
+        Ok(conn) => {
+            backend.note_outcome(&subject, None);
+            backend.note_answer(host.address);
+            Some(conn)
+        }
+        Err(failure) if failure.is_of_host() => {
+            backend.note_failure(host.address, &failure);
+            None
+        }
+        // Ours, or an answer that only the administrator can explain.
+        Err(failure) => {
+            backend.note_outcome(&subject, Some(&failure.cause().in_full()));
+            None
+        }
+    }
+}
+
+fn dial<'a>(
+    backend: &'a Backend,
+    host: &'a Candidate,
+) -> Result<BackendConn<'a>, BeforeCredentials> {
     if backend.conf.proxy_ssl != ProxySsl::Off {
         backend.refresh_tls();
     }
@@ -66,13 +103,5 @@ fn dial<'a>(backend: &'a Backend, host: &'a Candidate) -> Result<BackendConn<'a>
         watcher: None,
         pass_on: false,
     };
-    Ok(dial.connect()?)
-}
-
-fn open_and_ask(
-    talk: &mut dyn Talk,
-    conn: &mut BackendConn<'_>,
-) -> Result<Vec<String>, BackendError> {
-    open(talk, conn)?;
-    talk.ask_capabilities(conn)
+    dial.connect()
 }

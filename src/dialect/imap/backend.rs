@@ -416,7 +416,7 @@ impl ImapTalk {
             RefusalKind::Login => failed(&LoginRefusal::failed().text),
             RefusalKind::LoginForNow => UNAVAILABLE.to_vec(),
             RefusalKind::Greeting | RefusalKind::RawGreeting => return None,
-            RefusalKind::Envelope | RefusalKind::Other => return None,
+            RefusalKind::Envelope | RefusalKind::LoginHere(_) | RefusalKind::Other => return None,
         };
         let words = words_under(&self.tag, last).unwrap_or_default();
         let untagged_refusal = self.untagged_lines().find(|line| is_untagged_refusal(line));

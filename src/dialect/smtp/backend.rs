@@ -437,12 +437,8 @@ mod tests {
     #[test]
     fn auth_that_is_not_listed_and_refused_as_such_is_no_login_at_all() {
         let explained = |answer: &str, is_offered| {
-            let reply = BackendReply {
-                answer: answer.into(),
-                hint: None,
-                pass_on: false,
-                kind: refusal_kind(&answer.as_bytes()[..3], RefusalKind::Login),
-            };
+            let kind = refusal_kind(&answer.as_bytes()[..3], RefusalKind::Login);
+            let reply = BackendReply::new(answer.into(), kind);
             explain_refusal(BackendError::Refused(reply), is_offered, 25).to_string()
         };
         assert_eq!(
