@@ -442,55 +442,101 @@ fn a_reload_asks_again() {
     });
 }
 
-/// Lets everybody in, without a word about capabilities; `asked` is what it says when asked.
-fn silent_about_itself(asked: &'static str) -> Peer {
+/// Lets everybody in, without a word about capabilities; `answer` is called when it is asked, with the tag.
+fn silent_about_itself(
+    answer: impl Fn(&mut Talk, &str) -> std::io::Result<()> + Send + Sync + 'static,
+) -> Peer {
     Peer::start(move |talk: &mut Talk| {
         talk.say("* OK hi")?;
         loop {
             let line = talk.line()?;
+            let tag = line.split(' ').next().unwrap_or_default();
             match line.as_str() {
-                "alice {6}" => talk.say("+ go on")?,
-                "secret" => talk.say("a OK in")?,
+                "alice {6}" | "a AUTHENTICATE PLAIN" => talk.say("+ go on")?,
+                "secret" | "AGFsaWNlAHNlY3JldA==" => talk.say("a OK in")?,
                 _ if line.ends_with('}') => talk.say("+ go on")?,
-                _ if line.ends_with("CAPABILITY") => {
-                    let tag = line.split(' ').next().unwrap_or_default();
-                    if !asked.is_empty() {
-                        talk.say(&asked.replace("TAG", tag))?;
-                    }
-                }
+                _ if line.ends_with("CAPABILITY") => answer(talk, tag)?,
                 _ if line.ends_with("NOOP") => talk.say("b OK backend NOOP")?,
+                _ if line.ends_with("LOGOUT") => talk.say(&format!("* BYE\r\n{tag} OK"))?,
                 _ => talk.say("* BAD")?,
             }
         }
     })
 }
 
-#[test]
-fn after_login_the_client_has_the_backends_list_even_when_none_was_volunteered() {
-    let backend = silent_about_itself("* CAPABILITY IMAP4rev1 QUOTA\r\nTAG OK done");
-    let postern = proxy("imap", &[backend.address()], "", "");
-    let (mut client, _) = LineClient::greeted(postern.address("imap"));
-    client.send("a LOGIN alice secret\r\nb NOOP");
-    client.expect("* CAPABILITY IMAP4rev1 QUOTA");
-    client.expect("a OK in");
-    client.expect("b OK backend NOOP");
+/// The questions that the backend was asked on the connection of a login.
+fn questions_of_logins(backend: &Peer) -> usize {
+    let all = backend.lines();
+    let questions = all.iter().filter(|line| line.ends_with("CAPABILITY"));
+    // Each visit asks one, and says goodbye.
+    let goodbyes = all.iter().filter(|line| line.ends_with("LOGOUT"));
+    questions.count() - goodbyes.count()
 }
 
 #[test]
-fn a_question_of_ours_never_fails_a_login() {
-    for asked in ["TAG BAD what", "TAG NO never", ""] {
-        let backend = silent_about_itself(asked);
+fn after_login_the_client_has_the_hosts_list_even_when_none_was_volunteered() {
+    let offered = "IMAP4rev1 STARTTLS LOGINDISABLED SASL-IR AUTH=PLAIN QUOTA LITERAL+ X-OWN";
+    let backend = silent_about_itself(move |talk, tag| {
+        talk.say(&format!("* CAPABILITY {offered}\r\n{tag} OK done"))
+    });
+    let postern = proxy("imap", &[backend.address()], "", "");
+    learned(&postern, "imap");
+    let (mut client, _) = LineClient::greeted(postern.address("imap"));
+    client.send("a LOGIN alice secret\r\nb NOOP");
+    client.expect("* CAPABILITY IMAP4rev1 QUOTA LITERAL+ X-OWN");
+    client.expect("a OK in");
+    client.expect("b OK backend NOOP");
+    assert_eq!(questions_of_logins(&backend), 0);
+}
+
+#[test]
+fn no_answer_to_a_question_of_ours_reaches_a_client_or_fails_its_login() {
+    type Answer = fn(&mut Talk, &str) -> std::io::Result<()>;
+    let answers: [Answer; 4] = [
+        |talk, tag| talk.say(&format!("{tag} BAD what")),
+        |_, _| Ok(()),
+        // Late.
+        |talk, tag| {
+            std::thread::sleep(Duration::from_secs(3));
+            talk.say(&format!("* CAPABILITY IMAP4rev1 LATE\r\n{tag} OK late"))
+        },
+        // More than a backend may say before a login.
+        |talk, tag| {
+            let much = format!("* OK {}\r\n", "x".repeat(1000)).repeat(70);
+            talk.say(&format!("{much}{tag} OK that was all"))
+        },
+    ];
+    for answer in answers {
+        let backend = silent_about_itself(answer);
         let postern = proxy("imap", &[backend.address()], "timeout = 10s", "");
         let (mut client, _) = LineClient::greeted(postern.address("imap"));
-        client.send("a LOGIN alice secret");
-        assert_eq!(client.line(), "a OK in", "{asked:?}");
+        client.ask("a LOGIN alice secret", "a OK in");
+        for _ in 0..2 {
+            client.ask("b NOOP", "b OK backend NOOP");
+            std::thread::sleep(Duration::from_millis(1600));
+        }
+        client.ask("b NOOP", "b OK backend NOOP");
+    }
+}
+
+#[test]
+fn a_backend_that_refuses_our_question_lets_a_fixed_mechanism_in() {
+    for refusal in ["BAD what", "NO never"] {
+        let backend = silent_about_itself(move |talk, tag| talk.say(&format!("{tag} {refusal}")));
+        let server = "imap_capabilities = IMAP4rev1";
+        let more = "auth_mechanism = plain";
+        let postern = proxy("imap", &[backend.address()], server, more);
+        let (mut client, _) = LineClient::greeted(postern.address("imap"));
+        client.ask("a LOGIN alice secret", "a OK in");
         client.ask("b NOOP", "b OK backend NOOP");
     }
 }
 
 #[test]
 fn with_a_fixed_list_the_backend_is_asked_nothing_after_the_login() {
-    let backend = silent_about_itself("* CAPABILITY IMAP4rev1 QUOTA\r\nTAG OK done");
+    let backend = silent_about_itself(|talk, tag| {
+        talk.say(&format!("* CAPABILITY IMAP4rev1 QUOTA\r\n{tag} OK done"))
+    });
     let postern = proxy(
         "imap",
         &[backend.address()],

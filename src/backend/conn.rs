@@ -249,11 +249,6 @@ impl BackendConn<'_> {
         !self.conn.buffered().is_empty()
     }
 
-    /// What has come so far no longer counts: the login is done.
-    pub(crate) fn restart_count(&mut self) {
-        self.total = 0;
-    }
-
     /// The failure for an unexpected answer.
     pub(crate) fn refused(&self, reply: BackendReply) -> BackendError {
         let handed_on = reply.handed_on.filter(|_| self.dial.pass_on);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::health::Health;
 use crate::config::ProxySsl;
-use crate::protocol::Purpose;
+use crate::protocol::{Protocol, Purpose};
 
 /// Most troubles that are remembered; the subjects have addresses in them, which can change without end.
 const REMEMBERED: usize = 1024;
@@ -37,6 +37,19 @@ struct Offer {
 }
 
 impl Offers {
+    /// What the host at this address said when it was spoken to like this.
+    pub(crate) fn of(
+        &self,
+        protocol: Protocol,
+        address: SocketAddr,
+        ssl: ProxySsl,
+    ) -> Option<Arc<[String]>> {
+        let offers = self.lock();
+        let mut of_host = offers.iter().filter(|offer| offer.address == address);
+        let offer = of_host.find(|offer| offer.purpose.protocol == protocol && offer.ssl == ssl)?;
+        Some(Arc::clone(&offer.items))
+    }
+
     /// The answers of all hosts.
     pub(super) fn all(&self, purpose: Purpose, ssl: ProxySsl) -> Vec<Vec<String>> {
         let offers = self.lock();
@@ -100,7 +113,6 @@ impl Troubles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Protocol;
 
     const IMAP: Purpose = Purpose {
         protocol: Protocol::Imap,
@@ -116,6 +128,8 @@ mod tests {
         offers.note(IMAP, one, ProxySsl::Off, vec!["C".into()]);
         assert_eq!(offers.all(IMAP, ProxySsl::Off), [["C"], ["B"]]);
         assert!(offers.all(IMAP, ProxySsl::StartTls).is_empty());
+        assert!(offers.of(Protocol::Imap, one, ProxySsl::On).is_none());
+        assert!(offers.of(Protocol::Pop3, one, ProxySsl::Off).is_none());
         offers.keep_only(IMAP, &[two]);
         assert_eq!(offers.all(IMAP, ProxySsl::Off), [["B"]]);
     }

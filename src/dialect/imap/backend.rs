@@ -5,6 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::capabilities::behind_login;
 use super::{Imap, UNAVAILABLE, failed};
 use crate::auth::LoginRefusal;
 use crate::backend::conn::BackendConn;
@@ -15,15 +16,13 @@ use crate::config::{AuthMechanism, Capabilities};
 use crate::dialect::handed_on;
 use crate::net::line::{Line, line, without_end};
 use crate::net::socket::Deadline;
+use crate::protocol::Protocol;
 use crate::sasl::{Mechanism, PLAIN};
 use crate::session::Session;
 
 /// Longest wait for the tagged answer of a host that has said goodbye, or has refused the login in an
 /// untagged line.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// Longest wait for the answer to a question of our own, for which no login may fail.
-const OWN_QUESTION: Duration = Duration::from_secs(2);
 
 /// A dialogue without a client.
 pub(super) fn begin(_own_name: &str) -> Box<dyn Talk> {
@@ -115,7 +114,7 @@ impl Talk for ImapTalk {
             None => self.send_password(backend, grant)?,
             Some(mechanism) => self.send_sasl(backend, grant, mechanism)?,
         };
-        self.tell_capabilities(backend, answer)
+        Ok(self.tell_capabilities(backend, grant, answer))
     }
 
     fn quit(&mut self, backend: BackendConn<'_>) {
@@ -134,7 +133,7 @@ impl ImapTalk {
         let fixed = grant.settled_mechanism();
         let chooses = grant.asks_for_token_mechanisms();
         if (fixed.is_some() || chooses) && self.capabilities.is_empty() {
-            self.ask_capabilities(backend)?;
+            self.ask_for_login(backend)?;
         }
         if fixed.is_none() && chooses {
             let offered = |mechanism: &Mechanism| self.offers(&format!("AUTH={}", mechanism.name));
@@ -150,6 +149,14 @@ impl ImapTalk {
             return Err(BackendError::Internal(text.into()));
         }
         Ok(fixed)
+    }
+
+    /// Asks for what the login could make use of: a refusal means that nothing is known.
+    fn ask_for_login(&mut self, backend: &mut BackendConn<'_>) -> Result<(), BackendError> {
+        match self.ask_capabilities(backend) {
+            Err(BackendError::Refused(reply)) if reply.kind == RefusalKind::Other => Ok(()),
+            asked => asked.map(drop),
+        }
     }
 
     /// The LOGIN command, with literals, which carry any login and password.
@@ -206,47 +213,40 @@ impl ImapTalk {
         self.take_tagged_ok(backend, answer)
     }
 
-    /// Where the backend volunteers no list it is asked for one; a wrong answer, or none in time, means
-    /// that nothing is known.
-    fn tell_capabilities(
-        &self,
-        backend: &mut BackendConn<'_>,
-        answer: Line,
-    ) -> Result<Line, BackendError> {
-        let told = answer.to_ascii_uppercase();
-        if !self.tells_capabilities || told.windows(11).any(|words| words == b"CAPABILITY ") {
-            return Ok(answer);
+    /// Where the backend volunteers no list behind the login, the client gets what the host said before it,
+    /// now or to a visit. It is not asked: a late answer would be taken for one to the client.
+    fn tell_capabilities(&self, backend: &BackendConn<'_>, grant: &Grant, answer: Line) -> Line {
+        let mut lines = answer.split_inclusive(|&byte| byte == b'\n');
+        if !self.tells_capabilities || lines.any(|line| told_in(line).is_some()) {
+            return answer;
         }
-        // Anything already behind the answer is the client's, and in its way.
-        if backend.has_more() {
-            return Ok(answer);
-        }
-        backend.set_step(BackendStep::ReadingResponse);
-        backend.send(b"p3 CAPABILITY\r\n")?;
-        backend.restart_count();
-        let limit = Deadline::after(OWN_QUESTION, "timeout");
-        let mut untagged = Vec::new();
-        loop {
-            match backend.read_line_within(limit) {
-                Ok(line) if line.starts_with(b"p3 ") => break,
-                Ok(line) => untagged.extend_from_slice(&line),
-                Err(BackendError::Timeout) => break,
-                Err(error) => return Err(error),
+        let visited = match &grant.target {
+            Target::Backend(known) => {
+                known
+                    .known
+                    .offers
+                    .of(Protocol::Imap, backend.address(), backend.ssl())
+            }
+            Target::Address { .. } => None,
+        };
+        let offered = match self.capabilities.is_empty() {
+            true => visited.unwrap_or_default(),
+            false => self.capabilities.as_slice().into(),
+        };
+        let words = behind_login(&offered);
+        match words.is_empty() {
+            true => answer,
+            false => {
+                let told = line(&[b"* CAPABILITY ", words.join(" ").as_bytes()]);
+                Line::new([&told[..], &answer].concat())
             }
         }
-        Ok(Line::new([&untagged[..], &answer].concat()))
     }
 
-    /// Takes note of a line's capabilities, `* CAPABILITY …` or `… [CAPABILITY …] …`.
+    /// Takes note of a line's capabilities.
     fn learn(&mut self, line: &[u8]) {
-        let line = String::from_utf8_lossy(line).to_ascii_uppercase();
-        let words = match line.split_once("[CAPABILITY ") {
-            Some((_, words)) => words.split(']').next(),
-            None => line.strip_prefix("* CAPABILITY "),
-        };
-        if let Some(words) = words {
-            let words = words.split_ascii_whitespace();
-            self.capabilities = words.map(str::to_owned).collect();
+        if let Some(words) = told_in(line) {
+            self.capabilities = words;
         }
     }
 
@@ -455,6 +455,17 @@ fn is_showable(words: &[u8], statuses: &[&[u8]]) -> bool {
     let mut parts = words.splitn(2, |&byte| byte == b' ');
     let has_text = parts.nth(1).is_some_and(|text| !text.is_empty());
     is_status && has_text && code(words) != b"CAPABILITY" && !words.ends_with(b"}")
+}
+
+/// A line's capabilities in upper case, `* CAPABILITY …` or `… [CAPABILITY …] …`.
+fn told_in(line: &[u8]) -> Option<Vec<String>> {
+    let line = String::from_utf8_lossy(line).to_ascii_uppercase();
+    let words = match line.split_once("[CAPABILITY ") {
+        Some((_, words)) => words.split(']').next(),
+        None => line.strip_prefix("* CAPABILITY "),
+    };
+    let words = words?.split_ascii_whitespace();
+    Some(words.map(str::to_owned).collect())
 }
 
 /// What a tagged NO to a login means.

@@ -86,6 +86,22 @@ pub(super) fn before_login(lists: &[Vec<String>]) -> Vec<String> {
     told
 }
 
+/// Of what a backend offers before a login, in upper case, what still holds behind it. There every byte
+/// goes through, so that it may be anything but what belongs to the login.
+pub(super) fn behind_login(offered: &[String]) -> Vec<String> {
+    let is_of_login = |word: &str| {
+        matches!(word, "STARTTLS" | "LOGINDISABLED" | "SASL-IR") || word.starts_with("AUTH=")
+    };
+    let as_registered = |word: &String| match word.strip_prefix("IMAP4REV") {
+        Some(number) => format!("IMAP4rev{number}"),
+        None => word.clone(),
+    };
+    let is_text = |word: &String| word.bytes().all(|byte| byte.is_ascii_graphic());
+    let words = offered.iter().filter(|word| is_text(word));
+    let words = words.filter(|word| !is_of_login(word));
+    words.map(as_registered).collect()
+}
+
 /// Whether a capability, in upper case, is on the list.
 fn may_be_told(item: &str) -> bool {
     TOLD.iter().any(|told| match told.strip_suffix('=') {
