@@ -364,6 +364,27 @@ fn a_refusal_in_the_middle_of_imap_login_is_the_clients_too() {
 }
 
 #[test]
+fn a_backend_can_be_two_machines_with_two_kinds_of_tls() {
+    let (dovecot, postfix) = (dovecot::shared(), postfix::shared());
+    let postern = Postern::start(&format!(
+        "[server imap]\nprotocol = imap\nlisten = 127.0.0.1:0\n\
+         [server smtp]\nprotocol = smtp\nlisten = 127.0.0.1:0\n\
+         [backend office]\nimap_hosts = {}\nimap_proxy_ssl = on\nproxy_ssl_verify = off\n\
+         smtp_hosts = {}\n",
+        dovecot.imaps, postfix.smtp_auth
+    ));
+    for (protocol, good) in [("imap", "a OK"), ("smtp", "235 ")] {
+        // Visits take the same ways.
+        postern.wait_for_log(&format!(
+            "server \"{protocol}\": capabilities of the backends"
+        ));
+        let (mut client, _) = LineClient::greeted(postern.address(protocol));
+        let said = log_in(&mut client, protocol, "secret");
+        assert!(said.starts_with(good), "{said}");
+    }
+}
+
+#[test]
 fn a_backend_without_auth_is_no_refused_login() {
     let postern = proxy("smtp", postfix::shared().smtp);
     let (mut client, _) = LineClient::greeted(postern.address("smtp"));

@@ -347,7 +347,7 @@ impl Answer<'_> {
                 let name = escape(name.as_bytes());
                 return Err(self.unusable(&format!("named an unknown backend:\"{name}\"")));
             };
-            let mut grant = Grant::to_backend(&backend, credentials);
+            let mut grant = Grant::to_backend(&backend, self.method.protocol, credentials);
             grant.smtp_auth = self.method.addresses.smtp_auth;
             return Ok(grant);
         }

@@ -72,7 +72,7 @@ impl Authenticator for Passthrough {
             Way::Rejected(text) => return Ok(Verdict::Refused(LoginRefusal::ours(&text))),
             Way::None => return Ok(Verdict::Refused(LoginRefusal::failed_unseen())),
         };
-        let mut grant = Grant::to_backend(&backend, credentials);
+        let mut grant = Grant::to_backend(&backend, self.protocol, credentials);
         // The backend cannot decide about a login that it is not shown.
         grant.smtp_auth = self.protocol.record().backend_login.is_optional();
         grant.passthrough = true;

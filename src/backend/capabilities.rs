@@ -95,6 +95,9 @@ impl Asker {
     /// Asks the hosts of a backend that have not answered lately; whether all have now.
     fn ask(&self, backend: &Backend, answered: &mut Answered) -> bool {
         let purpose = self.visitor.purpose;
+        if backend.conf.hosts(purpose.protocol).is_empty() {
+            return true;
+        }
         let deadline = Instant::now() + backend.conf.connect_timeout;
         let Ok(hosts) = backend.addresses(purpose, &self.dns, deadline) else {
             return false;
@@ -121,7 +124,8 @@ impl Asker {
     fn settle(&self, learned: &Learned) {
         let of_backend = |backend: &Arc<Backend>| {
             let offers = &backend.known.offers;
-            offers.all(self.visitor.purpose, backend.conf.proxy_ssl)
+            let ssl = backend.conf.ssl(self.visitor.purpose.protocol);
+            offers.all(self.visitor.purpose, ssl)
         };
         let lists: Vec<_> = self.router.backends().iter().flat_map(of_backend).collect();
         if lists.is_empty() {

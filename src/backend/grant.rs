@@ -109,12 +109,16 @@ impl Grant {
     }
 
     /// The same, to a configured backend, which is spoken to as its section says.
-    pub(crate) fn to_backend(backend: &Arc<Backend>, credentials: &Credentials) -> Self {
+    pub(crate) fn to_backend(
+        backend: &Arc<Backend>,
+        protocol: Protocol,
+        credentials: &Credentials,
+    ) -> Self {
         let conf = &backend.conf;
         Self {
             proxy_protocol: conf.proxy_protocol,
             xclient: conf.xclient,
-            ssl: conf.proxy_ssl,
+            ssl: conf.ssl(protocol),
             connector: backend.connector.clone(),
             mechanism: conf.auth_mechanism,
             connect_timeout: Some(conf.connect_timeout),

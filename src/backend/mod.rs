@@ -77,7 +77,7 @@ impl Backend {
     /// lately last.
     ///
     /// # Errors
-    /// Not one of the names has an address; the text is for people.
+    /// There are no hosts for the protocol, or not one of the names has an address; the text is for people.
     pub(crate) fn candidates(
         &self,
         purpose: Purpose,
@@ -107,8 +107,12 @@ impl Backend {
     ) -> Result<Vec<Candidate>, String> {
         let mut found = Vec::new();
         let mut unknown = Vec::new();
-        let hosts = self.conf.hosts.iter();
-        for (host, left) in hosts.zip((1..=self.conf.hosts.len()).rev()) {
+        let hosts = self.conf.hosts(purpose.protocol);
+        if hosts.is_empty() {
+            let (name, protocol) = (&self.conf.name, purpose.protocol.name());
+            return Err(format!("backend \"{name}\" has no hosts for {protocol}"));
+        }
+        for (host, left) in hosts.iter().zip((1..=hosts.len()).rev()) {
             let port = host.port.unwrap_or(self.conf.port(purpose));
             // A name server that is silent about one host leaves time for the others, and for a login.
             let left = u32::try_from(left + 1).unwrap_or(u32::MAX);

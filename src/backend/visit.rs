@@ -10,7 +10,7 @@ use super::error::{BackendError, BeforeCredentials};
 use super::talk::{Dialogue, Talk, open};
 use super::{Backend, Candidate};
 use crate::config::ProxySsl;
-use crate::protocol::Purpose;
+use crate::protocol::{Protocol, Purpose};
 
 /// Who visits: in which protocol, under which name.
 #[derive(Debug, Clone)]
@@ -27,7 +27,7 @@ impl Visitor {
     /// Finds out whether a host welcomes, and speaks TLS as a login needs it.
     pub(super) fn look_at(&self, backend: &Backend, host: &Candidate) {
         let mut talk = (self.dialogue.begin)(&self.own_name);
-        if let Some(conn) = enter(&mut *talk, backend, host) {
+        if let Some(conn) = self.enter(&mut *talk, backend, host) {
             talk.quit(conn);
         }
     }
@@ -35,7 +35,7 @@ impl Visitor {
     /// Asks a host what it offers, behind TLS where it is spoken to so. Whether it has answered.
     pub(super) fn ask_capabilities(&self, backend: &Backend, host: &Candidate) -> bool {
         let mut talk = (self.dialogue.begin)(&self.own_name);
-        let Some(mut conn) = enter(&mut *talk, backend, host) else {
+        let Some(mut conn) = self.enter(&mut *talk, backend, host) else {
             return false;
         };
         let answer = talk.ask_capabilities(&mut conn);
@@ -46,58 +46,63 @@ impl Visitor {
         let Ok(items) = answer else {
             return false;
         };
-        let ssl = backend.conf.proxy_ssl;
+        let ssl = backend.conf.ssl(self.purpose.protocol);
         let offers = &backend.known.offers;
         offers.note(self.purpose, host.address, ssl, items);
         true
     }
-}
 
-/// Begins a dialogue as a login would, and notes whether the host serves.
-fn enter<'a>(
-    talk: &mut dyn Talk,
-    backend: &'a Backend,
-    host: &'a Candidate,
-) -> Option<BackendConn<'a>> {
-    let entered = dial(backend, host).and_then(|mut conn| match open(talk, &mut conn) {
-        Ok(()) => Ok(conn),
-        Err(error) => {
-            let failure = BeforeCredentials::new(error);
-            talk.quit(conn);
-            Err(failure)
-        }
-    });
-    let subject = format!("the visit to {}", host.address);
-    match entered {
-        Ok(conn) => {
-            backend.note_outcome(&subject, None);
-            backend.note_answer(host.address);
-            Some(conn)
-        }
-        Err(failure) if failure.is_of_host() => {
-            backend.note_failure(host.address, &failure);
-            None
-        }
-        // Ours, or an answer that only the administrator can explain.
-        Err(failure) => {
-            backend.note_outcome(&subject, Some(&failure.cause().in_full()));
-            None
+    /// Begins a dialogue as a login would, and notes whether the host serves.
+    fn enter<'a>(
+        &self,
+        talk: &mut dyn Talk,
+        backend: &'a Backend,
+        host: &'a Candidate,
+    ) -> Option<BackendConn<'a>> {
+        let entered = dial(backend, self.purpose.protocol, host).and_then(|mut conn| {
+            match open(talk, &mut conn) {
+                Ok(()) => Ok(conn),
+                Err(error) => {
+                    let failure = BeforeCredentials::new(error);
+                    talk.quit(conn);
+                    Err(failure)
+                }
+            }
+        });
+        let subject = format!("the visit to {}", host.address);
+        match entered {
+            Ok(conn) => {
+                backend.note_outcome(&subject, None);
+                backend.note_answer(host.address);
+                Some(conn)
+            }
+            Err(failure) if failure.is_of_host() => {
+                backend.note_failure(host.address, &failure);
+                None
+            }
+            // Ours, or an answer that only the administrator can explain.
+            Err(failure) => {
+                backend.note_outcome(&subject, Some(&failure.cause().in_full()));
+                None
+            }
         }
     }
 }
 
 fn dial<'a>(
     backend: &'a Backend,
+    protocol: Protocol,
     host: &'a Candidate,
 ) -> Result<BackendConn<'a>, BeforeCredentials> {
-    if backend.conf.proxy_ssl != ProxySsl::Off {
+    let ssl = backend.conf.ssl(protocol);
+    if ssl != ProxySsl::Off {
         backend.refresh_tls();
     }
     let dial = Dial {
         candidate: host,
         proxy_protocol: backend.conf.proxy_protocol,
         origin: Origin::Ourselves,
-        ssl: backend.conf.proxy_ssl,
+        ssl,
         connector: &backend.connector,
         deadlines: Deadlines::of_visit(backend.conf.connect_timeout),
         watcher: None,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::address::{Host, host_and_port, port};
 use super::value::{list, shown};
 use super::{ProxyProtocol, ProxySsl, Xclient};
-use crate::protocol::{PerProtocol, Purpose};
+use crate::protocol::{PerProtocol, Protocol, Purpose};
 use crate::sasl::Mechanism;
 use crate::tls::ClientSettings;
 
@@ -18,13 +18,17 @@ use crate::tls::ClientSettings;
 pub struct Backend {
     /// NAME of the section.
     pub name: String,
-    /// Its machines in file order; never empty.
+    /// Its machines in file order.
     pub hosts: Vec<BackendHost>,
+    /// `imap_hosts`, `pop3_hosts`, `smtp_hosts`: the machines for one protocol, if they are others.
+    pub own_hosts: PerProtocol<Option<Vec<BackendHost>>>,
     /// `imap_port`, `pop3_port`, `smtp_port`: where hosts without a port of their own speak the
     /// protocol; `None` is by `proxy_ssl`.
     pub ports: PerProtocol<Option<u16>>,
     /// TLS towards the hosts.
     pub proxy_ssl: ProxySsl,
+    /// `imap_proxy_ssl`, `pop3_proxy_ssl`, `smtp_proxy_ssl`: the same for one protocol.
+    pub own_ssl: PerProtocol<Option<ProxySsl>>,
     /// How that TLS is spoken.
     pub proxy_tls: ClientSettings,
     /// PROXY header sent to the hosts.
@@ -44,12 +48,22 @@ pub struct Backend {
 }
 
 impl Backend {
+    /// The machines that speak this protocol, in file order; empty where there are none.
+    pub fn hosts(&self, protocol: Protocol) -> &[BackendHost] {
+        self.own_hosts[protocol].as_ref().unwrap_or(&self.hosts)
+    }
+
+    /// TLS towards them.
+    pub fn ssl(&self, protocol: Protocol) -> ProxySsl {
+        self.own_ssl[protocol].unwrap_or(self.proxy_ssl)
+    }
+
     /// Where a host without a port of its own serves this purpose: what is configured, else with
-    /// `proxy_ssl on` the port of implicit TLS (RFC 8314), otherwise the plain one, for SMTP that of
+    /// TLS from the start the port of implicit TLS (RFC 8314), otherwise the plain one, for SMTP that of
     /// submission where every client has to log in.
     pub fn port(&self, purpose: Purpose) -> u16 {
         let record = purpose.protocol.record();
-        let by_tls = match self.proxy_ssl {
+        let by_tls = match self.ssl(purpose.protocol) {
             ProxySsl::On => record.tls_port,
             ProxySsl::Off | ProxySsl::StartTls if purpose.all_log_in => record.login_port,
             ProxySsl::Off | ProxySsl::StartTls => record.port,

@@ -142,18 +142,29 @@ fn describe_backend(text: &mut String, backend: &Backend, servers: &[Server]) {
         if !told.contains(&port) {
             told.push(port);
             let _ = write!(text, "  {} {}", port.0.name(), port.1);
+            for host in backend.own_hosts[port.0].iter().flatten() {
+                let _ = write!(text, " {host}");
+            }
+            if backend.own_ssl[port.0].is_some() {
+                let words = ssl_in_words(backend.ssl(port.0)).trim_start();
+                let _ = write!(text, " {words}");
+            }
         }
     }
-    text.push_str(match backend.proxy_ssl {
-        ProxySsl::Off => "",
-        ProxySsl::On => "  proxy_ssl",
-        ProxySsl::StartTls => "  proxy_ssl starttls",
-    });
+    text.push_str(ssl_in_words(backend.proxy_ssl));
     text.push_str(match backend.balance {
         Balance::Failover => "",
         Balance::RoundRobin => "  round_robin",
     });
     text.push('\n');
+}
+
+fn ssl_in_words(ssl: ProxySsl) -> &'static str {
+    match ssl {
+        ProxySsl::Off => "",
+        ProxySsl::On => "  proxy_ssl",
+        ProxySsl::StartTls => "  proxy_ssl starttls",
+    }
 }
 
 /// The first line of a key, or the section's header.

@@ -185,6 +185,12 @@ pub(super) fn check_protocols(
         record.backend_login.is_optional() && server.auth.passes_through()
     });
     let port_directives = Protocol::ALL.map(|protocol| protocol.record().port_directive);
+    // A login at any of these servers can be routed to any backend.
+    let passing = servers.iter().filter(|server| server.auth.passes_through());
+    let passing: Vec<Protocol> = passing.map(|server| server.protocol).collect();
+    for (section, _) in drafts {
+        tell_missing_hosts(section, &passing, report);
+    }
     for (section, draft) in drafts {
         let mut hosts = draft.backend.hosts.iter();
         if let Some(host) = hosts.find(|host| host.port.is_some())
@@ -235,13 +241,41 @@ fn warn_of_no_effect(drafts: &Drafts<'_>, report: &mut Report) {
     warn_unless(drafts, is_ours, works, text, report);
 }
 
+/// A backend with hosts of its own for some protocols needs them for all that are used. One that has none
+/// at all was told of already.
+fn tell_missing_hosts(section: &Section, protocols: &[Protocol], report: &mut Report) {
+    let directives = Protocol::ALL.map(hosts_directive);
+    let has_own = |key: &String| section.lines(key).next().is_some();
+    if section.lines("hosts").next().is_some() || !directives.iter().any(has_own) {
+        return;
+    }
+    for protocol in Protocol::ALL {
+        let key = hosts_directive(protocol);
+        if protocols.contains(&protocol) && !has_own(&key) {
+            let text = format!(
+                "missing: write it for the servers with protocol = {}, or hosts for all",
+                protocol.name()
+            );
+            report.mistake(at(section, &key), &text);
+        }
+    }
+}
+
+fn hosts_directive(protocol: Protocol) -> String {
+    format!("{}_hosts", protocol.name())
+}
+
 fn check_backend(section: &Section, draft: &Draft, drafts: &Drafts<'_>, report: &mut Report) {
-    if section.lines("hosts").next().is_none() {
+    let mut keys = Protocol::ALL.into_iter().map(hosts_directive);
+    let has_own = keys.any(|key| section.lines(&key).next().is_some());
+    if section.lines("hosts").next().is_none() && !has_own {
         let text = "missing: write hosts = NAME-OR-ADDRESS[:PORT] …";
         report.mistake(at(section, "hosts"), text);
     }
     // An answer of an auth server can ask for TLS although proxy_ssl is off.
-    let is_off = draft.server.proxy_ssl == ProxySsl::Off && !draft.has_failed("proxy_ssl");
+    let own = Protocol::ALL.map(|protocol| draft.backend.own_ssl[protocol]);
+    let mut kinds = own.into_iter().flatten().chain([draft.server.proxy_ssl]);
+    let is_off = kinds.all(|ssl| ssl == ProxySsl::Off) && !draft.has_failed("proxy_ssl");
     if is_off && all_pass_through(drafts) {
         for entry in &section.entries {
             if entry.key.starts_with("proxy_ssl_") {

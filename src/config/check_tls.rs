@@ -7,6 +7,7 @@ use super::check::{at, warn_unless};
 use super::draft::{Draft, Drafts};
 use super::source::{At, Report, Section};
 use super::{ProxySsl, Starttls};
+use crate::protocol::Protocol;
 use crate::tls::{Acceptor, Connector, Problem, SessionCaches, VerifyClient};
 
 const PROXY: &str = "proxy_ssl_";
@@ -130,7 +131,9 @@ pub(super) fn check_engines(drafts: &Drafts<'_>, report: &mut Report) {
             draft,
         };
         let server = &draft.server;
-        let asked = server.proxy_ssl != ProxySsl::Off || lines.has_any(PROXY);
+        let own = Protocol::ALL.map(|protocol| draft.backend.own_ssl[protocol]);
+        let mut kinds = own.into_iter().flatten().chain([server.proxy_ssl]);
+        let asked = kinds.any(|ssl| ssl != ProxySsl::Off) || lines.has_any(PROXY);
         if asked && !draft.has_failed("tls_library") {
             let built = Connector::new(server.proxy_tls.clone());
             lines.tell(built.map(|(_, warnings)| warnings), report);

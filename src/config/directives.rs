@@ -298,6 +298,23 @@ const CLIENT_BUFFER: std::ops::RangeInclusive<usize> = 1024..=1024 * 1024;
 const RELAY_BUFFER: std::ops::RangeInclusive<usize> = 1024..=16 * 1024 * 1024;
 
 use DefaultValue::{HostName, Implied, InBackend, OfProcess, OrAuto, Required, Text, Unset};
+
+/// Every kind of TLS towards a backend.
+const PROXY_SSL: [(&str, ProxySsl); 3] = [
+    ("off", ProxySsl::Off),
+    ("on", ProxySsl::On),
+    ("starttls", ProxySsl::StartTls),
+];
+
+const HOSTS: &str = "list of NAME-OR-ADDRESS[:PORT]; IPv6 addresses in brackets";
+
+/// `imap_hosts` and its like.
+fn own_hosts(draft: &mut Draft, protocol: Protocol, text: &str) -> Result<(), WrongValue> {
+    let (hosts, twice) = backend::hosts(text)?;
+    draft.backend.own_hosts[protocol] = Some(hosts);
+    draft.warnings.extend(twice);
+    Ok(())
+}
 use Setter::{Is, NotYet};
 
 /// Every directive, in the order of the reference.
@@ -1222,14 +1239,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         TO_BACKEND,
         "off | on | starttls",
         Text("off"),
-        Is(|d, v| {
-            let words = [
-                ("off", ProxySsl::Off),
-                ("on", ProxySsl::On),
-                ("starttls", ProxySsl::StartTls),
-            ];
-            put(&mut d.server.proxy_ssl, one_of(v, &words))
-        }),
+        Is(|d, v| put(&mut d.server.proxy_ssl, one_of(v, &PROXY_SSL))),
         "Whether the connection to a backend is encrypted, from its start or after STARTTLS, \
          which it must then offer. The auth server may say otherwise with each login \
          (Auth-SSL-Backend).",
@@ -1337,8 +1347,8 @@ pub(super) static DIRECTIVES: &[Directive] = &[
     row(
         "hosts",
         BACKEND,
-        "list of NAME-OR-ADDRESS[:PORT]; IPv6 addresses in brackets",
-        Required,
+        HOSTS,
+        Unset("none: needed for each protocol that has no hosts of its own"),
         Is(|d, v| {
             let (hosts, twice) = backend::hosts(v)?;
             d.backend.hosts = hosts;
@@ -1350,10 +1360,64 @@ pub(super) static DIRECTIVES: &[Directive] = &[
     )
     .example("imap1.example.org imap2.example.org"),
     row(
+        "imap_hosts",
+        BACKEND,
+        HOSTS,
+        Unset("those of hosts"),
+        Is(|d, v| own_hosts(d, Imap, v)),
+        "The machines that speak IMAP, where these are others.",
+    )
+    .example("imap.example.org"),
+    row(
+        "imap_proxy_ssl",
+        BACKEND,
+        "off | on | starttls",
+        Unset("that of proxy_ssl"),
+        Is(|d, v| put(&mut d.backend.own_ssl[Imap], one_of(v, &PROXY_SSL).map(Some))),
+        "How IMAP is encrypted, where that is otherwise.",
+    )
+    .example("on"),
+    row(
+        "pop3_hosts",
+        BACKEND,
+        HOSTS,
+        Unset("those of hosts"),
+        Is(|d, v| own_hosts(d, Pop3, v)),
+        "The machines that speak POP3, where these are others.",
+    )
+    .example("pop.example.org"),
+    row(
+        "pop3_proxy_ssl",
+        BACKEND,
+        "off | on | starttls",
+        Unset("that of proxy_ssl"),
+        Is(|d, v| put(&mut d.backend.own_ssl[Pop3], one_of(v, &PROXY_SSL).map(Some))),
+        "How POP3 is encrypted, where that is otherwise.",
+    )
+    .example("on"),
+    row(
+        "smtp_hosts",
+        BACKEND,
+        HOSTS,
+        Unset("those of hosts"),
+        Is(|d, v| own_hosts(d, Smtp, v)),
+        "The machines that speak SMTP, where these are others.",
+    )
+    .example("submission.example.org"),
+    row(
+        "smtp_proxy_ssl",
+        BACKEND,
+        "off | on | starttls",
+        Unset("that of proxy_ssl"),
+        Is(|d, v| put(&mut d.backend.own_ssl[Smtp], one_of(v, &PROXY_SSL).map(Some))),
+        "How SMTP is encrypted, where that is otherwise.",
+    )
+    .example("starttls"),
+    row(
         "imap_port",
         BACKEND,
         "port, 1 to 65535",
-        Unset("993 with proxy_ssl = on, otherwise 143"),
+        Unset("993 with TLS from the start, otherwise 143"),
         Is(|d, v| put(&mut d.backend.ports[Imap], count(v, 1..=65_535).map(Some))),
         "Where hosts without a port of their own speak IMAP.",
     )
@@ -1362,7 +1426,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "pop3_port",
         BACKEND,
         "port, 1 to 65535",
-        Unset("995 with proxy_ssl = on, otherwise 110"),
+        Unset("995 with TLS from the start, otherwise 110"),
         Is(|d, v| put(&mut d.backend.ports[Pop3], count(v, 1..=65_535).map(Some))),
         "Where hosts without a port of their own speak POP3.",
     )
@@ -1371,7 +1435,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "smtp_port",
         BACKEND,
         "port, 1 to 65535",
-        Unset("465 with proxy_ssl = on, otherwise 587, or 25 for servers whose smtp_auth has none"),
+        Unset("465 with TLS from the start, otherwise 587, or 25 for servers whose smtp_auth has none"),
         Is(|d, v| put(&mut d.backend.ports[Smtp], count(v, 1..=65_535).map(Some))),
         "Where hosts without a port of their own speak SMTP.",
     )

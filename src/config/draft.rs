@@ -428,8 +428,10 @@ fn empty_backend() -> Backend {
     Backend {
         name: String::new(),
         hosts: Vec::new(),
+        own_hosts: PerProtocol::default(),
         ports: PerProtocol::default(),
         proxy_ssl: ProxySsl::Off,
+        own_ssl: PerProtocol::default(),
         proxy_tls: ClientSettings::default(),
         proxy_protocol: ProxyProtocol::Off,
         xclient: Xclient::Off,
