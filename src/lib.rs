@@ -11,7 +11,8 @@
 //!   host that serves. `session::relay` and `session::copy`: the two threads of a session that is
 //!   logged in, and how it falls silent or ends.
 //! - `session`: what a session carries along; `session::live`: all sessions as others may see and end them;
-//!   `session::hibernate`: who waits without a thread; `session::goodbye`: the end before a relay.
+//!   `session::hibernate`: who waits without a thread; `session::goodbye`: the end before a relay;
+//!   `session::lines` and `session::quoted`: what may stand in a session's log.
 //! - `admission`: who is let in, and whose turn it is; `service`: one `[server]` at work.
 //! - `auth`: a request goes in, a verdict comes out. `backend`: hosts, grants, routes, health; the
 //!   connection to a host, and what a login and a visit have in common (`backend::talk`).

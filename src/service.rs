@@ -264,6 +264,15 @@ impl Service {
         }
     }
 
+    /// Where the list comes from that `capabilities` has now, for the log.
+    pub(crate) fn source_of_capabilities(&self) -> &'static str {
+        match self.conf.capabilities() {
+            Capabilities::Fixed(_) => "those configured",
+            Capabilities::Auto if self.learned.list().is_some() => "what the backends offer",
+            Capabilities::Auto => "the default, as no backend has answered",
+        }
+    }
+
     fn asker(&self, visitor: Visitor) -> Asker {
         Asker {
             server: self.conf.name.clone(),

@@ -22,6 +22,7 @@ mod import;
 mod legs;
 mod limits;
 mod listen;
+mod log;
 mod mechanisms;
 mod passthrough;
 mod peers;

@@ -6,20 +6,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AuthError, Authenticator, LoginRefusal, Request, Verdict, Warning};
+use super::{AuthError, Authenticator, LoginRefusal, Note, Request, Verdict};
 use crate::backend::grant::{AddressSettings, Grant};
 use crate::backend::route::Router;
 use crate::config::{self, ProxySsl};
-use crate::log::escape;
+use crate::log::Severity;
 use crate::net::http::{HttpClient, HttpError, Response};
-use crate::net::line::Line;
+use crate::net::line::{Line, without_end};
 use crate::net::socket::Deadline;
 use crate::protocol::Protocol;
+use crate::sasl::shown::{BLOT, LoginSecrets, percent_encoded};
 use crate::sasl::{Credentials, Envelope};
 use crate::tls::{Connector, Facts, Verdict as Certificate};
 
 /// Longest `Auth-Wait` that is believed.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+
+/// The header with the secret, in questions and answers.
+const PASSWORD: &str = "Auth-Pass";
 
 /// The headers that have a meaning; sent twice with different values, they have none.
 const MEANINGFUL: [&str; 12] = [
@@ -27,7 +31,7 @@ const MEANINGFUL: [&str; 12] = [
     "Auth-Server",
     "Auth-Port",
     "Auth-User",
-    "Auth-Pass",
+    PASSWORD,
     "Auth-Wait",
     "Auth-Error-Code",
     "Auth-Error-SASL",
@@ -62,16 +66,29 @@ impl Authenticator for AuthHttp {
     fn authenticate(
         &self,
         request: &Request<'_>,
-        warn: &dyn Fn(&Warning),
+        note: &dyn Fn(&Note),
     ) -> Result<Verdict, AuthError> {
         let head = self.head(request);
+        let debug = |text: &dyn Fn() -> String| {
+            if request.is_debugged {
+                note(&Note {
+                    severity: Severity::Debug,
+                    src: file!(),
+                    text: text(),
+                    error: None,
+                });
+            }
+        };
+        debug(&|| self.shown_question(request, &head));
         let deadline = Deadline::after(self.timeout, "auth_http_timeout");
-        let (client, response) = self.ask(&head, deadline, warn)?;
+        let (client, response) = self.ask(&head, deadline, note)?;
         let answer = Answer {
             method: self,
             server: client.name(),
             response,
+            secrets: request.secrets,
         };
+        debug(&|| answer.shown());
         answer.verdict(request.credentials)
     }
 
@@ -105,13 +122,26 @@ impl AuthHttp {
         }
     }
 
+    /// The question for the log. A header of the operator's (`auth_http_header`) may be a password too.
+    fn shown_question(&self, request: &Request<'_>, head: &[u8]) -> String {
+        let lines = head.split(|&byte| byte == b'\n').map(without_end);
+        let headers = lines.filter_map(|line| {
+            let colon = line.iter().position(|&byte| byte == b':')?;
+            Some((&line[..colon], line[colon + 1..].trim_ascii()))
+        });
+        let configured = || self.headers.iter().map(|(name, _)| name.as_str());
+        let is_hidden = |name: &[u8]| is_one_of(name, configured().chain([PASSWORD]));
+        let shown = shown_headers(request.secrets, headers, is_hidden);
+        format!("sent to auth http server: \"{shown}\"")
+    }
+
     /// The first answer. A server that does not answer leaves its successors an equal share of the
     /// time.
     fn ask(
         &self,
         head: &[u8],
         deadline: Deadline,
-        warn: &dyn Fn(&Warning),
+        note: &dyn Fn(&Note),
     ) -> Result<(&HttpClient, Response), AuthError> {
         let mut failed = None;
         for (at, client) in self.servers.iter().enumerate() {
@@ -123,7 +153,8 @@ impl AuthHttp {
             };
             if others > 1 {
                 let name = client.name();
-                warn(&Warning {
+                note(&Note {
+                    severity: Severity::Warn,
                     src: file!(),
                     text: format!("auth http server {name}: {error}, trying the next"),
                     error: error.into_io(),
@@ -141,7 +172,7 @@ impl AuthHttp {
         let mut head = Head(Line::new(Vec::with_capacity(1024)));
         head.add("Auth-Method", credentials.method.name);
         head.add_encoded("Auth-User", &credentials.login);
-        head.add_encoded("Auth-Pass", credentials.secret.expose());
+        head.add_encoded(PASSWORD, credentials.secret.expose());
         if let Some(salt) = &credentials.salt {
             head.add("Auth-Salt", salt);
         }
@@ -180,6 +211,27 @@ impl AuthHttp {
         }
         head.0
     }
+}
+
+/// Headers for the log: of those that may carry a secret only the names.
+fn shown_headers<'a>(
+    secrets: &LoginSecrets,
+    headers: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    is_hidden: impl Fn(&[u8]) -> bool,
+) -> String {
+    let shown = headers.map(|(name, value)| {
+        let shown_name = secrets.quote(name);
+        match is_hidden(name) {
+            true => format!("{shown_name}: {BLOT}"),
+            false => format!("{shown_name}: {}", secrets.quote(value)),
+        }
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+fn is_one_of<'a>(name: &[u8], names: impl IntoIterator<Item = &'a str>) -> bool {
+    let mut names = names.into_iter();
+    names.any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
 }
 
 /// The last server's failure, in the words that nginx has for it.
@@ -221,14 +273,7 @@ impl Head {
 
     /// Percent-encoding of exactly the controls, space and `%`.
     fn add_encoded(&mut self, name: &str, value: &[u8]) {
-        let mut encoded = Line::new(Vec::with_capacity(value.len() * 3));
-        for &byte in value {
-            match byte {
-                0..=b' ' | b'%' => encoded.extend_from_slice(format!("%{byte:02X}").as_bytes()),
-                _ => encoded.push(byte),
-            }
-        }
-        self.add_bytes(name, &encoded);
+        self.add_bytes(name, &percent_encoded(value));
     }
 
     fn add_envelope(&mut self, envelope: &Envelope) {
@@ -271,6 +316,7 @@ struct Answer<'a> {
     method: &'a AuthHttp,
     server: String,
     response: Response,
+    secrets: &'a LoginSecrets,
 }
 
 impl Answer<'_> {
@@ -302,6 +348,16 @@ impl Answer<'_> {
         }
     }
 
+    /// The answer for the log; of headers without a meaning nobody knows what they carry.
+    fn shown(&self) -> String {
+        let headers = self.response.headers.iter();
+        let headers = headers.map(|(name, value)| (name.as_bytes(), value.as_slice()));
+        let is_hidden = |name: &[u8]| is_one_of(name, [PASSWORD]) || !is_one_of(name, MEANINGFUL);
+        let shown = shown_headers(self.secrets, headers, is_hidden);
+        let (server, status) = (&self.server, self.response.status);
+        format!("received from auth http server {server}: \"{status}, {shown}\"")
+    }
+
     fn grant(&self, credentials: &Credentials) -> Result<Verdict, AuthError> {
         let mut grant = self.target(credentials)?;
         if let Some(value) = self.header("Auth-SMTP-Auth") {
@@ -319,7 +375,7 @@ impl Answer<'_> {
         if let Some(login) = self.filled("Auth-User") {
             grant.login = login.to_vec();
         }
-        if let Some(password) = self.filled("Auth-Pass") {
+        if let Some(password) = self.filled(PASSWORD) {
             grant.set_password(password);
         }
         let is_optional = self.method.protocol.record().backend_login.is_optional();
@@ -344,7 +400,7 @@ impl Answer<'_> {
         if let Some(name) = self.filled("Auth-Backend") {
             let name = String::from_utf8_lossy(name);
             let Some(backend) = self.method.router.backend(&name) else {
-                let name = escape(name.as_bytes());
+                let name = self.secrets.quote(name.as_bytes());
                 return Err(self.unusable(&format!("named an unknown backend:\"{name}\"")));
             };
             let mut grant = Grant::to_backend(&backend, self.method.protocol, credentials);
@@ -375,7 +431,10 @@ impl Answer<'_> {
         if bare.parse::<std::net::IpAddr>().is_ok() || is_name(bare) {
             return Ok(bare.to_owned());
         }
-        Err(self.unusable(&format!("sent invalid server address:\"{}\"", escape(host))))
+        Err(self.unusable(&format!(
+            "sent invalid server address:\"{}\"",
+            self.secrets.quote(host)
+        )))
     }
 
     fn backend_port(&self, port: &[u8]) -> Result<u16, AuthError> {
@@ -384,7 +443,12 @@ impl Answer<'_> {
             .parse()
             .ok()
             .filter(|&number| number > 0 && digits.bytes().all(|byte| byte.is_ascii_digit()))
-            .ok_or_else(|| self.unusable(&format!("sent invalid server port:\"{}\"", escape(port))))
+            .ok_or_else(|| {
+                self.unusable(&format!(
+                    "sent invalid server port:\"{}\"",
+                    self.secrets.quote(port)
+                ))
+            })
     }
 
     /// Seconds; 0 or no number counts as absent.

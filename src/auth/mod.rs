@@ -12,24 +12,26 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::backend::grant::Grant;
+use crate::log::Severity;
 use crate::net::address::Address;
 use crate::net::line::Line;
 use crate::net::resolve::HostName;
 use crate::sasl::Credentials;
+use crate::sasl::shown::LoginSecrets;
 use crate::secret::Secret;
 use crate::tls::Facts;
 
 /// A method of deciding about logins.
 pub(crate) trait Authenticator: fmt::Debug + Send + Sync {
-    /// Decides about one login; blocks within the method's own time limit. `warn` is told of what went
-    /// wrong on the way to a verdict.
+    /// Decides about one login; blocks within the method's own time limit. `note` is told of what went
+    /// wrong, or was decided, on the way to a verdict.
     ///
     /// # Errors
     /// Nobody could decide, or what was decided is unusable.
     fn authenticate(
         &self,
         request: &Request<'_>,
-        warn: &dyn Fn(&Warning),
+        note: &dyn Fn(&Note),
     ) -> Result<Verdict, AuthError>;
 
     /// What the method knows of a login that a SASL exchange needs before it can go on, such as a key that
@@ -62,14 +64,20 @@ pub(crate) struct Request<'a> {
     pub proxied: Option<(SocketAddr, SocketAddr)>,
     /// Its TLS, if there is any.
     pub tls: Option<&'a Facts>,
+    /// What of the login must not stand in the log, should somebody say it back.
+    pub secrets: &'a LoginSecrets,
+    /// Whether `note` is to be told of each question and answer, on level debug.
+    pub is_debugged: bool,
 }
 
 /// A line for the log about a question that goes on.
 #[derive(Debug)]
-pub(crate) struct Warning {
+pub(crate) struct Note {
+    /// How loud it is.
+    pub severity: Severity,
     /// The source file that it comes from.
     pub src: &'static str,
-    /// What happened.
+    /// What happened, escaped.
     pub text: String,
     /// The failed system call.
     pub error: Option<io::Error>,

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use super::{AuthError, Authenticator, LoginRefusal, Request, Verdict, Warning};
+use super::{AuthError, Authenticator, LoginRefusal, Note, Request, Verdict};
 use crate::backend::grant::Grant;
 use crate::backend::route::{Router, Way};
 use crate::config;
+use crate::log::Severity;
 use crate::protocol::Protocol;
 
 /// Logins that a session may try.
@@ -63,14 +64,20 @@ impl Authenticator for Passthrough {
     fn authenticate(
         &self,
         request: &Request<'_>,
-        _: &dyn Fn(&Warning),
+        note: &dyn Fn(&Note),
     ) -> Result<Verdict, AuthError> {
         let credentials = request.credentials;
         let full = self.with_domain(&credentials.login);
         let backend = match self.router.route(&full) {
             Way::To(backend) => backend,
-            Way::Rejected(text) => return Ok(Verdict::Refused(LoginRefusal::ours(&text))),
-            Way::None => return Ok(Verdict::Refused(LoginRefusal::failed_unseen())),
+            Way::Rejected(text) => {
+                note(&of_route("a route rejects the login"));
+                return Ok(Verdict::Refused(LoginRefusal::ours(&text)));
+            }
+            Way::None => {
+                note(&of_route("no route fits"));
+                return Ok(Verdict::Refused(LoginRefusal::failed_unseen()));
+            }
         };
         let mut grant = Grant::to_backend(&backend, self.protocol, credentials);
         // The backend cannot decide about a login that it is not shown.
@@ -86,5 +93,14 @@ impl Authenticator for Passthrough {
 
     fn is_own(&self) -> bool {
         true
+    }
+}
+
+fn of_route(text: &str) -> Note {
+    Note {
+        severity: Severity::Info,
+        src: file!(),
+        text: text.to_owned(),
+        error: None,
     }
 }

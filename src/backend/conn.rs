@@ -158,7 +158,7 @@ impl BackendConn<'_> {
         self.conn.start_tls(engine, self.dial.deadlines.current())?;
         self.hears_goodbye = hears_goodbye;
         if let (Some(watcher), Some(facts)) = (self.dial.watcher, self.conn.tls_facts()) {
-            watcher.tls_runs(&facts.protocol);
+            watcher.tls_runs(&facts);
         }
         Ok(())
     }
@@ -187,11 +187,15 @@ impl BackendConn<'_> {
     }
 
     /// Sends the line with the password, or with what stands for it. From here on the host is held
-    /// to have it, even if only a part of the line went out.
-    pub(crate) fn send_credentials(&mut self, line: &[u8]) -> Result<(), BackendError> {
+    /// to have it, even if only a part of the line went out. `hidden` as in `send_hiding`.
+    pub(crate) fn send_credentials(
+        &mut self,
+        line: &[u8],
+        hidden: usize,
+    ) -> Result<(), BackendError> {
         self.dial.deadlines.credentials_are_out();
         self.has_credentials = true;
-        self.send(line)
+        self.send_hiding(line, hidden)
     }
 
     /// Whether the host has the credentials, or a part of them.
@@ -210,6 +214,15 @@ impl BackendConn<'_> {
 
     /// Sends a line, its end included.
     pub(crate) fn send(&mut self, line: &[u8]) -> Result<(), BackendError> {
+        self.send_hiding(line, 0)
+    }
+
+    /// Sends a line, its end included, whose last bytes before that are nobody else's business: so many of
+    /// them are hidden from the watcher.
+    pub(crate) fn send_hiding(&mut self, line: &[u8], hidden: usize) -> Result<(), BackendError> {
+        if let Some(watcher) = self.dial.watcher {
+            watcher.sent(line, hidden);
+        }
         let sent = self.conn.send(line, self.dial.deadlines.current());
         self.note_failure(sent)
     }
@@ -241,6 +254,9 @@ impl BackendConn<'_> {
         }
         let line = self.conn.buffered()[..length].to_vec();
         self.conn.consume(length);
+        if let Some(watcher) = self.dial.watcher {
+            watcher.received(&line);
+        }
         Ok(line)
     }
 
@@ -266,6 +282,9 @@ impl BackendConn<'_> {
             Origin::Ourselves => GOODBYE,
         };
         let deadline = Deadline::after(limit, "connect_timeout");
+        if let Some(watcher) = self.dial.watcher {
+            watcher.sent(goodbye, 0);
+        }
         if self.conn.send(goodbye, deadline).is_ok() {
             let _ = self.conn.fill_line(deadline);
         }

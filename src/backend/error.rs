@@ -1,14 +1,13 @@
 //! Why a host of a backend does not serve, or a login there fails: one type for logins and visits.
 //!
-//! `Display` is for the log. What a client is told instead is its dialect's business.
+//! `describe` is for the log. What a client is told instead is its dialect's business.
 
-use std::fmt;
 use std::io;
 
 use super::grant::CannotLogIn;
-use crate::log::escape;
 use crate::net::error::NetError;
 use crate::net::line::Line;
+use crate::sasl::shown::LoginSecrets;
 use crate::tls::{TlsError, TlsErrorKind};
 
 /// Why a login failed at one host. Only the first of the two can be tried elsewhere.
@@ -210,41 +209,47 @@ impl BackendError {
         }
     }
 
-    /// The text with the failed system call, where there is one.
-    pub(crate) fn in_full(&self) -> String {
-        match self.io_error() {
-            Some(error) => format!("{self}: {error}"),
-            None => self.to_string(),
-        }
-    }
-}
-
-impl fmt::Display for BackendError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// In words, for the log. `secrets` are those that the backend may have said back.
+    pub(crate) fn describe(&self, secrets: &LoginSecrets) -> String {
         match self {
-            Self::Connect(text, _) | Self::Internal(text) => f.write_str(text),
-            Self::Timeout => f.write_str("upstream timed out"),
-            Self::Gone(None) => f.write_str("upstream closed connection"),
-            Self::Gone(Some(_)) => f.write_str("connection to upstream failed"),
-            Self::Tls(error) => write!(f, "TLS with upstream failed: {error}"),
-            Self::Refused(reply) => reply.fmt(f),
+            Self::Connect(text, _) | Self::Internal(text) => text.clone(),
+            Self::Timeout => "upstream timed out".into(),
+            Self::Gone(None) => "upstream closed connection".into(),
+            Self::Gone(Some(_)) => "connection to upstream failed".into(),
+            Self::Tls(error) => format!("TLS with upstream failed: {error}"),
+            Self::Refused(reply) => reply.describe(secrets),
+        }
+    }
+
+    /// The same with the failed system call, where there is one.
+    pub(crate) fn in_full(&self, secrets: &LoginSecrets) -> String {
+        let described = self.describe(secrets);
+        match self.io_error() {
+            Some(error) => format!("{described}: {error}"),
+            None => described,
         }
     }
 }
 
-impl fmt::Display for BackendReply {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let answer = escape(self.answer.trim_ascii_end());
-        match (self.kind, self.hint) {
-            (RefusalKind::LoginHere(port), hint) => {
-                write!(f, "the backend offers no login on port {port}")?;
-                hint.map_or(Ok(()), |hint| write!(f, ": {hint}"))?;
-                write!(f, "; it answered \"{answer}\"")
-            }
-            (_, None) => write!(f, "upstream sent invalid response: \"{answer}\""),
-            (_, Some(hint)) => {
-                write!(f, "upstream sent invalid response: \"{answer}\"; {hint}")
-            }
+impl BackendReply {
+    /// The answer for the log, all its lines in one.
+    pub(crate) fn quoted(&self, secrets: &LoginSecrets) -> String {
+        secrets.quote(self.answer.trim_ascii_end())
+    }
+
+    fn describe(&self, secrets: &LoginSecrets) -> String {
+        let answer = self.quoted(secrets);
+        let hint = |before: &str| {
+            self.hint
+                .map(|hint| format!("{before}{hint}"))
+                .unwrap_or_default()
+        };
+        match self.kind {
+            RefusalKind::LoginHere(port) => format!(
+                "the backend offers no login on port {port}{}; it answered \"{answer}\"",
+                hint(": ")
+            ),
+            _ => format!("upstream sent invalid response: \"{answer}\"{}", hint("; ")),
         }
     }
 }

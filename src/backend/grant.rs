@@ -38,6 +38,16 @@ impl Target {
     }
 }
 
+/// For the log.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address { host, port } => write!(f, "{host} port {port}"),
+            Self::Backend(backend) => write!(f, "backend \"{}\"", backend.conf.name),
+        }
+    }
+}
+
 /// A login that may pass: to whom it goes, how that one is spoken to, and as whom.
 #[derive(Debug)]
 pub(crate) struct Grant {

@@ -22,6 +22,7 @@ use crate::config::{self, Balance};
 use crate::log::{Log, Seldom, Severity};
 use crate::net::resolve::Dns;
 use crate::protocol::Purpose;
+use crate::sasl::shown::LoginSecrets;
 use crate::tls::{Connector, Problem};
 
 use self::error::BeforeCredentials;
@@ -156,7 +157,9 @@ impl Backend {
     /// Notes that an address does not serve, and says so once.
     pub(crate) fn note_failure(&self, address: SocketAddr, failure: &BeforeCredentials) {
         if self.known.health.failed(address, self.conf.fail_timeout) {
-            let (name, reason) = (&self.conf.name, failure.cause().in_full());
+            // Whoever has not seen the credentials cannot say them back.
+            let reason = failure.cause().in_full(&LoginSecrets::default());
+            let name = &self.conf.name;
             let text = format!("backend \"{name}\": {address} is down: {reason}");
             self.log.write(Severity::Warn, file!(), &text, None, None);
         }

@@ -9,6 +9,7 @@ use super::error::BackendError;
 use super::grant::Grant;
 use crate::config::ProxySsl;
 use crate::net::line::Line;
+use crate::tls::Facts;
 
 /// The backend side of a protocol, on one connection. Order of calls: `greet`; `start_tls` where the
 /// backend is spoken to so; then `ask_capabilities` in a visit, `identify` and `log_in` in a login;
@@ -59,8 +60,15 @@ pub(crate) trait Watcher {
     /// The dialogue is about to do this.
     fn set_step(&self, step: BackendStep);
 
-    /// TLS of this version runs from now on.
-    fn tls_runs(&self, version: &str);
+    /// This line goes to the backend now; the last `hidden` bytes before its end are a secret, or tell
+    /// something of one.
+    fn sent(&self, line: &[u8], hidden: usize);
+
+    /// This line has come from the backend, which may say back what it was told.
+    fn received(&self, line: &[u8]);
+
+    /// TLS runs from now on.
+    fn tls_runs(&self, facts: &Facts);
 }
 
 /// What is being done at a backend; names the moment in the log, and steers nothing.

@@ -6,11 +6,12 @@
 
 use super::conn::{BackendConn, Dial, Origin};
 use super::deadlines::Deadlines;
-use super::error::{BackendError, BeforeCredentials};
+use super::error::BeforeCredentials;
 use super::talk::{Dialogue, Talk, open};
 use super::{Backend, Candidate};
 use crate::config::ProxySsl;
 use crate::protocol::{Protocol, Purpose};
+use crate::sasl::shown::LoginSecrets;
 
 /// Who visits: in which protocol, under which name.
 #[derive(Debug, Clone)]
@@ -40,7 +41,10 @@ impl Visitor {
         };
         let answer = talk.ask_capabilities(&mut conn);
         talk.quit(conn);
-        let failure = answer.as_ref().err().map(BackendError::in_full);
+        let failure = answer
+            .as_ref()
+            .err()
+            .map(|error| error.in_full(&LoginSecrets::default()));
         let subject = format!("the question to {} for its capabilities", host.address);
         backend.note_outcome(&subject, failure.as_deref());
         let Ok(items) = answer else {
@@ -82,7 +86,10 @@ impl Visitor {
             }
             // Ours, or an answer that only the administrator can explain.
             Err(failure) => {
-                backend.note_outcome(&subject, Some(&failure.cause().in_full()));
+                backend.note_outcome(
+                    &subject,
+                    Some(&failure.cause().in_full(&LoginSecrets::default())),
+                );
                 None
             }
         }

@@ -5,6 +5,7 @@
 //! what may be told before the login. When which half runs is decided in `session::run`; visits run the
 //! backend-facing one without a client (`dialogue`).
 
+mod blotted;
 pub(crate) mod imap;
 pub(crate) mod pop3;
 pub(crate) mod smtp;
@@ -30,6 +31,8 @@ use crate::sasl::{
 use crate::session::budget::Allowance;
 use crate::session::error::{Cause, Halt};
 use crate::session::{Session, Step, TlsDue};
+
+use self::blotted::Arguments;
 
 /// The dialogue of a new session.
 pub(crate) fn begin(protocol: Protocol) -> Box<dyn Dialect> {
@@ -95,6 +98,14 @@ pub(crate) trait Dialect: Send {
     fn failure_line(&self, cause: &Cause, own_method: bool) -> Option<Line>;
 }
 
+/// Writes a client's command to the log, on level debug.
+fn log_command(session: &Session, word: &[u8], arguments: Arguments<'_>) {
+    session.log_debug(file!(), || {
+        let shown = blotted::command(word, arguments);
+        format!("received from client: \"{shown}\"")
+    });
+}
+
 /// Counts a parsed command; one too many is answered and ends the session.
 fn count_command(
     dialect: &dyn Dialect,
@@ -105,7 +116,7 @@ fn count_command(
     if session.budget.count_command() == Allowance::Left {
         return Ok(());
     }
-    client.send(&dialect.bad_command())?;
+    session.say(client, &dialect.bad_command())?;
     let text = "client sent too many commands";
     Err(Cause::ClientProtocol(text.into()).into())
 }
@@ -117,7 +128,11 @@ fn refuse_line(
     client: &mut ClientConn,
 ) -> Result<(), Halt> {
     session.end_if_told()?;
-    client.send(&dialect.bad_command())?;
+    // It could be a password.
+    session.log_debug(file!(), || {
+        "received from client: a line that is no command".into()
+    });
+    session.say(client, &dialect.bad_command())?;
     if session.budget.count_error() == Allowance::Left {
         return Ok(());
     }
@@ -136,7 +151,7 @@ fn fill_command(
     match client.fill(session.budget.deadline()) {
         Err(Stall::Failed(NetError::TooLong)) => {
             let shown = shown_word(client.buffered(), known);
-            client.send(&dialect.bad_command())?;
+            session.say(client, &dialect.bad_command())?;
             let text = format!("client sent too long command \"{shown}\"");
             Err(Cause::ClientProtocol(text).into())
         }
@@ -224,7 +239,7 @@ fn go_on_with_sasl(
             break;
         };
         if *answer == b"*" {
-            client.send(&dialect.cancelled())?;
+            session.say(client, &dialect.cancelled())?;
             break;
         }
         let next = exchange.answer(&answer);
@@ -242,10 +257,14 @@ fn read_sasl_answer(
     client: &mut ClientConn,
 ) -> Result<Line, Halt> {
     let mut answer = read_client_line(dialect, session, client, &[])?;
-    count_command(dialect, session, client)?;
     let is_text = |byte: &u8| !matches!(byte, b' ' | b'\t');
     let length = answer.iter().rposition(is_text).map_or(0, |last| last + 1);
     answer.truncate(length);
+    match &**answer {
+        b"*" => log_command(session, b"*", Arguments::Shown(b"")),
+        _ => log_command(session, b"an answer of SASL:", Arguments::Blotted),
+    }
+    count_command(dialect, session, client)?;
     Ok(answer)
 }
 
@@ -267,13 +286,13 @@ fn step_sasl(
             }
             Ok(Next::Challenge(text)) => {
                 let encoded = Line::new(STANDARD.encode(text).into_bytes());
-                client.send(&dialect.challenge(&encoded))?;
+                session.say(client, &dialect.challenge(&encoded))?;
                 *dialect.exchange() = Some(exchange);
                 return Ok(None);
             }
             Ok(Next::Done(credentials)) => return Ok(Some(credentials)),
             Err(Malformed) => {
-                client.send(&dialect.bad_command())?;
+                session.say(client, &dialect.bad_command())?;
                 return Ok(None);
             }
         }
@@ -296,7 +315,7 @@ pub(crate) fn read_error_answer(
     };
     let answer = read_sasl_answer(dialect, session, client)?;
     if *answer != prescribed {
-        client.send(&dialect.bad_command())?;
+        session.say(client, &dialect.bad_command())?;
         return Ok(false);
     }
     Ok(true)
@@ -339,11 +358,11 @@ fn refuse_plain_login(
     answer: &[u8],
 ) -> Result<(), Halt> {
     match session.service.conf.plain_login_answer {
-        PlainLoginAnswer::Bad => client.send(&dialect.bad_command())?,
+        PlainLoginAnswer::Bad => session.say(client, &dialect.bad_command())?,
         PlainLoginAnswer::Said => {
             let text = "client tried to log in before TLS";
             session.log(Severity::Info, file!(), text);
-            client.send(&line(&[answer]))?;
+            session.say(client, &line(&[answer]))?;
         }
     }
     Ok(())
@@ -357,7 +376,7 @@ fn accept_starttls(
     answer: &[u8],
 ) -> Result<(), Halt> {
     session.set_step(Step::InStarttls);
-    client.send(answer)?;
+    session.say(client, answer)?;
     client.clear();
     session.tls_due = TlsDue::Starttls;
     Ok(())

@@ -11,6 +11,7 @@ mod login;
 pub(crate) mod made_up;
 mod oauth;
 pub(crate) mod plain;
+pub(crate) mod shown;
 
 use std::fmt;
 

@@ -3,6 +3,8 @@
 //! Which address is tried when is decided in `session::run`; how one is connected to in
 //! `backend::conn`; the login itself is the dialects'.
 
+use std::time::Instant;
+
 use crate::backend::Candidate;
 use crate::backend::conn::{BackendConn, Dial, Origin};
 use crate::backend::deadlines::Deadlines;
@@ -17,20 +19,36 @@ pub(crate) fn candidates(session: &Session, grant: &Grant) -> Result<Vec<Candida
     let dns = &session.service.dns;
     let not_found =
         |error: String| BackendError::Connect(format!("no address of upstream: {error}"), None);
-    match &grant.target {
+    let candidates: Vec<Candidate> = match &grant.target {
         Target::Backend(backend) => backend
             .candidates(session.service.conf.purpose(), dns, deadline)
-            .map_err(not_found),
+            .map_err(not_found)?,
         Target::Address { host, port } => {
             let found = dns.lookup_host(host, *port, deadline);
             let found = found.map_err(|error| not_found(error.to_string()))?;
+            session.log_debug(file!(), || {
+                let left = found.valid_until.saturating_duration_since(Instant::now());
+                let seconds = left.as_secs();
+                format!("addresses of {host} are kept in the cache for {seconds} s")
+            });
             let candidate = |address| Candidate {
                 host: host.clone(),
                 address,
             };
-            Ok(found.addresses.into_iter().map(candidate).collect())
+            found.addresses.into_iter().map(candidate).collect()
         }
-    }
+    };
+    session.log_debug(file!(), || {
+        let addresses = candidates
+            .iter()
+            .map(|candidate| candidate.address.to_string());
+        let addresses: Vec<_> = addresses.collect();
+        format!(
+            "addresses of upstream, in their order: {}",
+            addresses.join(", ")
+        )
+    });
+    Ok(candidates)
 }
 
 /// Connects to one address, within its share of the login's time.
@@ -40,6 +58,8 @@ pub(crate) fn dial<'a>(
     candidate: &'a Candidate,
     mut deadlines: Deadlines,
 ) -> Result<BackendConn<'a>, BeforeCredentials> {
+    let Candidate { host, address } = candidate;
+    session.log_debug(file!(), || format!("trying host {host} at {address}"));
     session.set_upstream(Some(candidate.address.to_string()));
     if let Some(connect_timeout) = grant.connect_timeout {
         deadlines.limit_connect(connect_timeout);

@@ -1,9 +1,8 @@
 //! Why a session ended before its relay: one error type, and what follows from each class of it.
 //!
-//! `Display` is for the log and tells the administrator everything but credentials. What the client
+//! `describe` is for the log and tells the administrator everything but credentials. What the client
 //! sees is rendered by its dialect, which never repeats a reason.
 
-use std::fmt;
 use std::io;
 
 use crate::auth::AuthError;
@@ -11,6 +10,7 @@ use crate::backend::error::BackendError;
 use crate::log::{Severity, escape};
 use crate::net::client_conn::{Stall, Wake};
 use crate::net::error::NetError;
+use crate::sasl::shown::LoginSecrets;
 use crate::session::live::Ending;
 use crate::tls::TlsError;
 
@@ -78,6 +78,30 @@ impl Cause {
         }
     }
 
+    /// In words, for the log. `secrets` are those that a backend may have said back.
+    pub(crate) fn describe(&self, secrets: &LoginSecrets) -> String {
+        let fixed = match self {
+            Self::Quit => "client said goodbye",
+            Self::ClientGone => "client closed connection",
+            Self::ClientTimeout => "client timed out",
+            Self::ClientIo(_) => "connection to client failed",
+            Self::MadeRoom => "session made room for others",
+            Self::Stopped(Ending::ReloadTimeout) => {
+                "session ended because the configuration was read anew"
+            }
+            Self::Stopped(_) => "session ended because the program stops",
+            Self::Refused => "session closed after a refused login",
+            Self::ClientProtocol(text) | Self::Internal(text) => text,
+            Self::ClientCertificate { text, .. } | Self::AuthService(text, _) => text,
+            Self::ClientTls(error) => return format!("TLS with client failed: {error}"),
+            Self::BrokenProxyHeader(bytes) => {
+                return format!("broken header: \"{}\"", escape(bytes));
+            }
+            Self::Backend(error) => return error.describe(secrets),
+        };
+        fixed.to_owned()
+    }
+
     /// The class in two words, for the closing line.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
@@ -95,29 +119,6 @@ impl Cause {
             Self::AuthService(..) => "auth service",
             Self::Backend(error) => error.reason(),
             Self::Internal(_) => "internal error",
-        }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Quit => f.write_str("client said goodbye"),
-            Self::ClientGone => f.write_str("client closed connection"),
-            Self::ClientTimeout => f.write_str("client timed out"),
-            Self::ClientProtocol(text) | Self::Internal(text) => f.write_str(text),
-            Self::ClientIo(_) => f.write_str("connection to client failed"),
-            Self::ClientTls(error) => write!(f, "TLS with client failed: {error}"),
-            Self::ClientCertificate { text, .. } => f.write_str(text),
-            Self::BrokenProxyHeader(bytes) => write!(f, "broken header: \"{}\"", escape(bytes)),
-            Self::MadeRoom => f.write_str("session made room for others"),
-            Self::Stopped(Ending::ReloadTimeout) => {
-                f.write_str("session ended because the configuration was read anew")
-            }
-            Self::Stopped(_) => f.write_str("session ended because the program stops"),
-            Self::Refused => f.write_str("session closed after a refused login"),
-            Self::AuthService(text, _) => f.write_str(text),
-            Self::Backend(error) => error.fmt(f),
         }
     }
 }

@@ -49,15 +49,11 @@ pub(super) fn say(
     line: Option<Line>,
     linger: Duration,
 ) {
-    session.log_failure(
-        cause.severity(),
-        file!(),
-        &cause.to_string(),
-        cause.io_error(),
-    );
+    let text = session.describe(cause);
+    session.log_failure(cause.severity(), file!(), &text, cause.io_error());
     if let Some(line) = line.filter(|_| session.tls_due == TlsDue::No) {
         // The client may be gone; then it hears nothing.
-        let _ = client.send(&line);
+        let _ = session.say(&mut client, &line);
     }
     client.say_last();
     let leaving = Leaving {

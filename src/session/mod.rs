@@ -8,7 +8,9 @@ pub(crate) mod dial;
 pub(crate) mod error;
 mod goodbye;
 pub(crate) mod hibernate;
+mod lines;
 pub(crate) mod live;
+mod quoted;
 mod relay;
 mod run;
 mod slot;
@@ -25,9 +27,11 @@ use crate::backend::talk::{BackendStep, Watcher};
 use crate::log::{Closing, Context, Severity, escape};
 use crate::net::address::Address;
 use crate::net::client_conn::ClientConn;
+use crate::net::line::without_end;
 use crate::net::resolve::{HostName, PendingName};
 use crate::net::socket::{Deadline, Socket};
 use crate::sasl::Method;
+use crate::sasl::shown::{BLOT, LoginSecrets};
 use crate::service::Service;
 use crate::system::threads::{Threads, spawn};
 use crate::tls::{CertificateRefusal, Facts};
@@ -140,6 +144,8 @@ pub(crate) struct Session {
     pub attempts: u32,
     /// How the last login was tried.
     pub method: Option<Method>,
+    /// The secrets of the login under way, which peers may say back.
+    pub secrets: LoginSecrets,
     /// When it was logged in, counted from accept.
     pub login_time: Option<Duration>,
     /// What the authentication method took for the last login.
@@ -180,6 +186,7 @@ impl Session {
             tls: None,
             attempts: 0,
             method: None,
+            secrets: LoginSecrets::default(),
             login_time: None,
             auth_time: None,
             backend_time: None,
@@ -258,6 +265,7 @@ impl Session {
         self.tls_due = TlsDue::No;
         let facts = client.tls_facts().unwrap_or_default();
         let refusal = crate::tls::certificate_refusal(&facts, acceptor.verify_client());
+        self.log_tls("client", &facts);
         self.entry.facts().tls = Some(facts.protocol.clone());
         self.tls = Some(facts);
         match refusal {
@@ -267,6 +275,15 @@ impl Session {
                 text: refusal.to_string(),
             })),
         }
+    }
+
+    /// What clients are told before their login, besides mechanisms and TLS.
+    pub(crate) fn capabilities(&self) -> Arc<[String]> {
+        self.log_debug(file!(), || {
+            let source = self.service.source_of_capabilities();
+            format!("capabilities are {source}")
+        });
+        self.service.capabilities()
     }
 
     /// The challenge of APOP and CRAM-MD5, one for the whole session.
@@ -428,8 +445,25 @@ impl Watcher for Session {
         self.set_step(Step::AtBackend(step));
     }
 
-    fn tls_runs(&self, version: &str) {
-        self.entry.facts().backend_tls = Some(version.to_owned());
+    fn sent(&self, line: &[u8], hidden: usize) {
+        self.log_debug(file!(), || {
+            let line = without_end(line);
+            let shown = self.quote(&line[..line.len().saturating_sub(hidden)]);
+            let blot = if hidden > 0 { BLOT } else { "" };
+            format!("sent to upstream: \"{shown}{blot}\"")
+        });
+    }
+
+    fn received(&self, line: &[u8]) {
+        self.log_debug(file!(), || {
+            let shown = self.quote(without_end(line));
+            format!("received from upstream: \"{shown}\"")
+        });
+    }
+
+    fn tls_runs(&self, facts: &Facts) {
+        self.log_tls("upstream", facts);
+        self.entry.facts().backend_tls = Some(facts.protocol.clone());
     }
 }
 

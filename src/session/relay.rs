@@ -87,6 +87,8 @@ impl Relay {
         session.set_step(Step::Proxying);
         session.login_time = Some(session.accepted().elapsed());
         session.place.logged_in();
+        // From here on nobody's text is quoted.
+        session.secrets.clear();
         let (client, from_client, pending) = client.into_parts();
         let (backend, from_backend) = backend.into_leg();
         session.entry.set_backend(&backend.socket);

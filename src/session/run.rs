@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::admission::SleepsFor;
 use crate::auth::passthrough::ATTEMPTS;
-use crate::auth::{LoginRefusal, Request, Verdict, Warning};
+use crate::auth::{LoginRefusal, Note, Request, Verdict};
 use crate::backend::Candidate;
 use crate::backend::conn::BackendConn;
 use crate::backend::deadlines::Deadlines;
@@ -33,7 +33,7 @@ use crate::sasl::{Credentials, Method};
 use crate::session::dial::{candidates, dial};
 use crate::session::error::{Cause, Halt};
 use crate::session::slot::Slot;
-use crate::session::{Session, Step};
+use crate::session::{Session, Step, quoted};
 
 /// Longest sequence of WAIT answers about one login.
 const WAITS: u32 = 1000;
@@ -165,7 +165,7 @@ pub(super) fn run(script: &mut Script) -> Result<Conn, Halt> {
         log_in(session, client, dialect, login)?;
         match enter_backend(session, client, dialect, login) {
             Ok((backend, answer)) => {
-                client.send(&answer)?;
+                session.say(client, &answer)?;
                 return Ok(backend);
             }
             Err(Halt::Ended(cause)) => refuse_as_backend(session, login, cause)?,
@@ -198,7 +198,7 @@ fn open_client(
         delay_greeting(session, client, dialect, &mut opening.greeting_at)?;
         session.set_step(Step::SendingGreeting);
         let greeting = dialect.greeting(session)?;
-        client.send(&greeting)?;
+        session.say(client, &greeting)?;
         opening.is_greeted = true;
     }
     Ok(())
@@ -212,7 +212,7 @@ fn read_proxy_header(session: &mut Session, client: &mut ClientConn) -> Result<(
         match proxy_protocol::parse(client.buffered()) {
             Parsed::Header(header) => break header,
             Parsed::Malformed => {
-                let shown = shown_of_header(client.buffered());
+                let shown = quoted::of_broken_header(client.buffered());
                 return Err(Cause::BrokenProxyHeader(shown).into());
             }
             Parsed::Incomplete => client.fill(session.budget.deadline())?,
@@ -224,28 +224,19 @@ fn read_proxy_header(session: &mut Session, client: &mut ClientConn) -> Result<(
     Ok(())
 }
 
-/// What may be shown of something that is no header: a client that does not know of headers may have
-/// sent its password.
-fn shown_of_header(bytes: &[u8]) -> Vec<u8> {
-    let length = match bytes.starts_with(b"PROXY") || bytes.starts_with(b"\r\n\r\n\0") {
-        true => bytes.len().min(128),
-        false => bytes
-            .iter()
-            .take(16)
-            .take_while(|byte| byte.is_ascii_graphic())
-            .count(),
-    };
-    bytes[..length].to_vec()
-}
-
 /// The header says who the client is, if it comes from a trusted peer.
 fn take_real_client(session: &mut Session, header: &Header) {
     session.proxied = header.addresses;
-    let Some((source, _)) = header.addresses else {
+    let Some((source, destination)) = header.addresses else {
         return;
     };
     let trusted = &session.service.conf.set_real_ip_from;
-    if session.entry.peer.is_trusted(trusted) {
+    let is_trusted = session.entry.peer.is_trusted(trusted);
+    session.log_debug(file!(), || {
+        let whose = if is_trusted { "trusted" } else { "other" };
+        format!("PROXY header of a peer that is {whose}: from {source} to {destination}")
+    });
+    if is_trusted {
         session.entry.facts().client = source.into();
         session.place.moved_to(source.into());
     }
@@ -273,35 +264,17 @@ fn delay_greeting(
             Seen::HangUp => return Err(Cause::ClientGone.into()),
         }
     }
-    let said = without_credentials(client.buffered()).to_vec();
+    let said = quoted::before_greeting(client.buffered());
     let is_line_end = |byte: &u8| matches!(byte, b'\r' | b'\n');
     let said: Vec<u8> = said
         .iter()
         .map(|byte| if is_line_end(byte) { b'_' } else { *byte })
         .collect();
-    client.send(&refusal)?;
+    session.say(client, &refusal)?;
     Err(Halt::Ended(Cause::ClientProtocol(format!(
         "client was rejected before greeting: \"{}\"",
         escape(&said)
     ))))
-}
-
-/// The text up to the mechanism of an AUTH command.
-fn without_credentials(text: &[u8]) -> &[u8] {
-    const COMMAND: &[u8] = b"AUTH ";
-    let begins = |at: &usize| {
-        let line = &text[*at..];
-        let is_first = *at == 0 || text[*at - 1] == b'\n';
-        is_first
-            && line.len() >= COMMAND.len()
-            && line[..COMMAND.len()].eq_ignore_ascii_case(COMMAND)
-    };
-    let Some(at) = (0..text.len()).find(begins) else {
-        return text;
-    };
-    let mechanism = at + COMMAND.len();
-    let end = text[mechanism..].iter().position(u8::is_ascii_whitespace);
-    &text[..end.map_or(text.len(), |end| mechanism + end)]
 }
 
 /// Commands, and the authentication method's word on each login, until one may pass.
@@ -315,12 +288,19 @@ fn log_in(
         if let Some(refused) = &mut login.refused {
             tell_refusal(session, client, dialect, refused)?;
             login.refused = None;
+            session.secrets.clear();
         }
         if login.presented.is_none() {
             let credentials = dialect.read_login(session, client)?;
             session.attempts += 1;
             session.method = Some(credentials.method);
             session.set_login(&credentials.login);
+            session.secrets.clear();
+            session.secrets.add(
+                &credentials.login,
+                credentials.authzid.as_deref(),
+                &credentials.secret,
+            );
             session.auth_time = None;
             login.waits = 0;
             login.presented = Some(credentials);
@@ -328,6 +308,11 @@ fn log_in(
         match authenticate(session, client, login)? {
             Decision::Granted(grant) => {
                 session.set_login(&grant.login);
+                if let Ok(secret) = grant.secret() {
+                    let authzid = grant.authzid.as_deref();
+                    session.secrets.add(&grant.login, authzid, secret);
+                }
+                session.log_debug(file!(), || format!("login goes to {}", grant.target));
                 session.begin_login();
                 login.grant = Some(grant);
             }
@@ -359,6 +344,9 @@ fn authenticate(
             }
             Verdict::Wait(time) => {
                 login.waits += 1;
+                session.log_debug(file!(), || {
+                    format!("auth http server says WAIT for {} s", time.as_secs())
+                });
                 login.ask_again = Some(Deadline::after(time, "Auth-Wait"));
             }
         }
@@ -397,13 +385,14 @@ fn ask(session: &mut Session, client: &mut ClientConn, login: &mut Login) -> Res
         client_host,
         proxied: session.proxied,
         tls: session.tls.as_ref(),
+        secrets: &session.secrets,
+        is_debugged: session.service.log.enabled(Severity::Debug),
     };
-    let warn = |warning: &Warning| {
-        let Warning { src, text, error } = warning;
-        session.log_failure(Severity::Warn, src, text, error.as_ref());
+    let note = |note: &Note| {
+        session.log_failure(note.severity, note.src, &note.text, note.error.as_ref());
     };
     let began = Instant::now();
-    let verdict = session.service.auth.authenticate(&request, &warn);
+    let verdict = session.service.auth.authenticate(&request, &note);
     let asked = session.auth_time.unwrap_or_default() + began.elapsed();
     session.auth_time = Some(asked);
     login.slot = None;
@@ -478,7 +467,11 @@ fn allow_retry(session: &Session, refusal: LoginRefusal) -> LoginRefusal {
 
 /// The login is refused: its credentials are forgotten, and the client is told in time.
 fn refuse(session: &Session, login: &mut Login, refusal: LoginRefusal) {
-    let text = format!("client login failed: \"{}\"", escape(&refusal.text));
+    let shown = match refusal.is_ours {
+        true => escape(&refusal.text),
+        false => session.quote(&refusal.text),
+    };
+    let text = format!("client login failed: \"{shown}\"");
     session.log(Severity::Info, file!(), &text);
     let method = login.presented.take().map(|credentials| credentials.method);
     let unseen = refusal
@@ -507,14 +500,14 @@ fn tell_refusal(
     }
     session.set_step(Step::InAuth);
     if let Some(challenge) = refused.refusal.sasl.take() {
-        client.send(&dialect.challenge(&challenge))?;
+        session.say(client, &dialect.challenge(&challenge))?;
         refused.is_challenged = true;
     }
     let is_answered = !refused.is_challenged
         || dialect::read_error_answer(dialect, session, client, refused.method)?;
     if is_answered {
         let line = dialect.refuse_login(&refused.refusal);
-        client.send(refused.refusal.line.as_ref().unwrap_or(&line))?;
+        session.say(client, refused.refusal.line.as_ref().unwrap_or(&line))?;
     }
     if refused.refusal.again.is_none() {
         return Err(Cause::Refused.into());
@@ -610,7 +603,8 @@ fn try_hosts(
         }
         let error = BackendError::from(failure);
         if left > 1 {
-            let text = format!("{error}, trying the next host");
+            let described = error.describe(&session.secrets);
+            let text = format!("{described}, trying the next host");
             session.log_failure(Severity::Warn, file!(), &text, error.io_error());
         }
         last = error;
@@ -661,7 +655,9 @@ fn refuse_as_backend(session: &Session, login: &mut Login, cause: Cause) -> Resu
         Cause::Backend(BackendError::Refused(reply))
             if reply.kind == RefusalKind::Login && grant.is_some_and(|grant| grant.passthrough) =>
         {
-            session.log(Severity::Info, file!(), &cause.to_string());
+            let answer = reply.quoted(&session.secrets);
+            let text = format!("backend refused the login: \"{answer}\"");
+            session.log(Severity::Info, file!(), &text);
             reply.line().cloned()
         }
         _ => return Err(cause),
@@ -673,23 +669,4 @@ fn refuse_as_backend(session: &Session, login: &mut Login, cause: Cause) -> Resu
     };
     refuse(session, login, allow_retry(session, refusal));
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_shown_ends_before_credentials() {
-        let shown =
-            |text: &str| String::from_utf8_lossy(without_credentials(text.as_bytes())).into_owned();
-        assert_eq!(
-            shown("EHLO x\r\nauth PLAIN AGJv\r\n"),
-            "EHLO x\r\nauth PLAIN"
-        );
-        assert_eq!(shown("AUTH LOGIN\r\nYm9i\r\ncHc=\r\n"), "AUTH LOGIN");
-        assert_eq!(shown("MAIL FROM:<a@b>\r\n"), "MAIL FROM:<a@b>\r\n");
-        assert_eq!(shown_of_header(b"a LOGIN bob pw\r\n"), b"a");
-        assert_eq!(shown_of_header(b"PROXY TCP4 x"), b"PROXY TCP4 x");
-    }
 }

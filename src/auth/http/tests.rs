@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use super::*;
 use crate::backend::grant::Target;
 use crate::config::AuthMechanism;
-use crate::log::{Log, TextLayout};
+use crate::log::{Log, Severity, TextLayout};
 use crate::net::resolve::{Dns, HostName};
 use crate::sasl::{Mechanism, Method};
 use crate::secret::Secret;
@@ -96,6 +96,8 @@ fn request(credentials: &Credentials) -> Request<'_> {
         client_host: None,
         proxied: None,
         tls: None,
+        secrets: Box::leak(Box::default()),
+        is_debugged: false,
     }
 }
 
@@ -334,12 +336,13 @@ fn the_next_server_is_asked_when_one_is_dead() {
     let ((dead, _bound), server) = (dead(), Server::answering(OK));
     let method = method(&[dead, server.address], "protocol = imap");
     let warnings = RefCell::new(Vec::new());
-    let warn = |warning: &Warning| {
+    let note = |warning: &Note| {
+        assert_eq!(warning.severity, Severity::Warn);
         assert_eq!(warning.src, "src/auth/http.rs");
         assert!(warning.error.is_some());
         warnings.borrow_mut().push(warning.text.clone());
     };
-    let verdict = method.authenticate(&request(&bob()), &warn);
+    let verdict = method.authenticate(&request(&bob()), &note);
     assert!(matches!(verdict, Ok(Verdict::Granted(_))), "{verdict:?}");
     let expected = format!("auth http server {dead}: connect() failed, trying the next");
     assert_eq!(warnings.take(), [expected]);

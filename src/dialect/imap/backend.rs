@@ -173,12 +173,12 @@ impl ImapTalk {
         self.read_continuation(backend, true)?;
 
         backend.set_step(BackendStep::SendingUser);
-        let size = format!(" {{{}}}", password.len());
-        backend.send(&line(&[login, size.as_bytes()]))?;
+        let size = format!("{{{}}}", password.len());
+        backend.send_hiding(&line(&[login, b" ", size.as_bytes()]), size.len())?;
         self.read_continuation(backend, true)?;
 
         backend.set_step(BackendStep::SendingPassword);
-        backend.send_credentials(&line(&[password]))?;
+        backend.send_credentials(&line(&[password]), password.len())?;
         let answer = self.read_answer(backend)?;
         self.take_tagged_ok(backend, answer)
     }
@@ -196,12 +196,12 @@ impl ImapTalk {
         backend.set_step(BackendStep::SendingLogin);
         if self.offers("SASL-IR") {
             let command = line(&[&self.tag, b" AUTHENTICATE ", name, b" ", &encoded]);
-            backend.send_credentials(&command)?;
+            backend.send_credentials(&command, encoded.len())?;
         } else {
             backend.send(&line(&[&self.tag, b" AUTHENTICATE ", name]))?;
             self.read_continuation(backend, false)?;
             backend.set_step(BackendStep::SendingPassword);
-            backend.send_credentials(&line(&[&encoded]))?;
+            backend.send_credentials(&line(&[&encoded]), encoded.len())?;
         }
         self.untagged.clear();
         let mut answer = self.read_answer(backend)?;

@@ -2,9 +2,10 @@
 
 use super::parse::{Argument, Parsed, WORDS, Word, parse};
 use super::{Awaited, Imap};
+use crate::dialect::blotted::Arguments;
 use crate::dialect::{
     accept_starttls, announced, begin_sasl, count_command, fill_command, go_on_with_sasl,
-    mechanism, offers_starttls, refuse_line, refuse_plain_login, requires_tls,
+    log_command, mechanism, offers_starttls, refuse_line, refuse_plain_login, requires_tls,
 };
 use crate::net::client_conn::ClientConn;
 use crate::net::line::{Line, line};
@@ -29,16 +30,16 @@ pub(super) fn read_login(
         match word {
             Word::Capability => {
                 let answer = capability(imap, session, client);
-                client.send(&answer)?;
+                session.say(client, &answer)?;
             }
-            Word::Noop => client.send(&completed(imap))?,
+            Word::Noop => session.say(client, &completed(imap))?,
             Word::Id => {
                 let answer = [&b"* ID NIL\r\n"[..], &completed(imap)].concat();
-                client.send(&answer)?;
+                session.say(client, &answer)?;
             }
             Word::Logout => {
                 let answer = [&b"* BYE\r\n"[..], &completed(imap)].concat();
-                client.send(&answer)?;
+                session.say(client, &answer)?;
                 return Err(Cause::Quit.into());
             }
             Word::StartTls if offers_starttls(session, client) => {
@@ -55,14 +56,14 @@ pub(super) fn read_login(
                     let password = Secret::from(password.as_slice());
                     return Ok(Credentials::new(Method::PLAIN, login.to_vec(), password));
                 }
-                _ => refuse(imap, client)?,
+                _ => refuse(imap, session, client)?,
             },
             Word::Authenticate => {
                 if let Some(credentials) = start_sasl(imap, session, client, &arguments)? {
                     return Ok(credentials);
                 }
             }
-            Word::StartTls => refuse(imap, client)?,
+            Word::StartTls => refuse(imap, session, client)?,
         }
     }
 }
@@ -94,18 +95,18 @@ fn read_command(
                     .is_some_and(|end| end.checked_add(2).is_some_and(|end| end <= limit));
                 if fits {
                     imap.answered = at;
-                    client.send(b"+ OK\r\n")?;
+                    session.say(client, b"+ OK\r\n")?;
                     continue;
                 }
                 take_tag(imap, client.buffered());
                 client.consume(at);
                 imap.answered = 0;
                 count_command(imap, session, client)?;
-                refuse(imap, client)?;
+                refuse(imap, session, client)?;
             }
             Parsed::TooLong { tag } => {
                 imap.tag = tag;
-                refuse(imap, client)?;
+                refuse(imap, session, client)?;
                 let text = "client sent too long command: a literal does not fit";
                 return Err(Cause::ClientProtocol(text.into()).into());
             }
@@ -118,6 +119,7 @@ fn read_command(
                 imap.tag = tag;
                 imap.answered = 0;
                 client.consume(len);
+                log(imap, session, word, &arguments);
                 count_command(imap, session, client)?;
                 return Ok((word, arguments));
             }
@@ -133,6 +135,23 @@ fn read_command(
             }
         }
     }
+}
+
+/// Writes a command to the log, on level debug.
+fn log(imap: &Imap, session: &Session, word: Word, arguments: &[Argument]) {
+    let name = WORDS.iter().find(|(_, known)| *known == word);
+    let name = name.map_or("", |(name, _)| name);
+    let behind = match word {
+        Word::Login => Arguments::Blotted,
+        Word::Authenticate => {
+            Arguments::Mechanism(arguments.first().map(|argument| argument.as_slice()))
+        }
+        Word::Capability | Word::Noop | Word::Logout | Word::StartTls | Word::Id => {
+            Arguments::Shown(b"")
+        }
+    };
+    let word = [&imap.tag, &b" "[..], name.as_bytes()].concat();
+    log_command(session, &word, behind);
 }
 
 /// Waits until there is enough of an incomplete command to look at it again: only a line end, the end of
@@ -179,7 +198,7 @@ fn start_sasl(
     match mechanism(arguments, &session.service.conf) {
         Some((mechanism, initial)) => begin_sasl(imap, session, client, mechanism, initial),
         None => {
-            refuse(imap, client)?;
+            refuse(imap, session, client)?;
             Ok(None)
         }
     }
@@ -189,7 +208,7 @@ fn start_sasl(
 fn capability(imap: &Imap, session: &Session, client: &ClientConn) -> Vec<u8> {
     let conf = &session.service.conf;
     let mut answer = String::from("* CAPABILITY");
-    for capability in session.service.capabilities().iter() {
+    for capability in session.capabilities().iter() {
         answer.push(' ');
         answer.push_str(capability);
     }
@@ -212,6 +231,6 @@ fn completed(imap: &Imap) -> Line {
 }
 
 /// A well-formed command that is refused for what it says; not counted as an error.
-fn refuse(imap: &Imap, client: &mut ClientConn) -> Result<(), Halt> {
-    Ok(client.send(&imap.tagged(b"BAD invalid command"))?)
+fn refuse(imap: &Imap, session: &Session, client: &mut ClientConn) -> Result<(), Halt> {
+    Ok(session.say(client, &imap.tagged(b"BAD invalid command"))?)
 }

@@ -114,7 +114,8 @@ impl Pop3Talk {
 
         let password = Bare::new(grant.password()?).ok_or_else(broken)?;
         backend.set_step(BackendStep::SendingPassword);
-        backend.send_credentials(&line(&[b"PASS ", password.bytes()]))?;
+        let password = password.bytes();
+        backend.send_credentials(&line(&[b"PASS ", password]), password.len())?;
         read_ok(backend, RefusalKind::Login).map(Line::new)
     }
 
@@ -134,7 +135,7 @@ impl Pop3Talk {
         }
         backend.set_step(BackendStep::SendingPassword);
         let encoded = Line::new(STANDARD.encode(&*message).into_bytes());
-        backend.send_credentials(&line(&[&encoded]))?;
+        backend.send_credentials(&line(&[&encoded]), encoded.len())?;
         let mut answer = backend.read_line()?;
         if answer.starts_with(b"+ ") {
             // An OAuth mechanism explains its refusal first and wants an answer to that (RFC 7628).

@@ -3,8 +3,9 @@
 use super::Pop3;
 use super::parse::{Argument, WORDS, Word, parse};
 use crate::config::Server;
+use crate::dialect::blotted::Arguments;
 use crate::dialect::{
-    accept_starttls, announced, begin_sasl, count_command, go_on_with_sasl, mechanism,
+    accept_starttls, announced, begin_sasl, count_command, go_on_with_sasl, log_command, mechanism,
     offers_starttls, read_client_line, refuse_line, refuse_plain_login, requires_tls,
 };
 use crate::net::client_conn::ClientConn;
@@ -32,15 +33,15 @@ pub(super) fn read_login(
         match (word, arguments.as_slice(), user) {
             (Word::Noop, _, user) => {
                 pop3.user = user;
-                ok(client)?;
+                ok(session, client)?;
             }
             (Word::Capa, _, user) => {
                 let answer = capa(session, client, user.is_none());
                 pop3.user = user;
-                client.send(answer.as_bytes())?;
+                session.say(client, answer.as_bytes())?;
             }
             (Word::Quit, ..) => {
-                ok(client)?;
+                ok(session, client)?;
                 return Err(Cause::Quit.into());
             }
             (Word::Pass, [password], Some(user)) => {
@@ -55,14 +56,14 @@ pub(super) fn read_login(
             }
             (Word::User, [user], None) => {
                 pop3.user = Some(user.to_vec());
-                ok(client)?;
+                ok(session, client)?;
             }
             (Word::Apop, [login, digest], None) if session.service.conf.mechanisms().own_login => {
                 return apop(session, login, digest);
             }
             (Word::Auth, [], None) => {
                 let answer = methods(&session.service.conf);
-                client.send(answer.as_bytes())?;
+                session.say(client, answer.as_bytes())?;
             }
             (Word::Auth, arguments, None) => {
                 if let Some(credentials) = start_sasl(pop3, session, client, arguments)? {
@@ -70,7 +71,7 @@ pub(super) fn read_login(
                 }
             }
             (Word::User | Word::Pass | Word::Apop | Word::Auth | Word::Stls, ..) => {
-                refuse(client)?;
+                refuse(session, client)?;
             }
         }
     }
@@ -86,12 +87,27 @@ fn read_command(
     loop {
         let line = read_client_line(pop3, session, client, &known)?;
         if let Some(command) = parse(&line) {
+            log(session, &command);
             count_command(pop3, session, client)?;
             return Ok(command);
         }
         pop3.user = None;
         refuse_line(pop3, session, client)?;
     }
+}
+
+/// Writes a command to the log, on level debug.
+fn log(session: &Session, (word, arguments): &(Word, Vec<Argument>)) {
+    let name = WORDS.iter().find(|(_, known)| known == word);
+    let name = name.map_or("", |(name, _)| name);
+    let first = arguments.first().map(|argument| argument.as_slice());
+    let behind = match word {
+        Word::User => Arguments::Shown(first.unwrap_or_default()),
+        Word::Pass | Word::Apop => Arguments::Blotted,
+        Word::Auth => Arguments::Mechanism(first),
+        Word::Capa | Word::Quit | Word::Noop | Word::Stls => Arguments::Shown(b""),
+    };
+    log_command(session, name.as_bytes(), behind);
 }
 
 /// RFC 1939, section 7: the digest answers the greeting's timestamp.
@@ -110,7 +126,7 @@ fn start_sasl(
     match mechanism(arguments, &session.service.conf) {
         Some((mechanism, initial)) => begin_sasl(pop3, session, client, mechanism, initial),
         None => {
-            refuse(client)?;
+            refuse(session, client)?;
             Ok(None)
         }
     }
@@ -121,7 +137,7 @@ fn capa(session: &Session, client: &ClientConn, before_user: bool) -> String {
     let conf = &session.service.conf;
     let only_tls = requires_tls(session, client);
     let mut answer = String::from("+OK Capability list follows\r\n");
-    for capability in session.service.capabilities().iter() {
+    for capability in session.capabilities().iter() {
         if !(only_tls && capability.eq_ignore_ascii_case("USER")) {
             answer.push_str(capability);
             answer.push_str("\r\n");
@@ -153,11 +169,11 @@ fn methods(conf: &Server) -> String {
     answer
 }
 
-fn ok(client: &mut ClientConn) -> Result<(), Halt> {
-    Ok(client.send(OK)?)
+fn ok(session: &Session, client: &mut ClientConn) -> Result<(), Halt> {
+    Ok(session.say(client, OK)?)
 }
 
 /// A well-formed command that is refused for what it says; not counted as an error.
-fn refuse(client: &mut ClientConn) -> Result<(), Halt> {
-    Ok(client.send(b"-ERR invalid command\r\n")?)
+fn refuse(session: &Session, client: &mut ClientConn) -> Result<(), Halt> {
+    Ok(session.say(client, b"-ERR invalid command\r\n")?)
 }

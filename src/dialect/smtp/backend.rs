@@ -179,9 +179,9 @@ impl SmtpTalk {
         let login = line(&[&encode(&grant.login)]);
         send(backend, BackendStep::SendingAuth, &login)?;
         read_reply(backend, &[b"334"], RefusalKind::Login, None)?;
-        let password = line(&[&encode(password)]);
+        let password = encode(password);
         backend.set_step(BackendStep::SendingAuth);
-        backend.send_credentials(&password)?;
+        backend.send_credentials(&line(&[&password]), password.len())?;
         read_reply(backend, &[b"235"], RefusalKind::Login, None).map(drop)
     }
 
@@ -196,12 +196,12 @@ impl SmtpTalk {
         let command = line(&[b"AUTH ", mechanism.name.as_bytes(), b" ", &encoded]);
         backend.set_step(BackendStep::SendingAuth);
         if command.len() <= COMMAND_LINE {
-            backend.send_credentials(&command)?;
+            backend.send_credentials(&command, encoded.len())?;
         } else {
             let command = line(&[b"AUTH ", mechanism.name.as_bytes()]);
             backend.send(&command)?;
             read_reply(backend, &[b"334"], RefusalKind::Login, None)?;
-            backend.send_credentials(&line(&[&encoded]))?;
+            backend.send_credentials(&line(&[&encoded]), encoded.len())?;
         }
         let answer = read_reply(backend, &[b"235", b"334"], RefusalKind::Login, None)?;
         if answer.code == b"334" {
@@ -417,6 +417,7 @@ fn encode(message: &[u8]) -> Line {
 mod tests {
     use super::*;
     use crate::backend::error::BackendReply;
+    use crate::sasl::shown::LoginSecrets;
 
     #[test]
     fn a_reply_line_has_a_code_and_a_separator() {
@@ -439,7 +440,8 @@ mod tests {
         let explained = |answer: &str, is_offered| {
             let kind = refusal_kind(&answer.as_bytes()[..3], RefusalKind::Login);
             let reply = BackendReply::new(answer.into(), kind);
-            explain_refusal(BackendError::Refused(reply), is_offered, 25).to_string()
+            explain_refusal(BackendError::Refused(reply), is_offered, 25)
+                .describe(&LoginSecrets::default())
         };
         assert_eq!(
             explained("503 5.5.1 not enabled\r\n", false),

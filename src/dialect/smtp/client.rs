@@ -3,9 +3,11 @@
 
 use super::Smtp;
 use super::parse::{Argument, Parsed, WORDS, Word, parse};
+use crate::dialect::blotted::Arguments;
 use crate::dialect::{
-    accept_starttls, announced, begin_sasl, count_command, go_on_with_sasl, log_rejected,
-    mechanism, offers_starttls, read_client_line, refuse_line, refuse_plain_login, requires_tls,
+    accept_starttls, announced, begin_sasl, count_command, go_on_with_sasl, log_command,
+    log_rejected, mechanism, offers_starttls, read_client_line, refuse_line, refuse_plain_login,
+    requires_tls,
 };
 use crate::net::client_conn::ClientConn;
 use crate::net::line::Line;
@@ -43,24 +45,24 @@ pub(super) fn read_login(
             }
             Word::Mail => take_mail(smtp, session, client, &line, &arguments)?,
             Word::Rcpt => {
-                if let Some(credentials) = take_rcpt(smtp, client, &line, &arguments)? {
+                if let Some(credentials) = take_rcpt(smtp, session, client, &line, &arguments)? {
                     return Ok(credentials);
                 }
             }
             Word::Rset => {
                 smtp.mail = None;
-                client.send(OK)?;
+                session.say(client, OK)?;
             }
-            Word::Noop => client.send(OK)?,
+            Word::Noop => session.say(client, OK)?,
             Word::Quit => {
-                client.send(BYE)?;
+                session.say(client, BYE)?;
                 return Err(Cause::Quit.into());
             }
             Word::StartTls if offers_starttls(session, client) => {
                 accept_starttls(session, client, START_TLS)?;
                 *smtp = Smtp::default();
             }
-            Word::StartTls | Word::Other => refuse(client)?,
+            Word::StartTls | Word::Other => refuse(session, client)?,
         }
     }
 }
@@ -77,6 +79,7 @@ fn read_command(
         let line = read_client_line(smtp, session, client, &known)?;
         match parse(&line) {
             Parsed::Command(word, arguments) => {
+                log(session, &line, word, &arguments);
                 count_command(smtp, session, client)?;
                 return Ok((line, word, arguments));
             }
@@ -89,6 +92,22 @@ fn read_command(
                 smtp.text_left = size;
             }
             Parsed::Bad => refuse_line(smtp, session, client)?,
+        }
+    }
+}
+
+/// Writes a command to the log, on level debug.
+fn log(session: &Session, line: &[u8], word: Word, arguments: &[Argument]) {
+    match word {
+        Word::Auth => {
+            let mechanism = arguments.first().map(|argument| argument.as_slice());
+            log_command(session, b"AUTH", Arguments::Mechanism(mechanism));
+        }
+        Word::Helo | Word::Ehlo | Word::Mail | Word::Rcpt | Word::Rset | Word::Noop => {
+            log_command(session, line, Arguments::Shown(b""));
+        }
+        Word::Quit | Word::StartTls | Word::Other => {
+            log_command(session, line, Arguments::Shown(b""));
         }
     }
 }
@@ -115,26 +134,26 @@ fn say_hello(
     arguments: &[Argument],
 ) -> Result<(), Halt> {
     let [name] = arguments else {
-        return Ok(client.send(INVALID_ARGUMENT)?);
+        return Ok(session.say(client, INVALID_ARGUMENT)?);
     };
     if has_control(name) {
-        return Ok(client.send(INVALID_ARGUMENT)?);
+        return Ok(session.say(client, INVALID_ARGUMENT)?);
     }
     smtp.helo = Some(name.to_vec());
     smtp.mail = None;
     if word == Word::Helo {
         let answer = format!("250 {}\r\n", session.service.conf.server_name);
-        return Ok(client.send(answer.as_bytes())?);
+        return Ok(session.say(client, answer.as_bytes())?);
     }
     smtp.esmtp = true;
-    Ok(client.send(ehlo_answer(session, client).as_bytes())?)
+    Ok(session.say(client, ehlo_answer(session, client).as_bytes())?)
 }
 
 /// RFC 5321, section 4.1.1.1: the last line has a space where the others have a hyphen.
 fn ehlo_answer(session: &Session, client: &ClientConn) -> String {
     let conf = &session.service.conf;
     let mut lines = vec![conf.server_name.clone()];
-    lines.extend(session.service.capabilities().iter().cloned());
+    lines.extend(session.capabilities().iter().cloned());
     if !requires_tls(session, client) {
         let mechanisms: Vec<_> = announced(conf).collect();
         if !mechanisms.is_empty() {
@@ -167,13 +186,13 @@ fn start_sasl(
         return Ok(None);
     }
     if arguments.is_empty() {
-        client.send(INVALID_ARGUMENT)?;
+        session.say(client, INVALID_ARGUMENT)?;
         return Ok(None);
     }
     match mechanism(arguments, &session.service.conf) {
         Some((mechanism, initial)) => begin_sasl(smtp, session, client, mechanism, initial),
         None => {
-            refuse(client)?;
+            refuse(session, client)?;
             Ok(None)
         }
     }
@@ -189,31 +208,32 @@ fn take_mail(
 ) -> Result<(), Halt> {
     if !session.service.conf.mechanisms().own_login {
         log_rejected(session, line);
-        return Ok(client.send(AUTH_REQUIRED)?);
+        return Ok(session.say(client, AUTH_REQUIRED)?);
     }
     if smtp.mail.is_some() {
-        return Ok(client.send(BAD_SEQUENCE)?);
+        return Ok(session.say(client, BAD_SEQUENCE)?);
     }
     if arguments.is_empty() || has_control(line) {
-        return Ok(client.send(INVALID_ARGUMENT)?);
+        return Ok(session.say(client, INVALID_ARGUMENT)?);
     }
     smtp.mail = Some(line.trim_ascii_end().to_vec());
-    Ok(client.send(OK)?)
+    Ok(session.say(client, OK)?)
 }
 
 /// RCPT: its answer will be the backend's, if the auth server lets it through.
 fn take_rcpt(
     smtp: &mut Smtp,
+    session: &Session,
     client: &mut ClientConn,
     line: &[u8],
     arguments: &[Argument],
 ) -> Result<Option<Credentials>, Halt> {
     if smtp.mail.is_none() {
-        client.send(BAD_SEQUENCE)?;
+        session.say(client, BAD_SEQUENCE)?;
         return Ok(None);
     }
     if arguments.is_empty() || has_control(line) {
-        client.send(INVALID_ARGUMENT)?;
+        session.say(client, INVALID_ARGUMENT)?;
         return Ok(None);
     }
     smtp.rcpt = Some(line.trim_ascii_end().to_vec());
@@ -233,6 +253,6 @@ fn has_control(text: &[u8]) -> bool {
 }
 
 /// A well-formed command that is refused for what it says; not counted as an error.
-fn refuse(client: &mut ClientConn) -> Result<(), Halt> {
-    Ok(client.send(b"500 5.5.1 Invalid command\r\n")?)
+fn refuse(session: &Session, client: &mut ClientConn) -> Result<(), Halt> {
+    Ok(session.say(client, b"500 5.5.1 Invalid command\r\n")?)
 }

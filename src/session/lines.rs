@@ -1,0 +1,46 @@
+//! What lines of a session's log may say: peers' texts without the login's secrets, and a line for each step
+//! on level debug.
+//!
+//! How a line is put together is in `log`.
+
+use super::error::Cause;
+use super::{Session, Shown};
+use crate::log::Severity;
+use crate::net::client_conn::ClientConn;
+use crate::net::error::NetError;
+use crate::net::line::without_end;
+use crate::tls::Facts;
+
+impl Session {
+    /// Says something to the client, and on level debug to the log.
+    pub(crate) fn say(&self, client: &mut ClientConn, line: &[u8]) -> Result<(), NetError> {
+        self.log_debug(file!(), || {
+            format!("sent to client: \"{}\"", self.quote(without_end(line)))
+        });
+        client.send(line)
+    }
+
+    /// A peer's text for a message: escaped, and without the secrets that it may say back.
+    pub(crate) fn quote(&self, text: &[u8]) -> String {
+        self.secrets.quote(text)
+    }
+
+    /// What a failure is, for the log.
+    pub(crate) fn describe(&self, cause: &Cause) -> String {
+        cause.describe(&self.secrets)
+    }
+
+    /// Writes a line on level debug; the text is only made where somebody wants it.
+    pub(crate) fn log_debug(&self, src: &'static str, text: impl FnOnce() -> String) {
+        if self.service.log.enabled(Severity::Debug) {
+            self.write_log(Severity::Debug, src, &text(), None, Shown::Action);
+        }
+    }
+
+    /// On level debug: what a handshake came to.
+    pub(super) fn log_tls(&self, whom: &str, facts: &Facts) {
+        self.log_debug(file!(), || {
+            format!("TLS with {whom}: {} {}", facts.protocol, facts.cipher)
+        });
+    }
+}
