@@ -409,6 +409,7 @@ impl Process {
         runtime.admission.wait_empty(end);
         let left = runtime.admission.sessions();
         runtime.hibernation.stop();
+        runtime.brake.tell_all_counts();
         let text = format!("stopped; sessions cut off: {left}");
         self.log.write(Severity::Notice, file!(), &text, None, None);
     }

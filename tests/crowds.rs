@@ -137,7 +137,7 @@ fn stand_at_with(points: &[Point], server: &str) {
             _ => vec![&once_each],
         };
         for manner in manners {
-            let before = setting.postern.lines_with("client connected").len();
+            let before = setting.postern.told("client connected", "client connected");
             let crowd = Crowd::gather(
                 crowded,
                 &Manner {
@@ -147,18 +147,18 @@ fn stand_at_with(points: &[Point], server: &str) {
                     ..manner.clone()
                 },
             );
-            let logged = |text, count| {
+            let told = |text, kind, count| {
                 let what = format!("{count} lines of {text:?}");
                 until_true(&what, PATIENCE, || {
-                    setting.postern.lines_with(text).len() >= count
+                    setting.postern.told(text, kind) >= count
                 });
             };
             if point.heard.is_empty() {
-                logged("client connected", before + 1000);
+                told("client connected", "client connected", before + 1000);
             }
             if manner.addresses == 1 && point.repeats.is_empty() && !point.held_back {
                 // Those who were closed are on their way back.
-                logged("made room", 500);
+                told("session made room", "made room", 250);
             }
             let what = format!("{:?}, {} addresses", point.says, manner.addresses);
             honest_logins_are_quick(point.protocol, honest, &what);

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::common::auth_server::{Answer, AuthServer};
@@ -606,4 +607,82 @@ fn a_password_that_real_servers_refuse_stands_in_no_line() {
         assert!(line.contains("[info]"), "{line}");
     }
     assert_no_secret(&postern.stop());
+}
+
+/// So many connections that send this, at once.
+fn crowd(address: SocketAddr, count: usize, line: &str) {
+    let mut clients: Vec<_> = (0..count).map(|_| LineClient::connect(address)).collect();
+    for client in &mut clients {
+        client.send(line);
+    }
+    for client in &mut clients {
+        client.rest();
+    }
+}
+
+#[test]
+fn a_crowd_of_broken_headers_is_counted() {
+    const CROWD: usize = 60;
+    let auth = AuthServer::start(|_| Answer::refuse("wrong"));
+    let postern = Postern::start(&behind_balancer(&auth, "error_log = stderr info", 0));
+    crowd(postern.address("imap"), CROWD, "no header");
+    for (line, kind) in [
+        ("broken header: \"", "broken header"),
+        ("session closed protocol=", "session closed"),
+        ("client connected, ", "client connected"),
+    ] {
+        let left_out = format!(" more lines \"{kind}\" of 127.0.0.1 within a second were left out");
+        postern.wait_for_log(&left_out);
+        wait::until_true(kind, PATIENCE, || postern.told(line, kind) == CROWD);
+        assert!(postern.count(line) < CROWD);
+    }
+}
+
+#[test]
+fn a_crowd_of_bad_commands_is_counted_and_logins_are_not() {
+    const CROWD: usize = 40;
+    let backend = Peer::start(server_of("imap"));
+    let more = "max_errors = 1\nerror_log = stderr info";
+    let (postern, _auth) = proxy_to("imap", backend.address(), more);
+    crowd(postern.address("imap"), CROWD, "x");
+    for _ in 0..20 {
+        drop(LineClient::imap_login(postern.address("imap")));
+    }
+    postern.wait_for_log(" more lines \"client protocol\" of 127.0.0.1 within a second");
+    let line = "client sent too many invalid commands";
+    wait::until_true("the crowd is counted", PATIENCE, || {
+        postern.told(line, "client protocol") == CROWD
+    });
+    assert!(postern.count(line) < CROWD);
+    wait::until_true("every login has its closing line", PATIENCE, || {
+        postern
+            .lines_with("session closed protocol=imap method=plain")
+            .len()
+            == 20
+    });
+}
+
+#[test]
+fn a_network_of_addresses_counts_as_one() {
+    const CROWD: usize = 60;
+    let auth = AuthServer::start(|_| Answer::refuse("wrong"));
+    let ini = behind_balancer(&auth, "error_log = stderr info", 0) + "max_errors = 1\n";
+    let postern = Postern::start(&ini);
+    let mut clients = Vec::new();
+    for number in 0..CROWD {
+        let mut client = LineClient::connect(postern.address("imap"));
+        client.send(&format!(
+            "PROXY TCP6 2001:db8:0:1::{number} ::1 51512 143\r\nx"
+        ));
+        clients.push(client);
+    }
+    for client in &mut clients {
+        client.rest();
+    }
+    postern.wait_for_log(" more lines \"client protocol\" of 2001:db8:0:1::/64 within a second");
+    let line = "client sent too many invalid commands";
+    wait::until_true("the crowd is counted", PATIENCE, || {
+        postern.told(line, "client protocol") == CROWD
+    });
+    assert!(postern.count(line) < CROWD);
 }

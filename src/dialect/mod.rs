@@ -384,8 +384,11 @@ fn accept_starttls(
 
 /// Logs a command that is refused, as nginx does.
 fn log_rejected(session: &Session, command: &[u8]) {
-    let text = format!("client was rejected: \"{}\"", escape(command));
-    session.log(Severity::Info, file!(), &text);
+    const REJECTED: &str = "client was rejected";
+    if session.may_log(Severity::Info, REJECTED) {
+        let text = format!("{REJECTED}: \"{}\"", escape(command));
+        session.log(Severity::Info, file!(), &text);
+    }
 }
 
 /// The line for a failure, of which only a refusal that may be passed on shows anything.

@@ -1,9 +1,11 @@
 //! The log of SPEC §9: severities, the targets of a section, and what a line says.
 //!
 //! A `Log` decides which targets a line reaches; `line` lays it out, `escape` makes network text
-//! harmless, `router` keeps the open destinations, each a logger of simplelog, `sink` and `syslog` hand it to the system.
+//! harmless, `brake` and `seldom` keep crowds from filling it, `router` keeps the open destinations, each a
+//! logger of simplelog, `sink` and `syslog` hand it to the system.
 //! Nothing here decides what is worth a line, and nothing here fails or blocks a session.
 
+mod brake;
 mod escape;
 mod line;
 mod router;
@@ -18,6 +20,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use brake::{Allowance, Brake, Whose};
 pub(crate) use escape::escape;
 pub(crate) use router::{hand_over, reopen};
 pub(crate) use seldom::Seldom;

@@ -102,6 +102,17 @@ impl Cause {
         fixed.to_owned()
     }
 
+    /// Whether a client can cause it as often as it likes, without logging in.
+    pub(crate) fn is_of_client(&self) -> bool {
+        match self {
+            Self::Quit | Self::ClientGone | Self::ClientTimeout | Self::ClientProtocol(_) => true,
+            Self::ClientIo(_) | Self::ClientTls(_) | Self::ClientCertificate { .. } => true,
+            Self::BrokenProxyHeader(_) | Self::MadeRoom => true,
+            Self::Stopped(_) | Self::Refused | Self::Internal(_) => false,
+            Self::AuthService(..) | Self::Backend(_) => false,
+        }
+    }
+
     /// The class in two words, for the closing line.
     pub(crate) fn reason(&self) -> &'static str {
         match self {

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use super::Session;
 use super::error::Cause;
 use super::hibernate::{Sleeper, Watched};
+use crate::log::Severity;
 use crate::net::client_conn::ClientConn;
 use crate::net::line::Line;
 use crate::net::socket::{Deadline, WaitFor, Waited};
@@ -31,6 +32,8 @@ struct Leaving {
     session: Box<Session>,
     client: ClientConn,
     reason: &'static str,
+    /// Whether the client ended it, as it can as often as it likes.
+    is_of_client: bool,
     /// Until when the line must be out.
     line_until: Deadline,
     /// How long the client may go on talking, once the line is out.
@@ -49,8 +52,12 @@ pub(super) fn say(
     line: Option<Line>,
     linger: Duration,
 ) {
-    let text = session.describe(cause);
-    session.log_failure(cause.severity(), file!(), &text, cause.io_error());
+    let (severity, kind) = (cause.severity(), cause.reason());
+    let is_of_client = cause.is_of_client();
+    if !is_of_client || session.may_log(severity, kind) {
+        let text = session.describe(cause);
+        session.log_failure(severity, file!(), &text, cause.io_error());
+    }
     if let Some(line) = line.filter(|_| session.tls_due == TlsDue::No) {
         // The client may be gone; then it hears nothing.
         let _ = session.say(&mut client, &line);
@@ -60,6 +67,7 @@ pub(super) fn say(
         session,
         client,
         reason: cause.reason(),
+        is_of_client,
         line_until: Deadline::after(LAST_LINE, "timeout"),
         linger,
         linger_until: None,
@@ -83,7 +91,9 @@ impl Leaving {
         if self.may_say_more() && Instant::now() < end {
             return self.sleep(WaitFor::Data, end);
         }
-        self.session.log_closing(self.reason);
+        if !self.is_of_client || self.session.may_log(Severity::Info, "session closed") {
+            self.session.log_closing(self.reason);
+        }
     }
 
     /// Whether the client may still take the line.

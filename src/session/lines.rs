@@ -1,11 +1,12 @@
-//! What lines of a session's log may say: peers' texts without the login's secrets, and a line for each step
-//! on level debug.
+//! What lines of a session's log may say, and how many of them there may be: peers' texts without the
+//! login's secrets, a line for each step on level debug, and a brake for what a client causes at will.
 //!
 //! How a line is put together is in `log`.
 
 use super::error::Cause;
 use super::{Session, Shown};
-use crate::log::Severity;
+use crate::log::{Allowance, Severity, Whose};
+use crate::net::address::LimitKey;
 use crate::net::client_conn::ClientConn;
 use crate::net::error::NetError;
 use crate::net::line::without_end;
@@ -34,6 +35,27 @@ impl Session {
     pub(crate) fn log_debug(&self, src: &'static str, text: impl FnOnce() -> String) {
         if self.service.log.enabled(Severity::Debug) {
             self.write_log(Severity::Debug, src, &text(), None, Shown::Action);
+        }
+    }
+
+    /// Whether one more line of a kind that clients cause at will may be written.
+    pub(crate) fn may_log(&self, severity: Severity, kind: &'static str) -> bool {
+        let log = &self.service.log;
+        if !log.enabled(severity) {
+            return false;
+        }
+        let whose = match self.client().limit_key() {
+            LimitKey::Ip(address) => Whose::Address(address),
+            LimitKey::Unix => Whose::UnixSocket,
+        };
+        match self.runtime.brake.allows(whose, kind, severity, log) {
+            Allowance::Write => true,
+            Allowance::LeaveOut { is_first } => {
+                if is_first {
+                    self.runtime.hibernation.look_soon();
+                }
+                false
+            }
         }
     }
 

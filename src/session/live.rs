@@ -266,7 +266,8 @@ impl super::Runtime {
         let (silent, next) = self.admission.look_round();
         // They have had their moment.
         self.make_room_now(&silent);
-        next
+        let of_counts = self.brake.tell_counts();
+        next.into_iter().chain(of_counts).min()
     }
 }
 

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::admission::{Admission, Limits, Place};
 use crate::backend::talk::{BackendStep, Watcher};
-use crate::log::{Closing, Context, Severity, escape};
+use crate::log::{Brake, Closing, Context, Severity, escape};
 use crate::net::address::Address;
 use crate::net::client_conn::ClientConn;
 use crate::net::line::without_end;
@@ -87,6 +87,8 @@ pub(crate) struct Runtime {
     pub live: Live,
     /// Threads for relays.
     pub threads: Threads,
+    /// What keeps a crowd from filling the log.
+    pub brake: Brake,
 }
 
 impl Runtime {
@@ -101,6 +103,7 @@ impl Runtime {
             hibernation: Hibernation::new()?,
             live: Live::default(),
             threads: Threads::default(),
+            brake: Brake::default(),
         });
         let of_thread = Arc::clone(&runtime);
         spawn("sleepers", move || Hibernation::run(&of_thread))?;

@@ -182,7 +182,10 @@ fn open_client(
     opening: &mut Opening,
 ) -> Result<(), Halt> {
     if !opening.is_announced {
-        session.log_event(file!(), "client connected");
+        const CONNECTED: &str = "client connected";
+        if session.may_log(Severity::Info, CONNECTED) {
+            session.log_event(file!(), CONNECTED);
+        }
         opening.is_announced = true;
         if !opening.proxy_header_is_due {
             session.begin_host_name();

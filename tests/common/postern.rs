@@ -140,6 +140,19 @@ impl Postern {
             .collect()
     }
 
+    /// How many lines that contain `text` were logged, or left out and counted as lines of this kind.
+    pub(crate) fn told(&self, text: &str, kind: &str) -> usize {
+        let counted = format!(" more lines \"{kind}\" of ");
+        let left_out = self.lines_with(&counted).into_iter().filter_map(|line| {
+            let (before, _) = line.split_once(&counted)?;
+            before.rsplit(' ').next()?.parse::<usize>().ok()
+        });
+        let left_out: usize = left_out.sum();
+        let is_count = |line: &&String| line.contains(&counted);
+        let lines = self.lines_with(text);
+        lines.len() - lines.iter().filter(is_count).count() + left_out
+    }
+
     /// Waits for a line that contains `text`, and gives the first one.
     pub(crate) fn wait_for_log(&self, text: &str) -> String {
         wait::until(
