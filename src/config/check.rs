@@ -22,6 +22,7 @@ use super::{
     AuthKind, Backend, Balance, Config, Files, Listen, ListenAddress, Process, ProxySsl, RouteLine,
     RouteTarget, Server, Starttls,
 };
+use crate::log::Severity;
 use crate::protocol::Protocol;
 
 /// Applies the rules and gives what is left when they hold, without the warnings. After a mistake
@@ -32,6 +33,7 @@ pub(super) fn check(drafts: Drafts<'_>, files: Files, report: &mut Report) -> Co
     check_addresses(&drafts.servers, report);
     check_real_ip(&drafts, report);
     check_filters(&drafts, report);
+    check_levels(&drafts, report);
     check_tls::check_effect(&drafts, report);
     if drafts.servers.is_empty() {
         let at = At {
@@ -328,6 +330,32 @@ fn check_filters(drafts: &Drafts<'_>, report: &mut Report) {
                 let text = format!("lets nothing through: no error_log_user_tag {}", shown(tag));
                 report.warning(here, &text);
             }
+        }
+    }
+}
+
+/// Who leaves the level out may not know that failed logins are told on a lower one.
+fn check_levels(drafts: &Drafts<'_>, report: &mut Report) {
+    let servers = drafts.servers.iter().map(|(section, _)| *section);
+    for section in servers.chain(drafts.postern).chain(drafts.mail) {
+        let levels = section.lines("error_log").map(|entry| {
+            let mut words = entry.value.split_whitespace().skip(1);
+            (entry.line, words.find_map(Severity::parse))
+        });
+        let levels: Vec<_> = levels.collect();
+        let tells = |level: &Option<Severity>| level.is_some_and(|level| level <= Severity::Info);
+        if levels.iter().any(|(_, level)| tells(level)) {
+            continue;
+        }
+        if let Some(&(line, _)) = levels.iter().find(|(_, level)| level.is_none()) {
+            let here = At {
+                line,
+                section: &section.name,
+                key: "error_log",
+            };
+            let text =
+                "without a level is `error`: no failed login is logged; write `info` behind it";
+            report.warning(here, text);
         }
     }
 }
