@@ -476,6 +476,11 @@ fn refuse(session: &Session, login: &mut Login, refusal: LoginRefusal) {
     };
     let text = format!("client login failed: \"{shown}\"");
     session.log(Severity::Info, file!(), &text);
+    hold_refusal(session, login, refusal);
+}
+
+/// The login's credentials are forgotten, and its refusal waits for its time.
+fn hold_refusal(session: &Session, login: &mut Login, refusal: LoginRefusal) {
     let method = login.presented.take().map(|credentials| credentials.method);
     let unseen = refusal
         .as_if_seen
@@ -670,6 +675,6 @@ fn refuse_as_backend(session: &Session, login: &mut Login, cause: Cause) -> Resu
         line,
         ..LoginRefusal::failed()
     };
-    refuse(session, login, allow_retry(session, refusal));
+    hold_refusal(session, login, allow_retry(session, refusal));
     Ok(())
 }
