@@ -294,8 +294,9 @@ impl Process {
             process.log_format,
         )?;
         check_descriptors(config)?;
-        let kept = self.kept.next(config);
+        let mut kept = self.kept.next(config);
         let services = service::build(config, &kept)?;
+        kept.forget_before();
         let bound = self.fronts.bind(&services)?;
         let prepared = Fronts::prepare(bound, &self.runtime, &log)?;
         // What is known of the backends is what clients are told as soon as they are let in.

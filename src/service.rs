@@ -78,6 +78,11 @@ impl Kept {
         }
     }
 
+    /// Lets go of what no server of this configuration has taken over.
+    pub(crate) fn forget_before(&mut self) {
+        self.caches.forget_before();
+    }
+
     fn known(&self, backend: &str) -> Arc<Known> {
         self.known.get(backend).cloned().unwrap_or_default()
     }
@@ -104,7 +109,7 @@ pub(crate) fn build(config: &Config, kept: &Kept) -> Result<Vec<Arc<Service>>, S
             &config.routes,
             log.clone(),
         )?),
-        caches: kept.caches.clone(),
+        caches: &kept.caches,
         connectors: RefCell::default(),
     };
     let build = |conf: &config::Server| Service::build(config, conf, &shared);
@@ -147,14 +152,14 @@ pub(crate) fn visit_backends(
 }
 
 /// What the servers of a configuration have in common.
-struct Shared {
+struct Shared<'a> {
     router: Arc<Router>,
-    caches: SessionCaches,
+    caches: &'a SessionCaches,
     /// One for equal settings: each holds the system's certificate store, which takes a while to read.
     connectors: RefCell<Vec<(ClientSettings, Result<Connector, String>)>>,
 }
 
-impl Shared {
+impl Shared<'_> {
     fn connector(
         &self,
         conf: &config::Server,
@@ -172,7 +177,11 @@ impl Shared {
 }
 
 impl Service {
-    fn build(config: &Config, conf: &config::Server, shared: &Shared) -> Result<Arc<Self>, String> {
+    fn build(
+        config: &Config,
+        conf: &config::Server,
+        shared: &Shared<'_>,
+    ) -> Result<Arc<Self>, String> {
         let targets = match conf.error_log.as_slice() {
             [] => config.process.error_log.as_slice(),
             own => own,
@@ -191,8 +200,8 @@ impl Service {
         let acceptor = match conf.has_tls() {
             false => None,
             true => {
-                let caches = shared.caches.of(&conf.name);
-                let built = Acceptor::new(conf.tls.clone(), record.alpn, &caches);
+                let (name, caches) = (&conf.name, shared.caches);
+                let built = Acceptor::new(conf.tls.clone(), record.alpn, name, caches);
                 Some(built.map_err(|problems| in_words(conf, &problems))?.0)
             }
         };

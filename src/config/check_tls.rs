@@ -111,7 +111,7 @@ pub(super) fn check_engines(drafts: &Drafts<'_>, report: &mut Report) {
         };
         let server = &draft.server;
         if server.has_tls() {
-            let built = Acceptor::new(server.tls.clone(), ALPN, &caches);
+            let built = Acceptor::new(server.tls.clone(), ALPN, &section.name, &caches);
             lines.tell(built.map(|(_, warnings)| warnings), report);
         }
         // An answer of the auth server can ask for TLS although proxy_ssl is off.

@@ -117,7 +117,8 @@ fn complaints_about_tls(config: &Config, document: &Document) -> Vec<(Slot, Stri
         settings.ssl_client_certificate = None;
         settings.ssl_trusted_certificate = None;
         settings.ssl_crl = None;
-        let Err(problems) = Acceptor::new(settings, server.protocol.name(), &caches) else {
+        let alpn = server.protocol.name();
+        let Err(problems) = Acceptor::new(settings, alpn, &server.name, &caches) else {
             continue;
         };
         let problems = problems.into_iter();

@@ -17,7 +17,7 @@ use super::rustls_server::{self, Parts};
 use super::settings::{
     DEFAULT_SESSION_TIMEOUT, Library, ServerSettings, SessionCache, VerifyClient,
 };
-use super::tickets::{Cache, ScopedCache, ScopedTickets, SessionCaches, TicketKeys};
+use super::tickets::{Cache, OfServer, ScopedCache, ScopedTickets, SessionCaches, TicketKeys};
 use super::verify::Trust;
 use super::{Engine, native, native_setup, rustls};
 
@@ -59,21 +59,29 @@ impl std::fmt::Debug for Acceptor {
 
 impl Acceptor {
     /// Reads all files and checks everything; `alpn` is `imap`, `pop3` or `smtp`, and `caches` are
-    /// those of the whole configuration, `of` this server. Success brings warnings with it.
+    /// those of the whole configuration, in which the server has the name `server`. Success brings
+    /// warnings with it.
     pub(crate) fn new(
         settings: ServerSettings,
         alpn: &str,
+        server: &str,
         caches: &SessionCaches,
     ) -> Result<(Acceptor, Vec<Problem>), Vec<Problem>> {
         let mut warnings = without_effect(&settings);
         let seen = Stamps::of(&files_of(&settings));
-        let (keys_before, builtin_before) = caches.of_before(&settings);
-        let cache = open_cache(&settings, caches, builtin_before);
-        let cache = cache.map_err(|problem| vec![problem])?;
-        let random_keys = keys_before.map_or_else(random_keys, Ok);
-        let random_keys = random_keys.map_err(|problem| vec![problem])?;
+        let before = caches.of_before(server, &settings);
+        let cache = open_cache(&settings, caches, before).map_err(|problem| vec![problem])?;
+        let random_keys = match before {
+            Some(before) => Arc::clone(&before.random_keys),
+            None => random_keys().map_err(|problem| vec![problem])?,
+        };
         let material = read(&settings, alpn, &cache, &random_keys, &mut warnings)?;
-        caches.remember(&settings, &random_keys, cache.as_ref());
+        let used = OfServer {
+            settings: settings.clone(),
+            random_keys: Arc::clone(&random_keys),
+            cache: cache.clone(),
+        };
+        caches.remember(server, used);
         let acceptor = Acceptor(Arc::new(Shared {
             settings,
             alpn: alpn.into(),
@@ -216,7 +224,7 @@ fn random_keys() -> Result<Arc<TicketKeys>, Problem> {
 fn open_cache(
     settings: &ServerSettings,
     caches: &SessionCaches,
-    builtin_before: Option<Arc<Cache>>,
+    before: Option<&OfServer>,
 ) -> Result<Option<Arc<Cache>>, Problem> {
     /// What a session takes, generously.
     const SESSION_BYTES: usize = 4096;
@@ -224,8 +232,8 @@ fn open_cache(
         None | Some(SessionCache::None | SessionCache::Off) => Ok(None),
         Some(SessionCache::Builtin { sessions }) => {
             let bytes = sessions.saturating_mul(SESSION_BYTES);
-            let new = || Arc::new(Cache::new(bytes, *sessions));
-            Ok(Some(builtin_before.unwrap_or_else(new)))
+            let before = before.and_then(|before| before.cache.clone());
+            Ok(before.or_else(|| Some(Arc::new(Cache::new(bytes, *sessions)))))
         }
         Some(SessionCache::Shared { name, bytes }) => caches.shared(name, *bytes).map(Some),
     }

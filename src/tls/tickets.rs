@@ -3,7 +3,7 @@
 //! certificates: those rules' digest, the [`Scope`], is part of what is kept.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ::rustls::server::{ProducesTickets, StoresServerSessions};
@@ -32,98 +32,71 @@ const LONGEST_LIFETIME: u64 = 7 * 24 * 60 * 60;
 
 /// What the servers of one configuration resume sessions with. Those of the next configuration go on
 /// with it, so that a reload does not void what clients hold.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct SessionCaches {
-    /// The server that asks; set by [`SessionCaches::of`].
-    server: String,
-    own: Arc<Mutex<Kept>>,
-    /// What is in use elsewhere; not kept alive from here.
-    before: Arc<Mutex<Kept>>,
+    own: Mutex<Kept>,
+    /// Of the configuration before, while this one's servers are built.
+    before: Kept,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Kept {
-    shared: HashMap<String, Weak<Cache>>,
+    shared: HashMap<String, Arc<Cache>>,
     servers: HashMap<String, OfServer>,
 }
 
 /// What one server alone resumes sessions with, and its settings.
-#[derive(Debug)]
-struct OfServer {
-    settings: ServerSettings,
-    keys: Weak<TicketKeys>,
-    builtin: Weak<Cache>,
+#[derive(Debug, Clone)]
+pub(super) struct OfServer {
+    pub(super) settings: ServerSettings,
+    pub(super) random_keys: Arc<TicketKeys>,
+    /// `builtin` or `shared`.
+    pub(super) cache: Option<Arc<Cache>>,
 }
 
 impl SessionCaches {
-    /// Those of the next configuration. What is not asked for again is gone with its last server.
+    /// Those of the next configuration.
     pub(crate) fn next(&self) -> SessionCaches {
         SessionCaches {
-            before: Arc::clone(&self.own),
-            ..SessionCaches::default()
+            own: Mutex::default(),
+            before: locked(&self.own).clone(),
         }
     }
 
-    /// The same, as the server of this name uses them.
-    pub(crate) fn of(&self, server: &str) -> SessionCaches {
-        SessionCaches {
-            server: server.to_owned(),
-            ..self.clone()
-        }
+    /// All servers are built: what none of them has taken over from the configuration before is let go.
+    pub(crate) fn forget_before(&mut self) {
+        self.before = Kept::default();
     }
 
     /// The cache `name`, made if it is not there; one name has one size.
     pub(super) fn shared(&self, name: &str, bytes: usize) -> Result<Arc<Cache>, Problem> {
         let mut own = locked(&self.own);
-        if let Some(cache) = own.shared.get(name).and_then(Weak::upgrade) {
-            if cache.most_bytes != bytes {
-                let text = format!(
-                    "session cache `{name}` has {} bytes elsewhere and {bytes} here",
-                    cache.most_bytes
-                );
-                return Err(Problem::new("ssl_session_cache", text));
+        let cache = own.shared.entry(name.to_owned()).or_insert_with(|| {
+            let before = self.before.shared.get(name);
+            match before.filter(|cache| cache.most_bytes == bytes) {
+                Some(cache) => Arc::clone(cache),
+                None => Arc::new(Cache::new(bytes, usize::MAX)),
             }
-            return Ok(cache);
+        });
+        if cache.most_bytes == bytes {
+            return Ok(Arc::clone(cache));
         }
-        let before = locked(&self.before)
-            .shared
-            .get(name)
-            .and_then(Weak::upgrade);
-        let cache = before
-            .filter(|cache| cache.most_bytes == bytes)
-            .unwrap_or_else(|| Arc::new(Cache::new(bytes, usize::MAX)));
-        own.shared.insert(name.to_owned(), Arc::downgrade(&cache));
-        Ok(cache)
+        let text = format!(
+            "session cache `{name}` has {} bytes elsewhere and {bytes} here",
+            cache.most_bytes
+        );
+        Err(Problem::new("ssl_session_cache", text))
     }
 
-    /// The random keys and the `builtin` cache that the server had before, if its settings are the same.
-    pub(super) fn of_before(
-        &self,
-        settings: &ServerSettings,
-    ) -> (Option<Arc<TicketKeys>>, Option<Arc<Cache>>) {
-        match locked(&self.before).servers.get(&self.server) {
-            Some(known) if known.settings == *settings => {
-                (known.keys.upgrade(), known.builtin.upgrade())
-            }
-            _ => (None, None),
-        }
+    /// The random keys and the `builtin` cache that `server` had before, if its settings are the same.
+    pub(super) fn of_before(&self, server: &str, settings: &ServerSettings) -> Option<&OfServer> {
+        let known = self.before.servers.get(server)?;
+        (known.settings == *settings).then_some(known)
     }
 
-    /// Remembers what the server uses, for the next configuration.
-    pub(super) fn remember(
-        &self,
-        settings: &ServerSettings,
-        keys: &Arc<TicketKeys>,
-        cache: Option<&Arc<Cache>>,
-    ) {
-        let of_server = OfServer {
-            settings: settings.clone(),
-            keys: Arc::downgrade(keys),
-            builtin: cache.map(Arc::downgrade).unwrap_or_default(),
-        };
-        locked(&self.own)
-            .servers
-            .insert(self.server.clone(), of_server);
+    /// Remembers what `server` uses, for the next configuration.
+    pub(super) fn remember(&self, server: &str, used: OfServer) {
+        locked(&self.own).servers.insert(server.to_owned(), used);
     }
 }
 

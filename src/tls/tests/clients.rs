@@ -236,11 +236,12 @@ fn revocation_lists_count() {
         "FAILED:unable to get certificate CRL"
     );
     settings.ssl_crl = Some(scene.folder.file(b"nothing"));
-    let problems =
-        Acceptor::new(settings.clone(), "imap", &SessionCaches::default()).expect_err("no list");
+    let problems = Acceptor::new(settings.clone(), "imap", "imap", &SessionCaches::default())
+        .expect_err("no list");
     assert_eq!(problems[0].directive, "ssl_crl");
     settings.ssl_crl = Some(scene.folder.path().join("missing"));
-    let problems = Acceptor::new(settings, "imap", &SessionCaches::default()).expect_err("no file");
+    let problems =
+        Acceptor::new(settings, "imap", "imap", &SessionCaches::default()).expect_err("no file");
     assert!(problems[0].text.contains("missing"), "{}", problems[0]);
 }
 
@@ -301,7 +302,7 @@ fn verification_without_anyone_to_trust_is_an_error() {
     ] {
         let mut settings = scene.settings(mode);
         settings.ssl_client_certificate = None;
-        let made = Acceptor::new(settings.clone(), "imap", &SessionCaches::default());
+        let made = Acceptor::new(settings.clone(), "imap", "imap", &SessionCaches::default());
         assert_eq!(made.is_ok(), good);
         if good {
             let own = Recipe::named("joe").self_signed();

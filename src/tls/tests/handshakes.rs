@@ -308,7 +308,8 @@ fn the_native_library_refuses_what_it_cannot_do() {
         ssl_protocols: vec!["TLSv1.3".to_owned()],
         ..base
     };
-    let problems = Acceptor::new(settings, "imap", &SessionCaches::default()).expect_err("errors");
+    let problems =
+        Acceptor::new(settings, "imap", "imap", &SessionCaches::default()).expect_err("errors");
     let directives: Vec<&str> = problems.iter().map(|problem| problem.directive).collect();
     let expected = [
         "ssl_certificate",
@@ -334,14 +335,14 @@ fn rustls_refuses_old_versions_and_warns_of_the_rest() {
     settings.ssl_conf_command = vec!["Ciphersuites TLS_AES_128_GCM_SHA256".to_owned()];
     settings.ssl_ciphers = Some("HIGH:NONSENSE".to_owned());
     let caches = SessionCaches::default();
-    let (_, warnings) = Acceptor::new(settings.clone(), "imap", &caches).expect("good");
+    let (_, warnings) = Acceptor::new(settings.clone(), "imap", "imap", &caches).expect("good");
     let directives: Vec<&str> = warnings.iter().map(|problem| problem.directive).collect();
     assert_eq!(
         directives,
         ["ssl_dhparam", "ssl_conf_command", "ssl_ciphers"]
     );
     settings.ssl_protocols = vec!["TLSv1".to_owned(), "TLSv1.2".to_owned()];
-    let problems = Acceptor::new(settings, "imap", &caches).expect_err("too old");
+    let problems = Acceptor::new(settings, "imap", "imap", &caches).expect_err("too old");
     assert_eq!(problems[0].directive, "ssl_protocols");
     assert!(problems[0].text.contains("tls_library = native"));
 }
@@ -359,7 +360,7 @@ fn old_versions_work_where_the_system_allows_them() {
     settings.ssl_protocols = ["TLSv1", "TLSv1.1", "TLSv1.2"].map(str::to_owned).to_vec();
     if std::env::var_os(MARK).is_none() {
         // OpenSSL reads its configuration once, so this needs a process of its own.
-        let made = Acceptor::new(settings, "imap", &SessionCaches::default());
+        let made = Acceptor::new(settings, "imap", "imap", &SessionCaches::default());
         if let Err(problems) = made {
             assert!(problems[0].text.contains("OPENSSL_CONF"), "{}", problems[0]);
         }
@@ -404,7 +405,7 @@ fn old_versions_work_where_the_system_allows_them() {
 
 #[test]
 fn everything_can_be_shared_by_threads() {
-    fn shared<T: Send + Sync + Clone + 'static>() {}
+    fn shared<T: Send + Sync + 'static>() {}
     fn sent<T: Send + 'static>() {}
     shared::<Acceptor>();
     shared::<Connector>();

@@ -19,7 +19,7 @@ fn load(certificate: PathBuf, key: PathBuf, passwords: Option<PathBuf>) -> Vec<P
             ssl_password_file: passwords.clone(),
             ..ServerSettings::default()
         };
-        match Acceptor::new(settings.clone(), "imap", &SessionCaches::default()) {
+        match Acceptor::new(settings.clone(), "imap", "imap", &SessionCaches::default()) {
             Err(problems) => all.extend(problems),
             Ok((acceptor, _)) => {
                 let server = acceptor.engine().expect("server");
@@ -217,7 +217,8 @@ fn all_wrong_files_are_told_at_once() {
         ssl_protocols: vec!["SSLv3".to_owned()],
         ..ServerSettings::default()
     };
-    let problems = Acceptor::new(settings, "imap", &SessionCaches::default()).expect_err("errors");
+    let problems =
+        Acceptor::new(settings, "imap", "imap", &SessionCaches::default()).expect_err("errors");
     assert_eq!(problems.len(), 7, "{problems:?}");
     let second = problems.iter().filter(|problem| problem.entry == 1).count();
     assert_eq!(second, 2);
@@ -230,9 +231,9 @@ fn certificates_and_keys_come_in_pairs() {
     let mut settings = server_settings(&folder, Library::Rustls, &[&own]);
     settings.ssl_certificate_key.clear();
     let caches = SessionCaches::default();
-    let problems = Acceptor::new(settings, "imap", &caches).expect_err("no key");
+    let problems = Acceptor::new(settings, "imap", "imap", &caches).expect_err("no key");
     assert_eq!(problems[0].directive, "ssl_certificate_key");
     let none = ServerSettings::default();
-    let problems = Acceptor::new(none, "imap", &caches).expect_err("nothing");
+    let problems = Acceptor::new(none, "imap", "imap", &caches).expect_err("nothing");
     assert_eq!(problems[0].directive, "ssl_certificate");
 }

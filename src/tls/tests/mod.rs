@@ -31,7 +31,7 @@ fn server_settings(folder: &Folder, library: Library, pairs: &[&Made]) -> Server
 }
 
 fn acceptor(settings: &ServerSettings) -> Acceptor {
-    let made = Acceptor::new(settings.clone(), "imap", &SessionCaches::default());
+    let made = Acceptor::new(settings.clone(), "imap", "imap", &SessionCaches::default());
     made.expect("settings are good").0
 }
 

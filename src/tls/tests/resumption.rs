@@ -151,7 +151,9 @@ fn servers_share_a_cache_by_its_name_and_tickets_by_their_key() {
             settings.ssl_session_tickets = Some(false);
             settings.ssl_session_cache = "shared:SSL:1m".parse().ok();
         }
-        Acceptor::new(settings, "imap", &caches).expect("good").0
+        Acceptor::new(settings, "imap", "imap", &caches)
+            .expect("good")
+            .0
     };
     let other_root = Recipe::authority("others").self_signed();
     for by_key in [true, false] {
@@ -213,10 +215,10 @@ fn a_cache_has_one_size() {
     let caches = SessionCaches::default();
     let mut settings = server_settings(&folder, Library::Rustls, &[&own]);
     settings.ssl_session_cache = "shared:SSL:1m".parse().ok();
-    assert!(Acceptor::new(settings.clone(), "imap", &caches).is_ok());
-    assert!(Acceptor::new(settings.clone(), "imap", &caches).is_ok());
+    assert!(Acceptor::new(settings.clone(), "imap", "imap", &caches).is_ok());
+    assert!(Acceptor::new(settings.clone(), "imap", "imap", &caches).is_ok());
     settings.ssl_session_cache = "shared:SSL:2m".parse().ok();
-    let problems = Acceptor::new(settings, "imap", &caches).expect_err("two sizes");
+    let problems = Acceptor::new(settings, "imap", "imap", &caches).expect_err("two sizes");
     assert_eq!(problems[0].directive, "ssl_session_cache");
 }
 
@@ -227,7 +229,7 @@ fn ticket_keys_of_another_length_are_refused() {
     let mut settings = server_settings(&folder, Library::Rustls, &[&own]);
     settings.ssl_session_ticket_key = vec![folder.file(&[0; 48]), folder.file(&[0; 47])];
     let caches = SessionCaches::default();
-    let problems = Acceptor::new(settings, "imap", &caches).expect_err("47 bytes");
+    let problems = Acceptor::new(settings, "imap", "imap", &caches).expect_err("47 bytes");
     assert_eq!(
         (problems[0].directive, problems[0].entry),
         ("ssl_session_ticket_key", 1)
