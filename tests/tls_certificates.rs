@@ -782,3 +782,103 @@ fn a_broken_new_file_keeps_the_old_certificate_and_is_logged_once() {
         assert!(pki::fingerprint(&live.pair.certificate) == pki::fingerprint(&new.certificate));
     }
 }
+
+#[test]
+fn an_ocsp_response_is_sent_and_read_again_when_it_changes() {
+    let pki = Pki::shared();
+    let pair = pki.issue("mail.test", NAMES, Key::Ec, State::Good);
+    let folder = TempDir::new("stapling");
+    let file = folder.write("ocsp.der", pki.ocsp(&pair));
+    let chain = pki.with_chain(&pair).ssl_certificate();
+    let setting = proxy(&format!("{chain}ssl_stapling_file = {}\n", file.display()));
+    let status_is = |status: &str| {
+        for version in ["-tls1_2", "-tls1_3"] {
+            let said = setting.s_client(&["-status", version]);
+            assert!(said.contains("OCSP Response Status: successful"), "{said}");
+            assert!(said.contains(&format!("Cert Status: {status}")), "{said}");
+        }
+    };
+    status_is("good");
+    let unasked = setting.s_client(&[]);
+    assert!(!unasked.contains("OCSP Response"), "{unasked}");
+
+    pki.revoke(&pair);
+    folder.write("ocsp.der", pki.ocsp(&pair));
+    let_a_second_pass();
+    status_is("revoked");
+
+    folder.write("ocsp.der", "no response at all");
+    let_a_second_pass();
+    status_is("revoked");
+    let line = setting.postern.wait_for_log("the old ones stay in use");
+    assert!(
+        line.contains("ssl_stapling_file: no OCSP response in DER"),
+        "{line}"
+    );
+}
+
+#[test]
+fn each_certificate_has_its_own_ocsp_response() {
+    let pki = Pki::shared();
+    let folder = TempDir::new("stapling");
+    let [ec, rsa] = [Key::Ec, Key::Rsa]
+        .map(|key| pki.with_chain(&pki.issue("mail.test", NAMES, key, State::Good)));
+    let [first, second] = [("rsa", &rsa), ("ec", &ec)].map(|(name, pair)| {
+        let file = folder.write(name, pki.ocsp(pair));
+        format!("ssl_stapling_file = {}\n", file.display())
+    });
+    let (ec_lines, rsa_lines) = (ec.ssl_certificate(), rsa.ssl_certificate());
+    let setting = proxy(&format!("{ec_lines}{rsa_lines}{first}{second}"));
+    for (algorithm, pair) in [("ECDSA+SHA256", &ec), ("RSA-PSS+SHA256", &rsa)] {
+        let said = setting.s_client(&["-status", "-sigalgs", algorithm]);
+        let pem = fs::read(&pair.certificate).expect("it is there");
+        let own = X509::from_pem(&pem).expect("the first is its own");
+        let number = own.serial_number().to_bn().expect("a number");
+        let number = number.to_hex_str().expect("a number").to_string();
+        let asked = format!("Serial Number: {number}");
+        assert!(said.contains(&asked), "{algorithm}: {asked}: {said}");
+    }
+}
+
+#[test]
+fn check_looks_into_ocsp_responses() {
+    let pki = Pki::shared();
+    let [own, other] = [(); 2].map(|()| pki.issue("mail.test", NAMES, Key::Ec, State::Good));
+    let folder = TempDir::new("stapling");
+    folder.write("own", pki.ocsp(&own));
+    folder.write("other", pki.ocsp(&other));
+    pki.revoke(&own);
+    folder.write("revoked", pki.ocsp(&own));
+    folder.write("garbage", "no response at all");
+    let auth = AuthServer::start(|_| Answer::refuse("no"));
+    let chain = pki.with_chain(&own).ssl_certificate();
+    for (file, success, text) in [
+        ("own", true, ""),
+        ("other", true, "is for none of the certificates"),
+        (
+            "revoked",
+            true,
+            "says that the certificate has been revoked",
+        ),
+        ("garbage", false, "no OCSP response in DER"),
+        ("nowhere", false, "cannot read"),
+    ] {
+        let lines = format!("listen = 127.0.0.1:0 ssl\n{chain}ssl_stapling_file = {file}\n");
+        let ini = folder.write("postern.ini", service("imap", &auth, &lines));
+        let ini = ini.display().to_string();
+        let program = env!("CARGO_BIN_EXE_postern");
+        let said = run(program, &["check", "--config", &ini], b"");
+        assert_eq!(said.success, success, "{file}: {}", said.everything());
+        let said = said.everything();
+        let told = said
+            .lines()
+            .find(|line| line.contains("ssl_stapling_file: "));
+        match text {
+            "" => assert_eq!(told, None),
+            text => assert!(
+                told.is_some_and(|told| told.contains(text)),
+                "{file}: {said}"
+            ),
+        }
+    }
+}

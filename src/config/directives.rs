@@ -1064,6 +1064,18 @@ pub(super) static DIRECTIVES: &[Directive] = &[
     )
     .example("/etc/postern/passphrases"),
     row(
+        "ssl_stapling_file",
+        MAIL,
+        FILE,
+        Unset("none"),
+        Is(|d, v| add_file(d, v, |d| &mut d.server.tls.ssl_stapling_file)),
+        "OCSP response in DER that clients get with the certificate, read again when it changes; \
+         several for several certificates. Whoever renews it fetches it too (openssl ocsp \
+         -respout). Only with tls_library = rustls.",
+    )
+    .repeatable()
+    .example("/etc/postern/ocsp.der"),
+    row(
         "ssl_protocols",
         MAIL,
         "list of TLSv1, TLSv1.1, TLSv1.2, TLSv1.3",

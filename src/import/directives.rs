@@ -163,6 +163,7 @@ const TABLE: &[(&str, How)] = &[
     ("ssl_certificate", File),
     ("ssl_certificate_key", By(certificate_key)),
     ("ssl_password_file", File),
+    ("ssl_stapling_file", File),
     ("ssl_protocols", By(protocols)),
     ("ssl_ciphers", Same),
     ("ssl_ecdh_curve", Same),

@@ -111,6 +111,7 @@ fn complaints_about_tls(config: &Config, document: &Document) -> Vec<(Slot, Stri
         let mut settings = server.tls.clone();
         settings.ssl_certificate.clear();
         settings.ssl_certificate_key.clear();
+        settings.ssl_stapling_file.clear();
         settings.ssl_session_ticket_key.clear();
         settings.ssl_verify_client = VerifyClient::Off;
         settings.ssl_password_file = None;

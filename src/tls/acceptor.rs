@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
 use std::time::Duration;
 
+use ::rustls::sign::CertifiedKey;
 use ::rustls::{Connection, ServerConfig, ServerConnection};
 use native_tls::TlsAcceptor;
 
@@ -19,7 +20,7 @@ use super::settings::{
 };
 use super::tickets::{Cache, OfServer, ScopedCache, ScopedTickets, SessionCaches, TicketKeys};
 use super::verify::Trust;
-use super::{Engine, native, native_setup, rustls};
+use super::{Engine, native, native_setup, rustls, stapling};
 
 const DIRECTIVES: Directives = Directives {
     certificate: "ssl_certificate",
@@ -188,6 +189,7 @@ fn files_of(settings: &ServerSettings) -> Vec<PathBuf> {
     let lists = [
         &settings.ssl_certificate,
         &settings.ssl_certificate_key,
+        &settings.ssl_stapling_file,
         &settings.ssl_session_ticket_key,
     ];
     let single = single.into_iter().flatten();
@@ -281,7 +283,8 @@ fn read(
             native_material(settings, &pairs[0], alpn).map_err(|problem| vec![problem])
         }
         Library::Rustls => {
-            let certificates = certified(&pairs)?;
+            let responses = stapling::load(&settings.ssl_stapling_file, &pairs, warnings)?;
+            let certificates = certified(&pairs, responses)?;
             let parts = parts(settings, alpn, certificates, &clients, cache, ticket_keys);
             let config = rustls_server::config(settings, parts).map_err(|problem| vec![problem])?;
             Ok(Material::Rustls {
@@ -292,13 +295,19 @@ fn read(
     }
 }
 
-/// The pairs as rustls takes them, or what is wrong with any of them.
-fn certified(pairs: &[keys::Pair]) -> Result<Vec<CertifiedPair>, Vec<Problem>> {
+/// The pairs, each with its OCSP response, as rustls takes them, or what is wrong with any of them.
+fn certified(
+    pairs: &[keys::Pair],
+    responses: Vec<Option<Vec<u8>>>,
+) -> Result<Vec<CertifiedPair>, Vec<Problem>> {
     let mut certificates = Vec::new();
     let mut problems = Vec::new();
-    for pair in pairs {
+    for (pair, ocsp) in pairs.iter().zip(responses) {
         match pair.certified(&DIRECTIVES) {
-            Ok(key) => certificates.push((pair.names.clone(), key)),
+            Ok(key) => {
+                let key = CertifiedKey { ocsp, ..key };
+                certificates.push((pair.names.clone(), Arc::new(key)));
+            }
             Err(problem) => problems.push(problem),
         }
     }
@@ -309,7 +318,7 @@ fn certified(pairs: &[keys::Pair]) -> Result<Vec<CertifiedPair>, Vec<Problem>> {
 }
 
 /// A certificate with its key, and the names that it is for.
-type CertifiedPair = (super::names::Names, Arc<::rustls::sign::CertifiedKey>);
+type CertifiedPair = (super::names::Names, Arc<CertifiedKey>);
 
 fn native_material(
     settings: &ServerSettings,

@@ -301,7 +301,7 @@ fn rustls_material(
     own: Option<Pair>,
 ) -> Result<Material, Problem> {
     let own = own
-        .map(|pair| pair.certified(&of_own_pair(settings)))
+        .map(|pair| pair.certified(&of_own_pair(settings)).map(Arc::new))
         .transpose()?;
     let config = rustls_client::config(versions, Arc::new(demands), own)?;
     Ok(Material::Rustls {

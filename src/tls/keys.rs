@@ -4,7 +4,6 @@
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use ::rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use ::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -227,7 +226,7 @@ fn read_passphrases(
 
 impl Pair {
     /// The pair as rustls signs with it.
-    pub(super) fn certified(&self, directives: &Directives) -> Result<Arc<CertifiedKey>, Problem> {
+    pub(super) fn certified(&self, directives: &Directives) -> Result<CertifiedKey, Problem> {
         let problem = |text: String| Problem::at(directives.key, self.entry, text);
         let unusable = |reason: String| {
             problem(format!(
@@ -247,7 +246,7 @@ impl Pair {
         let chain = self
             .chain_der()
             .map_err(|stack| unusable(openssl_reason(&stack)))?;
-        Ok(Arc::new(CertifiedKey::new(chain, key)))
+        Ok(CertifiedKey::new(chain, key))
     }
 
     fn chain_der(&self) -> Result<Vec<CertificateDer<'static>>, openssl::error::ErrorStack> {

@@ -20,6 +20,7 @@ mod rustls;
 mod rustls_client;
 mod rustls_server;
 mod settings;
+mod stapling;
 #[cfg(test)]
 mod tests;
 mod tickets;

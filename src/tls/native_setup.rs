@@ -19,6 +19,9 @@ pub(super) fn check_server(settings: &ServerSettings) -> Vec<Problem> {
     if settings.ssl_certificate.len() > 1 {
         problems.push(cannot("ssl_certificate", "a server has one certificate"));
     }
+    if !settings.ssl_stapling_file.is_empty() {
+        problems.push(cannot("ssl_stapling_file", "no OCSP response can be sent"));
+    }
     if settings.ssl_ciphers.is_some() {
         problems.push(cannot("ssl_ciphers", "ciphers cannot be chosen"));
     }

@@ -73,6 +73,8 @@ pub struct ServerSettings {
     pub ssl_certificate_key: Vec<PathBuf>,
     /// Passphrases, one a line, tried in order.
     pub ssl_password_file: Option<PathBuf>,
+    /// OCSP responses in DER, each for one of the certificates.
+    pub ssl_stapling_file: Vec<PathBuf>,
     /// `TLSv1` `TLSv1.1` `TLSv1.2` `TLSv1.3`; empty: TLSv1.2 and, with rustls, TLSv1.3.
     pub ssl_protocols: Vec<String>,
     /// OpenSSL's cipher list, with TLS 1.3 names where they are to be restricted.

@@ -176,6 +176,53 @@ impl Pki {
         file
     }
 
+    /// A new OCSP response in DER that says what is known of `pair` now.
+    pub(crate) fn ocsp(&self, pair: &Pair) -> Vec<u8> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let file = |name: String| text(&self.folder.path().join(name));
+        let (question, answer) = (
+            file(format!("{number}.ask")),
+            file(format!("{number}.ocsp")),
+        );
+        let (index, key) = (
+            file("index.txt".to_owned()),
+            file("authority.key".to_owned()),
+        );
+        let (authority, certificate) = (text(&self.authority()), text(&pair.certificate));
+        let ask = ["ocsp", "-issuer", &authority, "-cert", &certificate];
+        run(
+            "openssl",
+            &[&ask[..], &["-reqout", &question]].concat(),
+            b"",
+        )
+        .text();
+        let own = [
+            "ocsp", "-index", &index, "-CA", &authority, "-rsigner", &authority,
+        ];
+        let files = ["-rkey", &key, "-reqin", &question, "-respout", &answer];
+        let _turn = self.turn.lock().expect("no holder panics");
+        run(
+            "openssl",
+            &[&own[..], &files, &["-ndays", "7"]].concat(),
+            b"",
+        )
+        .text();
+        std::fs::read(answer).expect("openssl wrote it")
+    }
+
+    /// The pair, with the authority's certificate behind its own.
+    pub(crate) fn with_chain(&self, pair: &Pair) -> Pair {
+        let files = [&pair.certificate, &self.authority()];
+        let read = files.map(|file| std::fs::read(file).expect("the file can be read"));
+        let certificate = pair.certificate.with_extension("chain.pem");
+        std::fs::write(&certificate, read.concat()).expect("the folder is ours");
+        Pair {
+            certificate,
+            key: pair.key.clone(),
+        }
+    }
+
     fn ca(&self, arguments: &[&str]) {
         let _turn = self.turn.lock().expect("no holder panics");
         let config = text(&self.folder.path().join("openssl.cnf"));
