@@ -116,7 +116,7 @@ pub(crate) fn build(config: &Config, kept: &Kept) -> Result<Vec<Arc<Service>>, S
     config.servers.iter().map(build).collect()
 }
 
-/// Starts what backends are visited for without a client: health checks and lists of capabilities. They
+/// Starts what is done without a client: health checks, lists of capabilities, maps read again. They
 /// go on until what is returned is dropped. `dialogue` knows how a protocol is spoken.
 ///
 /// # Errors
@@ -144,6 +144,7 @@ pub(crate) fn visit_backends(
             visitors.push(visitor);
         }
     }
+    first.router.follow_maps(Arc::downgrade(&visits))?;
     for backend in first.router.backends() {
         let dns = first.dns.clone();
         check::start(backend, visitors.clone(), dns, Arc::downgrade(&visits))?;

@@ -425,3 +425,50 @@ fn a_login_without_a_route_waits_for_the_clients_name_as_others_do() {
     // Two seconds each: the name, and a refusal before there was any.
     assert!(time >= Duration::from_millis(3500), "{time:?}");
 }
+
+/// Memory of the process in MiB, as the kernel counts it.
+fn resident_mib(postern: &Postern) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", postern.id()));
+    let status = status.expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    kib.and_then(|kib| kib.parse::<usize>().ok())
+        .expect("a number")
+        / 1024
+}
+
+#[test]
+fn a_large_map_that_is_read_again_and_again_takes_no_more_memory() {
+    const LINES: usize = 200_000;
+    /// Ten times the file's 9 MB, in MiB: the old map, the new one, the file and what the heap keeps of
+    /// them come to half of that, however often it is read.
+    const MORE: usize = 90;
+    let map = |target: &str| {
+        let line = |n: usize| format!("user{n}@subsidiary-{}.example.org {target}\n", n % 100);
+        (0..LINES).map(line).collect::<String>()
+    };
+    let maps = [map("first"), map("second")];
+    let (setting, folder) = proxy_with_map(&maps[0]);
+    let before = resident_mib(&setting.postern);
+    for number in 1..=6 {
+        folder.write("new", &maps[number % 2]);
+        std::fs::rename(folder.path().join("new"), folder.path().join("users.map"))
+            .expect("the folder is ours");
+        wait::until_true("it is read again", Duration::from_secs(30), || {
+            // Logins on many workers at a time: each of them would have a heap of its own.
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| setting.log_in("user7@subsidiary-7.example.org"));
+                }
+            });
+            setting.postern.lines_with("was read again").len() == number
+        });
+        let after = resident_mib(&setting.postern);
+        assert!(
+            after <= before + MORE,
+            "{number}: {before} MiB, then {after} MiB"
+        );
+    }
+    let backend = setting.backend_of("user7@subsidiary-7.example.org");
+    assert_eq!(backend, "first");
+}

@@ -1,17 +1,19 @@
 //! Which backend a login belongs to: `[routes]`, in file order, first match wins.
 //!
-//! Map files are read again when they change; a broken new one leaves the old one in use.
+//! Map files are read again when they change, by one thread for all of them: no login waits for it, and
+//! no second thread's heap holds a copy. A broken new one leaves the old one in use.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::{Duration, SystemTime};
 
-use crate::config::{Pattern, Route, RouteLine, RouteTarget, read_map};
+use crate::config::{Pattern, Route, RouteLine, RouteMap, RouteTarget, read_map};
 use crate::log::{Log, Severity};
+use crate::system::threads::spawn;
 
-use super::Backend;
+use super::{Backend, Visits, wait_between};
 
-/// How often map files are looked at, at most.
+/// How often map files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// All routes of a configuration.
@@ -19,7 +21,6 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(crate) struct Router {
     backends: Vec<Arc<Backend>>,
     lines: Vec<Line>,
-    looked: Mutex<Instant>,
     log: Log,
 }
 
@@ -32,9 +33,13 @@ enum Line {
 #[derive(Debug)]
 struct Map {
     path: PathBuf,
-    routes: RwLock<Arc<Vec<Route>>>,
-    stamp: Mutex<Option<(SystemTime, u64)>>,
+    routes: RwLock<RouteMap>,
+    /// What the file looked like at the start.
+    stamp: Stamp,
 }
+
+/// When a file was changed, and its size; nothing for a file that is not there.
+type Stamp = Option<(SystemTime, u64)>;
 
 /// Where a login goes.
 #[derive(Debug)]
@@ -65,7 +70,6 @@ impl Router {
         Ok(Self {
             backends,
             lines,
-            looked: Mutex::new(Instant::now()),
             log,
         })
     }
@@ -85,14 +89,15 @@ impl Router {
 
     /// The way of a login. Case does not matter.
     pub(crate) fn route(&self, login: &[u8]) -> Way {
-        self.refresh();
         let login = String::from_utf8_lossy(login).to_lowercase();
         if let ([], [only]) = (self.lines.as_slice(), self.backends.as_slice()) {
             return Way::To(Arc::clone(only));
         }
         for line in &self.lines {
             let found = match line {
-                Line::Route(route) => fits(route, &login).then(|| route.target.clone()),
+                Line::Route(route) => {
+                    fits(route.pattern.map(String::as_str), &login).then(|| route.target.clone())
+                }
                 Line::Map(map) => map.find(&login),
             };
             match found {
@@ -106,35 +111,57 @@ impl Router {
         Way::None
     }
 
-    fn refresh(&self) {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        if looked.elapsed() < LOOK {
+    /// Starts the thread that reads maps again, if there are any; it ends with the visits.
+    ///
+    /// # Errors
+    /// The system starts no more threads.
+    pub(crate) fn follow_maps(self: &Arc<Self>, visits: Weak<Visits>) -> std::io::Result<()> {
+        if self.maps().next().is_none() {
+            return Ok(());
+        }
+        let router = Arc::clone(self);
+        let follow = move || {
+            let mut known: Vec<Stamp> = router.maps().map(|map| map.stamp).collect();
+            while wait_between(&visits, LOOK) {
+                for (map, known) in router.maps().zip(&mut known) {
+                    router.refresh(map, known);
+                }
+            }
+        };
+        spawn("maps", follow).map(drop)
+    }
+
+    fn maps(&self) -> impl Iterator<Item = &Map> {
+        self.lines.iter().filter_map(|line| match line {
+            Line::Map(map) => Some(map),
+            Line::Route(_) => None,
+        })
+    }
+
+    /// Reads a file again if it has changed; each change is judged once.
+    fn refresh(&self, map: &Map, known: &mut Stamp) {
+        let now = stamp(&map.path);
+        if *known == now {
             return;
         }
-        *looked = Instant::now();
-        drop(looked);
-        for line in &self.lines {
-            let Line::Map(map) = line else {
-                continue;
-            };
-            let (severity, text) = match map.refresh(&self.backends) {
-                Ok(false) => continue,
-                Ok(true) => (
-                    Severity::Notice,
-                    format!("map {} was read again", map.path.display()),
-                ),
-                Err(error) => (
-                    Severity::Error,
-                    format!("{error}; the old map stays in use"),
-                ),
-            };
-            self.log.write(severity, file!(), &text, None, None);
-        }
+        *known = now;
+        let (severity, text) = match read(&map.path, &self.backends) {
+            Ok(routes) => {
+                *map.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
+                let text = format!("map {} was read again", map.path.display());
+                (Severity::Notice, text)
+            }
+            Err(error) => {
+                let text = format!("{error}; the old map stays in use");
+                (Severity::Error, text)
+            }
+        };
+        self.log.write(severity, file!(), &text, None, None);
     }
 }
 
-fn fits(route: &Route, login: &str) -> bool {
-    match &route.pattern {
+fn fits(pattern: Pattern<&str>, login: &str) -> bool {
+    match pattern {
         Pattern::Any => true,
         Pattern::Address(address) => login == address,
         Pattern::Domain(domain) => login
@@ -149,41 +176,26 @@ impl Map {
         let stamp = stamp(path);
         Ok(Self {
             path: path.to_owned(),
-            routes: RwLock::new(Arc::new(read(path, backends)?)),
-            stamp: Mutex::new(stamp),
+            routes: RwLock::new(read(path, backends)?),
+            stamp,
         })
     }
 
     fn find(&self, login: &str) -> Option<RouteTarget> {
-        let routes = Arc::clone(&self.routes.read().unwrap_or_else(PoisonError::into_inner));
-        routes
-            .iter()
-            .find(|route| fits(route, login))
-            .map(|route| route.target.clone())
-    }
-
-    /// Reads the file again if it has changed; each change is judged once.
-    fn refresh(&self, backends: &[Arc<Backend>]) -> Result<bool, String> {
-        let now = stamp(&self.path);
-        let mut known = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
-        if *known == now {
-            return Ok(false);
-        }
-        *known = now;
-        drop(known);
-        let routes = Arc::new(read(&self.path, backends)?);
-        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
-        Ok(true)
+        let map = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        map.routes()
+            .find(|(pattern, _)| fits(*pattern, login))
+            .map(|(_, target)| target.clone())
     }
 }
 
-fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+fn stamp(path: &Path) -> Stamp {
     let found = std::fs::metadata(path).ok()?;
     Some((found.modified().ok()?, found.len()))
 }
 
 /// The lines of a map; its mistakes in one line, for the log.
-fn read(path: &Path, backends: &[Arc<Backend>]) -> Result<Vec<Route>, String> {
+fn read(path: &Path, backends: &[Arc<Backend>]) -> Result<RouteMap, String> {
     let names = backends.iter().map(|backend| backend.conf.name.as_str());
     let names: Vec<&str> = names.collect();
     read_map(path, &names).map_err(|mistakes| {

@@ -40,7 +40,7 @@ pub use backend::{AuthMechanism, Backend, BackendHost, Balance};
 pub use check::describe;
 pub use mistake::{Mistake, MistakeKind};
 pub use reference::{manual, reference, sample};
-pub use route::{Pattern, Route, RouteLine, RouteTarget, parse_route, read_map};
+pub use route::{Pattern, Route, RouteLine, RouteMap, RouteTarget, parse_route, read_map};
 
 /// Reads a configuration file of at most 1 MiB, and the keys, certificates and maps it names. File names in
 /// it are relative to its folder.

@@ -3,9 +3,11 @@
 //! Text in, rules out. Finding the rule of a login, and reading map files again when they change, is
 //! for the code that routes sessions.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::mistake::Mistake;
@@ -44,20 +46,32 @@ pub struct Route {
 }
 
 /// What a login is compared with, lowered by `str::to_lowercase`, as the login has to be then too.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Pattern {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pattern<Text = String> {
     /// `*`: every login.
     Any,
     /// `@domain`, here without the `@`: what follows the login's last `@`.
-    Domain(String),
+    Domain(Text),
     /// `user`: what stands before it.
-    User(String),
+    User(Text),
     /// `user@domain`: both.
-    Address(String),
+    Address(Text),
+}
+
+impl<Text> Pattern<Text> {
+    /// The same kind of pattern, of another form of its text.
+    pub fn map<'a, Other>(&'a self, form: impl FnOnce(&'a Text) -> Other) -> Pattern<Other> {
+        match self {
+            Self::Any => Pattern::Any,
+            Self::Domain(text) => Pattern::Domain(form(text)),
+            Self::User(text) => Pattern::User(form(text)),
+            Self::Address(text) => Pattern::Address(form(text)),
+        }
+    }
 }
 
 /// What a route leads to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RouteTarget {
     /// NAME of a `[backend NAME]`.
     Backend(String),
@@ -88,12 +102,51 @@ pub fn parse_route(text: &str) -> Result<Route, String> {
     Ok(Route { pattern, target })
 }
 
+/// The routes of a map file, in its order. All patterns are one text, and each target stands once: maps
+/// have hundreds of thousands of lines, and are there twice while they are read again.
+#[derive(Debug, Default)]
+pub struct RouteMap {
+    patterns: String,
+    /// Where in `patterns` it stands, and which of `targets` it leads to.
+    lines: Vec<(Pattern<Range<u32>>, u32)>,
+    targets: Vec<RouteTarget>,
+}
+
+impl RouteMap {
+    /// Every pattern with its target.
+    pub fn routes(&self) -> impl Iterator<Item = (Pattern<&str>, &RouteTarget)> {
+        self.lines.iter().filter_map(|(pattern, target)| {
+            let text =
+                |place: &Range<u32>| &self.patterns[place.start as usize..place.end as usize];
+            Some((pattern.map(text), self.targets.get(*target as usize)?))
+        })
+    }
+
+    fn push(&mut self, route: Route, known: &mut HashMap<RouteTarget, u32>) {
+        let target = *known.entry(route.target).or_insert_with_key(|target| {
+            self.targets.push(target.clone());
+            place(self.targets.len() - 1)
+        });
+        let pattern = route.pattern.map(|text| {
+            let start = place(self.patterns.len());
+            self.patterns.push_str(text);
+            start..place(self.patterns.len())
+        });
+        self.lines.push((pattern, target));
+    }
+}
+
+/// A place in a map's texts: lowering makes no text of `MAX_MAP` bytes longer than 4 GiB.
+fn place(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
 /// Reads a map file of at most 64 MiB: a route a line, as `parse_route` takes them; empty lines and
 /// those that begin with `#` or `;` are remarks. `backends` are the names that exist.
 ///
 /// # Errors
 /// Every mistake, a hundred at most; a single one if it cannot be read.
-pub fn read_map(path: &Path, backends: &[&str]) -> Result<Vec<Route>, Vec<Mistake>> {
+pub fn read_map(path: &Path, backends: &[&str]) -> Result<RouteMap, Vec<Mistake>> {
     let bytes = read_file(path).map_err(|text| vec![Mistake::of_file(path, text)])?;
     parse_map(path, &bytes, backends)
 }
@@ -102,7 +155,9 @@ pub fn read_map(path: &Path, backends: &[&str]) -> Result<Vec<Route>, Vec<Mistak
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let failed = |error: io::Error| format!("cannot be read: {error}");
     let file = File::open(path).map_err(failed)?;
-    let mut bytes = Vec::new();
+    // Of the right size at once: a vector that grows leaves half as much again behind.
+    let size = file.metadata().map_or(0, |data| data.len()).min(MAX_MAP);
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
     let mut file = file.take(MAX_MAP + 1);
     file.read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_MAP {
@@ -116,13 +171,19 @@ pub(super) fn parse_map(
     path: &Path,
     bytes: &[u8],
     backends: &[&str],
-) -> Result<Vec<Route>, Vec<Mistake>> {
+) -> Result<RouteMap, Vec<Mistake>> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let mut routes = Vec::new();
+    let mut map = RouteMap {
+        patterns: String::with_capacity(bytes.len()),
+        lines: Vec::with_capacity(bytes.iter().filter(|byte| **byte == b'\n').count() + 1),
+        targets: Vec::new(),
+    };
+    let mut known = HashMap::new();
     let mut mistakes = Vec::new();
     for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         match map_line(line, backends) {
-            Ok(route) => routes.extend(route),
+            Ok(None) => {}
+            Ok(Some(route)) => map.push(route, &mut known),
             Err(_) if mistakes.len() == MAX_MISTAKES => {
                 mistakes.push(Mistake::of_file(path, "and more mistakes"));
                 break;
@@ -131,7 +192,9 @@ pub(super) fn parse_map(
         }
     }
     if mistakes.is_empty() {
-        Ok(routes)
+        map.patterns.shrink_to_fit();
+        map.lines.shrink_to_fit();
+        Ok(map)
     } else {
         Err(mistakes)
     }
@@ -334,7 +397,7 @@ mod tests {
         assert_eq!(read_map(&path, &[]).expect_err("mistakes").len(), 101);
         std::fs::write(&path, "anna office\n* reject no").expect("a file");
         assert_eq!(
-            read_map(&path, &["office"]).map(|routes| routes.len()),
+            read_map(&path, &["office"]).map(|map| map.routes().count()),
             Ok(2)
         );
         std::fs::remove_file(&path).expect("the file goes");

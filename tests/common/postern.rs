@@ -162,6 +162,11 @@ impl Postern {
         )
     }
 
+    /// Its number, for /proc.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Threads the process has.
     pub(crate) fn threads(&self) -> usize {
         self.entries("task")
