@@ -2,6 +2,11 @@
 //!
 //! Buffers that merely pass credentials on (input buffers, lines to a backend) use
 //! `zeroize::Zeroizing` directly.
+//!
+//! While a session idles, no password of it is left in what is ours, nor in rustls' input buffer, which
+//! its engine wipes. What the libraries free is theirs: rustls hands plain text over in pieces that it
+//! frees as they are, OpenSSL (`tls_library = native`) decrypts into buffers that it frees as they are.
+//! Both stay readable, to whoever may read the process's memory, until the heap uses the place again.
 
 use std::fmt;
 

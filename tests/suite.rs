@@ -33,6 +33,7 @@ mod relay;
 mod reload;
 mod routes;
 mod rows;
+mod secrets;
 mod servers;
 mod service_manager;
 mod side_by_side;

@@ -3,7 +3,7 @@
 //! It begins small and grows as it is filled, since most of what is read before a login is short and
 //! thousands of connections wait at a time. What the bytes mean is the caller's business.
 
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Room that a buffer begins with.
 const BEGIN: usize = 1024;
@@ -37,9 +37,11 @@ impl Input {
         &self.bytes[self.start..]
     }
 
-    /// Forgets the first `n` bytes.
+    /// Forgets and wipes the first `n` bytes.
     pub(super) fn consume(&mut self, n: usize) {
-        self.start = (self.start + n).min(self.bytes.len());
+        let used = self.start..(self.start + n).min(self.bytes.len());
+        self.start = used.end;
+        self.bytes[used].zeroize();
         if self.start == self.bytes.len() {
             self.bytes.clear();
             self.start = 0;
@@ -125,6 +127,15 @@ mod tests {
         assert!(!input.is_full());
         feed(&mut input, b"abc");
         assert_eq!(&input.held()[1..], b"abc");
+    }
+
+    #[test]
+    fn what_was_used_is_wiped() {
+        let mut input = Input::new(1 << 20);
+        feed(&mut input, b"secret\nrest");
+        input.consume(7);
+        assert_eq!(input.held(), b"rest");
+        assert_eq!(input.bytes[..7], [0; 7]);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use ::rustls::{
     OtherError, PeerIncompatible, PeerMisbehaved, ProtocolVersion,
 };
 
+use zeroize::Zeroize;
+
 use super::ciphers::suite_name;
 use super::error::{TlsError, TlsErrorKind};
 use super::facts::{Facts, Verdict};
@@ -25,6 +27,8 @@ pub(super) struct RustlsEngine {
     role: Role,
     ended: bool,
     closed: bool,
+    /// Ciphertext was taken since the input buffer was last wiped.
+    is_stained: bool,
     failure: Option<TlsError>,
     facts: OnceLock<Facts>,
 }
@@ -46,6 +50,7 @@ impl RustlsEngine {
             role,
             ended: false,
             closed: false,
+            is_stained: false,
             failure: None,
             facts: OnceLock::new(),
         }
@@ -59,6 +64,16 @@ impl RustlsEngine {
 
     fn check_failure(&self) -> Result<(), TlsError> {
         self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// rustls decrypts where it has read, and keeps that buffer: the password of a session would stay
+    /// readable until something else is read over it. What is not in use of the buffer is offered to
+    /// whoever reads next, here to somebody who fills it with zeros and reads nothing.
+    fn wipe_input(&mut self) {
+        if std::mem::take(&mut self.is_stained) {
+            // The error that it reads nothing with, and nothing else.
+            let _ = self.connection.read_tls(&mut Wiper);
+        }
     }
 
     fn learn_facts(&self) -> Facts {
@@ -99,6 +114,7 @@ impl RustlsEngine {
 impl Engine for RustlsEngine {
     fn take(&mut self, ciphertext: &[u8]) -> Result<usize, TlsError> {
         self.check_failure()?;
+        self.is_stained = true;
         let mut rest = ciphertext;
         while !rest.is_empty() {
             match self.connection.read_tls(&mut rest) {
@@ -146,6 +162,7 @@ impl Engine for RustlsEngine {
             Ok(0) => Ok(Plain::Closed),
             Ok(count) => Ok(Plain::Bytes(count)),
             Err(_) => {
+                self.wipe_input();
                 self.check_failure()?;
                 Ok(if self.ended {
                     Plain::Truncated
@@ -203,6 +220,16 @@ pub(super) fn written_after_close() -> TlsError {
         TlsErrorKind::Internal,
         "nothing can be written after close_notify",
     )
+}
+
+/// Wipes what it could read into.
+struct Wiper;
+
+impl Read for Wiper {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        buf.zeroize();
+        Err(io::ErrorKind::WouldBlock.into())
+    }
 }
 
 /// Appends to a vector, up to a limit.
