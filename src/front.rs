@@ -4,7 +4,6 @@
 //! A change has two halves. [`Fronts::bind`] and [`Fronts::prepare`] do all that can fail, with the open
 //! listeners still at work; [`Fronts::change_to`] cannot fail.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -269,11 +268,7 @@ fn covers(wildcard: &Listen, specific: &Listen) -> bool {
     if wildcard_at.port() == 0 || wildcard_at.port() != at.port() || at.ip().is_unspecified() {
         return false;
     }
-    match wildcard_at.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => at.is_ipv4(),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => at.is_ipv6() || !wildcard.ipv6only,
-        _ => false,
-    }
+    wildcard.takes(at.ip())
 }
 
 /// A listener from which a thread accepts.

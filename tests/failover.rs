@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::auth_server::{Answer, AuthServer};
 use crate::common::line_client::LineClient;
 use crate::common::ports::free_port;
 use crate::common::postern::Postern;
+use crate::common::service;
 use crate::common::tools::{curl, swaks, wait_for_line};
 use crate::common::wait::{self, PATIENCE};
 use crate::peers::dns::{A, DnsStub, NOERROR, Record};
@@ -673,4 +675,57 @@ fn a_name_that_does_not_exist_is_unavailable() {
     assert!(answer.starts_with("a NO [UNAVAILABLE]"), "{answer}");
     let line = postern.wait_for_log("no address of upstream");
     assert!(line.contains("lost.example.test"), "{line}");
+}
+
+#[test]
+fn a_backend_that_is_the_proxy_itself_is_recognised_and_passed_over() {
+    let port = free_port();
+    let dns = DnsStub::start(|question| {
+        let records = match question.kind {
+            A => vec![Record::loopback(&question.name, 1)],
+            _ => Vec::new(),
+        };
+        Some(question.answer(NOERROR, &records))
+    });
+    let good = Peer::start(imap_server);
+    // A wildcard, which takes what is for each address of the machine.
+    let server = format!("listen = 0.0.0.0:{port}\nresolver = {}", dns.address());
+    let own = format!("mail.example.test:{port}");
+    for (hosts, answer) in [
+        (own.clone(), "a NO [UNAVAILABLE]"),
+        (format!("{own} {}", good.address()), "a OK"),
+    ] {
+        let postern = proxy_by_names("imap", &hosts, &server, "");
+        let (_, said) = log_in(&postern, "imap");
+        assert!(said.starts_with(answer), "{hosts}: {said}");
+        let line = postern.wait_for_log("*1 upstream 127.0.0.1:");
+        let listener = format!("is our own listener 0.0.0.0:{port}: hosts in ");
+        let file = postern.folder().path().join("postern.ini");
+        let ini = std::fs::read_to_string(&file).expect("it was written");
+        let number = ini
+            .lines()
+            .take_while(|line| !line.starts_with("hosts"))
+            .count()
+            + 1;
+        let place = format!("{}:{number} must name the server behind it", file.display());
+        assert!(line.contains(&listener) && line.contains(&place), "{line}");
+        assert_eq!(postern.lines_with("client connected").len(), 1);
+    }
+}
+
+#[test]
+fn an_auth_server_that_names_the_proxy_itself_is_told() {
+    let port = free_port();
+    let own = ([127, 0, 0, 1], port).into();
+    let auth = AuthServer::start(move |_| Answer::ok(own));
+    let lines = format!("listen = 127.0.0.1:{port}");
+    let postern = Postern::start(&service("imap", &auth, &lines));
+    let (_, answer) = log_in(&postern, "imap");
+    assert_eq!(answer, "* BAD internal server error");
+    let line = postern.wait_for_log(&format!("upstream {own} is our own listener {own}"));
+    assert!(
+        line.contains("the answer of the auth server must name"),
+        "{line}"
+    );
+    assert_eq!(auth.requests().len(), 1);
 }

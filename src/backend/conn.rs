@@ -18,6 +18,7 @@ use super::{BACKEND_LINE, BACKEND_TOTAL, Candidate};
 use crate::config::{Keepalive, ProxyProtocol, ProxySsl};
 use crate::net::conn::Conn;
 use crate::net::error::NetError;
+use crate::net::listen;
 use crate::net::proxy_protocol;
 use crate::net::socket::{Deadline, Socket, is_exhaustion};
 use crate::tls::{Connector, TlsError, TlsErrorKind};
@@ -102,7 +103,15 @@ impl<'a> Dial<'a> {
         if let Some(watcher) = self.watcher {
             watcher.set_step(BackendStep::Connecting);
         }
-        let address = SockAddr::from(self.candidate.address);
+        let address = self.candidate.address;
+        if let Some(own) = listen::own_listener_at(address) {
+            let text = format!(
+                "upstream {address} is our own listener {own}: {} must name the server behind it",
+                self.candidate.named_in
+            );
+            return Err(BackendError::Connect(text, None));
+        }
+        let address = SockAddr::from(address);
         let left = self.deadlines.current().left()?;
         let socket = Socket::connect(&address, left).map_err(connect_failure)?;
         socket.keep_alive(Keepalive::Unset);

@@ -55,6 +55,8 @@ pub(crate) struct Candidate {
     pub host: String,
     /// Where it is.
     pub address: SocketAddr,
+    /// Who named it, for the log.
+    pub named_in: String,
 }
 
 impl Backend {
@@ -128,6 +130,7 @@ impl Backend {
                     found.extend(addresses.addresses.into_iter().map(|address| Candidate {
                         host: host.host.clone(),
                         address,
+                        named_in: format!("hosts in {}", self.conf.place),
                     }))
                 }
                 Err(error) => unknown.push(error),

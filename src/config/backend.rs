@@ -18,6 +18,8 @@ use crate::tls::ClientSettings;
 pub struct Backend {
     /// NAME of the section.
     pub name: String,
+    /// File and line of `hosts`, for messages.
+    pub place: String,
     /// Its machines in file order.
     pub hosts: Vec<BackendHost>,
     /// `imap_hosts`, `pop3_hosts`, `smtp_hosts`: the machines for one protocol, if they are others.

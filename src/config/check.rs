@@ -57,6 +57,7 @@ pub(super) fn check(drafts: Drafts<'_>, files: Files, report: &mut Report) -> Co
     let servers = servers.map(|(section, draft)| check_server(section, draft, drafts.mail, report));
     let servers: Vec<Server> = servers.collect();
     check_backends::check_protocols(&drafts.backends, &servers, report);
+    check_backends::check_hosts(&drafts.backends, &servers, report);
     let backends = drafts.backends.into_iter();
     let routes = drafts
         .routes
@@ -70,7 +71,7 @@ pub(super) fn check(drafts: Drafts<'_>, files: Files, report: &mut Report) -> Co
         },
         servers,
         backends: backends
-            .map(|(section, draft)| check_backends::finish(section, draft))
+            .map(|(section, draft)| check_backends::finish(section, draft, report))
             .collect(),
         routes: routes.map(|(_, line)| line).collect(),
         warnings: Vec::new(),

@@ -4,6 +4,7 @@
 //! setters, TLS towards backends is `check_tls`'s. Only `check_maps` reads files.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::check::{at, warn_unless};
 use super::check_tls::source;
@@ -11,8 +12,8 @@ use super::draft::{Draft, Drafts};
 use super::route::{parse_map, read_file, unknown_backend};
 use super::source::{At, Report, Section};
 use super::{
-    AuthKind, AuthMechanism, Backend, Capabilities, Pattern, ProxySsl, RouteLine, RouteTarget,
-    Server,
+    AuthKind, AuthMechanism, Backend, Capabilities, Listen, ListenAddress, Pattern, ProxySsl,
+    RouteLine, RouteTarget, Server,
 };
 use crate::protocol::Protocol;
 use crate::sasl::Mechanism;
@@ -67,10 +68,12 @@ pub(super) fn check_maps(drafts: &Drafts<'_>, report: &mut Report) {
 }
 
 /// What a backend's draft amounts to when the rules hold.
-pub(super) fn finish(section: &Section, draft: Draft) -> Backend {
+pub(super) fn finish(section: &Section, draft: Draft, report: &Report) -> Backend {
+    let hosts = section.lines("hosts").next();
     let shared = draft.server;
     Backend {
         name: name(section).to_owned(),
+        place: report.place(hosts.map_or(section.line, |entry| entry.line)),
         proxy_ssl: shared.proxy_ssl,
         proxy_tls: shared.proxy_tls,
         proxy_protocol: shared.proxy_protocol,
@@ -283,6 +286,50 @@ fn check_backend(section: &Section, draft: &Draft, drafts: &Drafts<'_>, report: 
             }
         }
     }
+}
+
+/// A host that is one of our own listeners would have each session go round and round.
+pub(super) fn check_hosts(drafts: &[(&Section, Draft)], servers: &[Server], report: &mut Report) {
+    for (section, draft) in drafts {
+        let backend = Backend {
+            proxy_ssl: draft.server.proxy_ssl,
+            ..draft.backend.clone()
+        };
+        let addresses = servers.iter().flat_map(|server| {
+            let hosts = backend.hosts(server.protocol).iter();
+            hosts.filter_map(|host| {
+                let ip = match host.host.as_str() {
+                    "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                    literal => literal.parse().ok()?,
+                };
+                let port = host.port.unwrap_or(backend.port(server.purpose()));
+                Some(SocketAddr::new(ip, port))
+            })
+        });
+        for address in addresses {
+            if let Some(name) = listener_at(address, servers) {
+                let text = format!(
+                    "{address} is where [server {name}] listens: name the server behind it"
+                );
+                report.mistake(at(section, "hosts"), &text);
+            }
+        }
+    }
+}
+
+/// Who would get a connection to this address, as far as the configuration tells.
+fn listener_at(address: SocketAddr, servers: &[Server]) -> Option<&str> {
+    let ip = address.ip();
+    let gets = |listen: &Listen| match &listen.address {
+        ListenAddress::Tcp(own) if own.port() == address.port() => {
+            own.ip() == ip || listen.takes(ip) && ip.is_loopback()
+        }
+        ListenAddress::Tcp(_) | ListenAddress::Unix(_) => false,
+    };
+    let mut servers = servers.iter();
+    servers
+        .find(|server| server.listen.iter().any(gets))
+        .map(|server| server.name.as_str())
 }
 
 fn check_routes(drafts: &Drafts<'_>, report: &mut Report) {

@@ -427,6 +427,7 @@ fn empty_server() -> Server {
 fn empty_backend() -> Backend {
     Backend {
         name: String::new(),
+        place: String::new(),
         hosts: Vec::new(),
         own_hosts: PerProtocol::default(),
         ports: PerProtocol::default(),

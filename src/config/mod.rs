@@ -25,7 +25,7 @@ mod value;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -296,6 +296,20 @@ pub struct Listen {
     pub ipv6only: bool,
     /// TCP keepalive towards clients.
     pub so_keepalive: Keepalive,
+}
+
+impl Listen {
+    /// Whether it is a wildcard that gets connections to this address of the machine.
+    pub fn takes(&self, ip: IpAddr) -> bool {
+        let ListenAddress::Tcp(own) = &self.address else {
+            return false;
+        };
+        match own.ip() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => ip.is_ipv4(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => ip.is_ipv6() || !self.ipv6only,
+            _ => false,
+        }
+    }
 }
 
 /// What a listener binds to.

@@ -69,6 +69,11 @@ impl Report {
         }
     }
 
+    /// A line of the file, as messages name it.
+    pub(super) fn place(&self, line: usize) -> String {
+        format!("{}:{line}", self.file)
+    }
+
     /// Something that keeps the configuration from being used.
     pub(super) fn mistake(&mut self, at: At<'_>, text: &str) {
         self.mistake_of_kind(MistakeKind::Other, at, text);

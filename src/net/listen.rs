@@ -1,15 +1,48 @@
 //! Listening sockets, bound as `listen` says. Accepting from them is `accept`'s business.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
+use nix::ifaddrs::getifaddrs;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::address::Address;
 use super::socket::keep_alive;
 use crate::config::{Keepalive, Listen, ListenAddress};
 use crate::system::service_manager;
+
+/// What this process listens on now, without Unix sockets: real addresses, and the lines they were bound
+/// for. A connection to one of them would come back to us.
+static OPEN: Mutex<Vec<(SocketAddr, Listen)>> = Mutex::new(Vec::new());
+
+/// The listener of ours that gets connections to this address, if there is one.
+pub(crate) fn own_listener_at(address: SocketAddr) -> Option<SocketAddr> {
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut of_port = open.iter().filter(|(own, _)| own.port() == address.port());
+    let takes = |(own, listen): &&(SocketAddr, Listen)| {
+        own.ip() == address.ip() || listen.takes(address.ip()) && is_of_this_machine(address.ip())
+    };
+    of_port.find(takes).map(|(own, _)| *own)
+}
+
+fn is_of_this_machine(ip: IpAddr) -> bool {
+    if ip.is_loopback() || ip.is_unspecified() {
+        return true;
+    }
+    let Ok(interfaces) = getifaddrs() else {
+        return false;
+    };
+    let mut addresses = interfaces.filter_map(|interface| interface.address);
+    addresses.any(|address| {
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        let v6 = address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()));
+        v4.or(v6) == Some(ip)
+    })
+}
 
 /// A bound listener. A Unix socket's file goes with it.
 #[derive(Debug)]
@@ -86,11 +119,7 @@ impl Listener {
         }
         socket.listen(listen.backlog)?;
         socket.set_nonblocking(true)?;
-        Ok(Self {
-            socket,
-            listen: listen.clone(),
-            outlives_us: service_manager::listens(),
-        })
+        Ok(Self::open(socket, listen, service_manager::listens()))
     }
 
     /// Takes over a socket that was opened for us, if it is one that this line asks for; otherwise gives it
@@ -113,11 +142,21 @@ impl Listener {
         }
         socket.listen(listen.backlog)?;
         socket.set_nonblocking(true)?;
-        Ok(Ok(Self {
+        Ok(Ok(Self::open(socket, listen, true)))
+    }
+
+    /// Notes that it is ours.
+    fn open(socket: Socket, listen: &Listen, outlives_us: bool) -> Self {
+        let listener = Self {
             socket,
             listen: listen.clone(),
-            outlives_us: true,
-        }))
+            outlives_us,
+        };
+        if let Some(address) = listener.address() {
+            let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+            open.push((address, listen.clone()));
+        }
+        listener
     }
 
     /// Removes the file of a Unix socket: it is not to be used again.
@@ -171,14 +210,13 @@ impl Listener {
     pub(crate) fn name(&self) -> String {
         match &self.listen.address {
             ListenAddress::Unix(path) => format!("unix:{}", path.display()),
-            ListenAddress::Tcp(asked) => self
-                .socket
-                .local_addr()
-                .ok()
-                .and_then(|address| address.as_socket())
-                .unwrap_or(*asked)
-                .to_string(),
+            ListenAddress::Tcp(asked) => self.address().unwrap_or(*asked).to_string(),
         }
+    }
+
+    /// The same; `None` for a Unix socket.
+    fn address(&self) -> Option<SocketAddr> {
+        self.socket.local_addr().ok()?.as_socket()
     }
 
     /// The next connection, if there is one.
@@ -190,6 +228,14 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        if let Some(address) = self.address() {
+            let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+            // Another one may stand beside it, bound for another line.
+            let this = (address, self.listen.clone());
+            if let Some(at) = open.iter().position(|one| *one == this) {
+                open.swap_remove(at);
+            }
+        }
         if !self.outlives_us {
             self.remove_file();
         }

@@ -34,6 +34,7 @@ pub(crate) fn candidates(session: &Session, grant: &Grant) -> Result<Vec<Candida
             let candidate = |address| Candidate {
                 host: host.clone(),
                 address,
+                named_in: "the answer of the auth server".to_owned(),
             };
             found.addresses.into_iter().map(candidate).collect()
         }
@@ -58,7 +59,7 @@ pub(crate) fn dial<'a>(
     candidate: &'a Candidate,
     mut deadlines: Deadlines,
 ) -> Result<BackendConn<'a>, BeforeCredentials> {
-    let Candidate { host, address } = candidate;
+    let Candidate { host, address, .. } = candidate;
     session.log_debug(file!(), || format!("trying host {host} at {address}"));
     session.set_upstream(Some(candidate.address.to_string()));
     if let Some(connect_timeout) = grant.connect_timeout {
