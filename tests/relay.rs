@@ -8,6 +8,8 @@ use crate::common::auth_server::AuthServer;
 use crate::common::line_client::LineClient;
 use crate::common::postern::Postern;
 use crate::common::proxy_to;
+use crate::common::wait::{self, PATIENCE};
+use crate::legs::{End, Leg, Stage};
 use crate::peers::imap::imap_server;
 use crate::peers::unruly::{
     closes_in_literal, counts_until_the_end, echoes_after_login, pattern, pours_after_login,
@@ -15,6 +17,7 @@ use crate::peers::unruly::{
 };
 use crate::peers::{Peer, Talk};
 use crate::servers::dovecot;
+use nix::sys::signal::Signal;
 
 struct Setting {
     postern: Postern,
@@ -277,4 +280,78 @@ fn a_backend_is_not_read_on_for_a_client_that_is_gone() {
     let out = out.split(' ').next().expect("a count");
     let out: u64 = out.parse().expect("a number");
     assert!(out < 64 << 20, "{line}");
+}
+
+/// More than the sockets in between hold.
+const FLOOD: usize = 32 * 1024 * 1024;
+
+/// A client that does not read what its backend pours.
+fn flooded(leg: Leg, more: &str) -> (Stage, End) {
+    let stage = Stage::start((leg, leg), "", more, |end, _| {
+        // The proxy cuts it.
+        let _ = end.write(&vec![b'x'; FLOOD]);
+    });
+    let client = stage.log_in("alice");
+    (stage, client)
+}
+
+/// What lies in the client's kernel.
+fn arrived(client: &End) -> u64 {
+    let count = client.socket().peek(&mut vec![0; FLOOD]);
+    count.expect("the connection is there") as u64
+}
+
+/// A number of the closing line.
+fn number(line: &str, name: &str) -> Option<u64> {
+    let mut words = line.split(' ');
+    words.find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+}
+
+#[test]
+fn a_relay_that_is_cut_says_how_much_did_not_arrive() {
+    let (stage, client) = flooded(Leg::Plain, "");
+    let mut before = 0;
+    wait::until_true("nothing more fits", PATIENCE, || {
+        thread::sleep(Duration::from_millis(300));
+        std::mem::replace(&mut before, arrived(&client)) == before
+    });
+    stage.postern().signal(Signal::SIGTERM);
+    let line = stage.postern().wait_for_log("session closed");
+    let undelivered = number(&line, "undelivered").unwrap_or_else(|| panic!("{line}"));
+    let out = number(&line, "out").unwrap_or_else(|| panic!("{line}"));
+    assert!(
+        undelivered > 0 && undelivered <= out - before,
+        "{before}: {line}"
+    );
+    assert!(undelivered >= out - arrived(&client), "{line}");
+    assert!(line.contains("reason=\"stopped\""), "{line}");
+}
+
+#[test]
+fn a_relay_that_ends_by_timeout_says_how_much_did_not_arrive() {
+    for leg in Leg::ALL {
+        let (stage, client) = flooded(leg, "proxy_timeout = 1s\n");
+        let line = stage.postern().wait_for_log("session closed");
+        let undelivered = number(&line, "undelivered").unwrap_or_else(|| panic!("{line}"));
+        assert!(
+            undelivered > 0 && line.contains("reason=\"silent\""),
+            "{line}"
+        );
+        drop(client);
+    }
+}
+
+#[test]
+fn only_a_relay_that_is_cut_says_what_did_not_arrive() {
+    let setting = proxy("imap", "", imap_server);
+    let mut client = setting.logged_in();
+    client.ask("b NOOP", "b OK backend NOOP");
+    setting.postern.signal(Signal::SIGTERM);
+    let line = setting.postern.wait_for_log("session closed");
+    assert_eq!(number(&line, "undelivered"), Some(0), "{line}");
+
+    let setting = proxy("imap", "", imap_server);
+    drop(setting.logged_in());
+    let line = setting.postern.wait_for_log("session closed");
+    assert_eq!(number(&line, "undelivered"), None, "{line}");
 }

@@ -171,6 +171,9 @@ fn text_closing(out: &mut String, closing: &Closing<'_>) {
             push(out, format_args!(" {name}={}", Seconds(time)));
         }
     }
+    if let Some(bytes) = closing.undelivered {
+        push(out, format_args!(" undelivered={bytes}"));
+    }
     out.push_str(" reason=");
     text_quoted(out, closing.reason.as_bytes());
 }
@@ -294,6 +297,9 @@ fn json_closing(json: &mut Object, closing: &Closing<'_>) {
         if let Some(time) = time {
             json.raw(name, format_args!("{}", Seconds(time)));
         }
+    }
+    if let Some(bytes) = closing.undelivered {
+        json.raw("undelivered", format_args!("{bytes}"));
     }
     json.text("reason", closing.reason);
 }

@@ -305,6 +305,8 @@ pub(crate) struct Closing<'a> {
     pub auth_time: Option<Duration>,
     /// From the connect to the backend to its final OK.
     pub backend_time: Option<Duration>,
+    /// Of a relay that was cut: bytes that did not arrive, at either end.
+    pub undelivered: Option<u64>,
     /// Why the session ended, in a few words.
     pub reason: &'a str,
 }

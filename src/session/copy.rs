@@ -209,17 +209,23 @@ impl Relay {
             || !pending.is_empty()
             || data.is_empty() && destination.has_output()
         {
-            let Some(patience) = self.patience() else {
-                return Err(Outcome::Silent);
-            };
-            match destination.write(&data[sent..], pending, patience) {
+            let wrote = self.patience().ok_or(Outcome::Silent).and_then(|patience| {
+                let wrote = destination.write(&data[sent..], pending, patience);
+                wrote.map_err(|error| match error {
+                    NetError::Io(_) | NetError::Tls(_) => Outcome::WriteFailed,
+                    _ => Outcome::Silent,
+                })
+            });
+            match wrote {
                 Ok(Some(n)) => {
                     sent += n;
                     self.touch(which, 0);
                 }
                 Ok(None) => {}
-                Err(NetError::Io(_) | NetError::Tls(_)) => return Err(Outcome::WriteFailed),
-                Err(_) => return Err(Outcome::Silent),
+                Err(outcome) => {
+                    self.give_up(data.len() - sent + pending.len());
+                    return Err(outcome);
+                }
             }
         }
         Ok(())

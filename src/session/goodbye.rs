@@ -92,7 +92,7 @@ impl Leaving {
             return self.sleep(WaitFor::Data, end);
         }
         if !self.is_of_client || self.session.may_log(Severity::Info, "session closed") {
-            self.session.log_closing(self.reason);
+            self.session.log_closing(self.reason, None);
         }
     }
 

@@ -369,8 +369,8 @@ impl Session {
         }
     }
 
-    /// The closing line.
-    pub(crate) fn log_closing(&self, reason: &str) {
+    /// The closing line; `undelivered` is for a relay that was cut.
+    pub(crate) fn log_closing(&self, reason: &str, undelivered: Option<u64>) {
         if !self.service.log.enabled(Severity::Info) {
             return;
         }
@@ -391,6 +391,7 @@ impl Session {
             login_time: self.login_time,
             auth_time: self.auth_time,
             backend_time: self.backend_time,
+            undelivered,
             reason,
         };
         self.write_log(

@@ -40,6 +40,8 @@ pub(super) struct Relay {
     /// `timeout`: longest silence once one direction has ended.
     half_closed: Duration,
     pub(super) buffer: usize,
+    /// Bytes that were read and not written any more.
+    given_up: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -110,6 +112,7 @@ impl Relay {
             },
             half_closed: conf.timeout,
             buffer: conf.proxy_buffer.unwrap_or(LARGE),
+            given_up: AtomicU64::new(0),
             state: Mutex::new(State {
                 session: Some(session),
                 directions: [Direction::Running; 2],
@@ -343,14 +346,43 @@ impl Relay {
         }
     }
 
+    /// Counts what was read and will not be written.
+    pub(super) fn give_up(&self, bytes: usize) {
+        self.given_up.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Of a relay that was cut: bytes that did not arrive, as far as we know. They lie in our buffers, or
+    /// in the kernel, which has no acknowledgement for them.
+    fn undelivered(&self) -> Option<u64> {
+        /// An acknowledgement may be as late as that (40 ms with Linux) although everything has arrived.
+        const LATE: Duration = Duration::from_millis(60);
+        let is_cut = self.entry.ending().is_some() || self.clock.stopped.load(Ordering::Acquire);
+        if !is_cut {
+            return None;
+        }
+        let end = Instant::now() + LATE;
+        loop {
+            // Our end of the stream (FIN) counts as a byte there until it is acknowledged.
+            let unacknowledged: u64 = [&self.client, &self.backend]
+                .map(|leg| leg.socket.unacknowledged().saturating_sub(1))
+                .iter()
+                .sum();
+            if unacknowledged == 0 || Instant::now() >= end {
+                return Some(self.given_up.load(Ordering::Relaxed) + unacknowledged);
+            }
+            std::thread::sleep(LATE / 12);
+        }
+    }
+
     fn close(&self, session: &Session, reason: Option<&'static str>) {
+        let undelivered = self.undelivered();
         session.log_event(file!(), "proxied session done");
         // A peer that still sends would otherwise be answered with a reset, which can destroy what it has
         // not read yet.
         self.client.socket.close_after_line();
         self.backend.socket.close_after_line();
         let told = self.entry.ending().map(Ending::reason);
-        session.log_closing(told.or(reason).unwrap_or("closed"));
+        session.log_closing(told.or(reason).unwrap_or("closed"), undelivered);
     }
 
     /// Ends both directions at once.

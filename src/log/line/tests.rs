@@ -45,6 +45,7 @@ fn closing() -> Closing<'static> {
         login_time: Some(Duration::from_micros(5_999)),
         auth_time: Some(Duration::from_millis(1)),
         backend_time: Some(Duration::from_millis(3)),
+        undelivered: None,
         reason: "client closed",
     }
 }
@@ -204,6 +205,26 @@ fn closing_line_has_its_fields_behind_the_message() {
          tls=\"TLSv1.3 TLS_AES_128_GCM_SHA256\" backend=[::1]:1143 backend_tls=TLSv1.2 in=10 out=20 \
          duration=61.234 login_time=0.005 auth_time=0.001 backend_time=0.003 reason=\"client closed\" while proxying, client: \"192.0.2.1:50000\", \
          server: \"0.0.0.0:143\", starttls: \"true\", login: \"jane\", upstream: \"[::1]:1143\""
+    );
+}
+
+#[test]
+fn what_did_not_arrive_stands_before_the_reason() {
+    let closing = Closing {
+        undelivered: Some(4711),
+        ..closing()
+    };
+    let context = Context {
+        closing: Some(&closing),
+        ..context()
+    };
+    let mut line = line(Severity::Info, "session closed");
+    line.context = Some(&context);
+    assert!(text(&line).contains(" backend_time=0.003 undelivered=4711 reason=\""));
+    let json = line.json(4096);
+    assert!(
+        json.contains(r#""backend_time":0.003,"undelivered":4711,"reason":"#),
+        "{json}"
     );
 }
 
