@@ -5,8 +5,9 @@
 use std::path::PathBuf;
 
 use openssl::hash::MessageDigest;
-use openssl::ocsp::OcspResponseStatus;
-use openssl::ocsp::{OcspBasicResponse, OcspCertId, OcspCertStatus, OcspResponse, OcspStatus};
+use openssl::ocsp::{
+    OcspBasicResponse, OcspCertId, OcspCertStatus, OcspResponse, OcspResponseStatus, OcspStatus,
+};
 use openssl::x509::{X509, X509VerifyResult};
 
 use super::error::{Problem, openssl_reason};
