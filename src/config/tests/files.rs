@@ -57,7 +57,7 @@ fn what_the_later_user_may_not_do_is_told_at_its_line() {
     chown(own, Some(nobody.uid.as_raw()), None).expect("we are root");
     let ini = format!(
         "[postern]\nuser = nobody\npid = pid\nerror_log = log info\nerror_log = own/log info\nerror_log = stderr\n\
-         {SERVER}[backend office]\nhosts = 127.0.0.1\n\
+         {SERVER}[backend office]\nhosts = 192.0.2.1\n\
          [routes]\nmap = of-root.map\nmap = shared.map\n"
     );
     let config = folder.load(&ini, 0o600).expect("it can be used");
