@@ -174,7 +174,7 @@ fn reference_prints_every_directive() {
 fn what_fails_while_starting_is_named_and_ends_with_status_1() {
     for (process, named) in [
         ("pid = /no/such/folder/pid", "/no/such/folder/pid"),
-        ("error_log = /no/such/folder/log", "/no/such/folder/log"),
+        ("error_log = /dev", "/dev"),
     ] {
         let output = run_with(&idle(process));
         assert_eq!(
