@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::RecvTimeoutError;
 use nix::unistd::{Gid, User, fchown};
@@ -34,6 +34,9 @@ const DESCRIPTORS_ASIDE: u64 = 256;
 
 /// The service manager hears of us at least so often.
 const LONGEST_PULSE: Duration = Duration::from_secs(10);
+
+/// When this was written, roughly: 1 November 2026.
+const WRITTEN: Duration = Duration::from_secs(1_793_491_200);
 
 /// Threads that are neither workers nor relays.
 const THREADS_ASIDE: u64 = 64;
@@ -108,6 +111,7 @@ fn start(config: &Config) -> Result<Process, String> {
         log.write(Severity::Warn, file!(), text, None, None);
     }
     warn_of_few_threads(process, &log);
+    warn_of_wrong_clock(&log);
     let runtime = Runtime::start(admission_limits(process))
         .map_err(|error| format!("cannot start the threads for sessions: {error}"))?;
     let visits = visit_backends(&services)?;
@@ -445,6 +449,15 @@ fn check_descriptors(config: &Config) -> Result<(), String> {
         "`max_sessions = {wanted}` needs {needed} open files, but the limit is {limit}: raise it \
          (systemd: LimitNOFILE={needed}; shell: ulimit -n {needed}){or_less}"
     ))
+}
+
+/// A machine without a battery begins in 1970, and then no certificate is valid yet.
+fn warn_of_wrong_clock(log: &Log) {
+    if SystemTime::now() < SystemTime::UNIX_EPOCH + WRITTEN {
+        let text = "the system's clock is wrong: it shows a time before this program was written, when \
+                    certificates are not valid yet; set it (systemd: systemd-timesyncd)";
+        log.write(Severity::Warn, file!(), text, None, None);
+    }
 }
 
 /// Two threads a session that is busy, and the workers. That many are needed on the busiest day only, so

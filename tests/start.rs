@@ -720,3 +720,16 @@ fn a_limit_that_allows_fewer_threads_than_sessions_may_need_is_told_at_the_start
     );
     assert!(!started.log().contains("may need"), "{}", started.log());
 }
+
+#[test]
+fn a_clock_that_cannot_be_right_is_told_at_the_start() {
+    let told = "the system's clock is wrong";
+    let started = Started::by(
+        "export LD_PRELOAD=$(echo /usr/lib/*/faketime/libfaketimeMT.so.1) FAKETIME_DONT_FAKE_MONOTONIC=1; \
+         FAKETIME='2001-01-01 00:00:00' exec \"$0\" --config \"$1\"",
+        "error_log = log info",
+    );
+    assert!(started.log().contains(told), "{}", started.log());
+    let started = Started::by(RUN, "error_log = log info");
+    assert!(!started.log().contains(told), "{}", started.log());
+}
