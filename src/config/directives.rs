@@ -127,7 +127,38 @@ pub(super) enum Setter {
     NotYet,
 }
 
+/// What the values of a directive look like, as far as nginx writes such values otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueShape {
+    /// A file name.
+    File,
+    /// A time, such as `1h30m`.
+    Time,
+    /// Items, in quotes where they hold a space.
+    List,
+    /// One of some fixed words, in lower case.
+    Word,
+    /// Anything else.
+    Text,
+}
+
 impl Directive {
+    fn shape(&self) -> ValueShape {
+        let is_word = |word: &str| {
+            word.bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        };
+        match self.kind {
+            FILE => ValueShape::File,
+            kind if kind.starts_with(TIME) => ValueShape::Time,
+            kind if kind.starts_with(LIST) && !kind.ends_with(BY_COLONS) => ValueShape::List,
+            // Its words are those of another table.
+            "" => ValueShape::Word,
+            kind if kind.contains(" | ") && kind.split(" | ").all(is_word) => ValueShape::Word,
+            _ => ValueShape::Text,
+        }
+    }
+
     /// Whether it may stand in such a section.
     pub(super) fn stands_in(&self, kind: SectionKind) -> bool {
         self.sections.contains(&kind)
@@ -188,6 +219,52 @@ impl Directive {
 /// The row of a key, whatever its section.
 pub(super) fn find(name: &str) -> Option<&'static Directive> {
     DIRECTIVES.iter().find(|directive| directive.name == name)
+}
+
+/// What another program's configuration has to know of a key that we have.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownDirective(&'static Directive);
+
+/// The key of this name, if there is one.
+pub fn known_directive(name: &str) -> Option<KnownDirective> {
+    find(name).map(KnownDirective)
+}
+
+impl KnownDirective {
+    /// The key.
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    /// Whether it may stand in `[postern]`.
+    pub fn is_of_process(self) -> bool {
+        self.0.stands_in(SectionKind::Postern)
+    }
+
+    /// Whether it may stand in `[mail]` or `[server NAME]`.
+    pub fn is_of_mail(self) -> bool {
+        self.0.stands_in(SectionKind::Mail) || self.0.stands_in(SectionKind::Server)
+    }
+
+    /// Where it may stand, such as `[mail] or [server NAME]`.
+    pub fn sections(self) -> String {
+        let header = |kind: &SectionKind| match kind.is_named() {
+            true => format!("[{} NAME]", kind.word()),
+            false => format!("[{}]", kind.word()),
+        };
+        let headers: Vec<String> = self.0.sections.iter().map(header).collect();
+        headers.join(" or ")
+    }
+
+    /// What its values look like.
+    pub fn shape(self) -> ValueShape {
+        self.0.shape()
+    }
+
+    /// What holds where it is not set, as the reference has it.
+    pub fn default_text(self) -> String {
+        self.0.default_text()
+    }
 }
 
 const fn row(
@@ -292,6 +369,7 @@ const TIME: &str = "time";
 const SIZE: &str = "size";
 const FILE: &str = "file";
 const LIST: &str = "list";
+const BY_COLONS: &str = "separated by colons";
 const WORD: &str = "name";
 
 const CLIENT_BUFFER: std::ops::RangeInclusive<usize> = 1024..=1024 * 1024;
@@ -1602,6 +1680,46 @@ mod tests {
             }
             assert_eq!(draft.warnings, Vec::<String>::new(), "{}", directive.name);
         }
+    }
+
+    #[test]
+    fn shapes_follow_from_what_a_value_looks_like() {
+        let shape = |name| known_directive(name).map(KnownDirective::shape);
+        assert_eq!(
+            shape("proxy_ssl_trusted_certificate"),
+            Some(ValueShape::File)
+        );
+        assert_eq!(shape("hibernate_timeout"), Some(ValueShape::Time));
+        assert_eq!(shape("imap_capabilities"), Some(ValueShape::List));
+        assert_eq!(shape("error_log_user_tag"), Some(ValueShape::List));
+        for word in [
+            "protocol",
+            "proxy_ssl",
+            "proxy_ssl_verify",
+            "ssl_verify_client",
+        ] {
+            assert_eq!(shape(word), Some(ValueShape::Word), "{word}");
+        }
+        for text in [
+            "pop3_client_buffer",
+            "ssl_ciphers",
+            "set_real_ip_from",
+            "proxy_ssl_name",
+        ] {
+            assert_eq!(shape(text), Some(ValueShape::Text), "{text}");
+        }
+        assert_eq!(shape("nowhere"), None);
+    }
+
+    #[test]
+    fn what_is_known_says_where_it_stands() {
+        let known = |name| known_directive(name).expect(name);
+        assert!(known("listen").is_of_mail() && !known("listen").is_of_process());
+        assert!(known("error_log").is_of_mail() && known("error_log").is_of_process());
+        assert!(!known("hosts").is_of_mail());
+        assert_eq!(known("connect_timeout").sections(), "[backend NAME]");
+        assert_eq!(known("timeout").sections(), "[mail] or [server NAME]");
+        assert_eq!(known("max_errors").default_text(), "5");
     }
 
     #[test]

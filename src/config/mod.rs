@@ -38,6 +38,7 @@ use crate::tls;
 
 pub use backend::{AuthMechanism, Backend, BackendHost, Balance};
 pub use check::describe;
+pub use directives::{KnownDirective, ValueShape, known_directive};
 pub use mistake::{Mistake, MistakeKind};
 pub use reference::{manual, reference, sample};
 pub use route::{Pattern, Route, RouteLine, RouteMap, RouteTarget, parse_route, read_map};
