@@ -51,8 +51,11 @@ enum Command {
     /// Turns an nginx or Angie configuration of a mail proxy into ours, on standard output.
     ///
     /// What cannot be carried over is a comment there and a warning here; the exit status is 3 then.
+    /// Lines that begin with `warning:` are about what was written, as `postern check` has them, and
+    /// leave the exit status 0.
     ImportNginx {
-        /// The main file, such as /etc/nginx/nginx.conf; what it includes is read too.
+        /// The main file, such as /etc/nginx/nginx.conf; what it includes is read too. Or what nginx -T
+        /// printed.
         file: PathBuf,
     },
     /// Runs on loopback ports with a small mail store behind it, and prints what to try.
@@ -122,6 +125,9 @@ fn import_nginx(file: &std::path::Path) -> ExitCode {
     }
     for warning in &imported.warnings {
         complain(&format!("{warning}\n"));
+    }
+    for remark in &imported.remarks {
+        complain(&format!("warning: {remark}\n"));
     }
     match imported.warnings.is_empty() {
         true => ExitCode::SUCCESS,

@@ -1,14 +1,16 @@
 //! One directive of nginx or Angie as settings of ours.
 //!
-//! The table says which directives are taken over and how their values change. Whether a value is
-//! good is left to our own parser, which sees everything that is written. `listen` and `error_log`
-//! have files of their own.
+//! Which directives are taken over follows from our own table of them; the rows here are those whose
+//! value or place changes. Whether a value is good is left to our own parser, which sees everything
+//! that is written. `listen`, `error_log` and what Zimbra added to nginx have files of their own.
 
 use std::path::{Path, PathBuf};
 
 use super::error_log::error_log;
 use super::listen::listen;
 use super::tree::{Directive, FileLine, Tree};
+use super::zimbra;
+use crate::config::{KnownDirective, ValueShape, known_directive};
 
 /// What conversions need to know of the configuration as a whole.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub(super) struct Surroundings {
     pub(super) angie: bool,
     /// Every tag that a log line can have.
     pub(super) tags: Vec<String>,
+    /// Where Zimbra's nginx looks up its users: URLs.
+    pub(super) zimbra_lookups: Vec<String>,
 }
 
 /// One `key = value`.
@@ -39,6 +43,8 @@ pub(super) struct Converted {
     pub(super) settings: Vec<Setting>,
     /// A sentence for each part without counterpart.
     pub(super) left_out: Vec<String>,
+    /// Likewise for those that nobody will miss.
+    pub(super) needless: Vec<String>,
 }
 
 impl Converted {
@@ -46,15 +52,23 @@ impl Converted {
     pub(super) fn one(key: &'static str, value: String) -> Self {
         Self {
             settings: vec![Setting { key, value }],
-            left_out: Vec::new(),
+            ..Self::default()
+        }
+    }
+
+    /// Nothing, and nothing is missed.
+    fn needless(reason: &str) -> Self {
+        Self {
+            needless: vec![reason.to_owned()],
+            ..Self::default()
         }
     }
 }
 
 impl Surroundings {
     /// Gathers them.
-    pub(super) fn of(tree: &Tree, path: &Path) -> Self {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    pub(super) fn of(tree: &Tree) -> Self {
+        let path = std::path::absolute(&tree.path).unwrap_or_else(|_| tree.path.clone());
         let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
         // An installation from source has its configuration in PREFIX/conf, a package in PREFIX.
         let prefix = match (folder.file_name(), folder.parent()) {
@@ -66,6 +80,7 @@ impl Surroundings {
             prefix,
             angie: path.to_string_lossy().contains("angie"),
             tags: vec!["mail".to_owned()],
+            zimbra_lookups: Vec::new(),
         };
         surroundings.look_at(&tree.main.directives);
         surroundings
@@ -80,6 +95,7 @@ impl Surroundings {
                     self.angie = true;
                     self.tags.extend(arguments.iter().cloned());
                 }
+                "zm_lookup_handlers" => self.zimbra_lookups.extend(arguments.iter().cloned()),
                 "max_commands" => self.angie = true,
                 "error_log" => self.angie |= has("format=") || has("filter=") || has("rate="),
                 "imap_auth" | "pop3_auth" | "smtp_auth" => {
@@ -99,102 +115,70 @@ impl Surroundings {
     }
 }
 
-/// How a value changes.
-#[derive(Clone, Copy)]
-enum How {
-    /// Not at all.
-    Same,
-    /// To lower case: switches and other fixed words.
-    Word,
-    /// Spaces inside go.
-    Time,
-    /// To an absolute file name.
-    Path,
-    /// Its words to a list of ours.
-    List,
-    /// Likewise, in lower case.
-    Words,
-    /// Its words, one space between them.
-    Joined,
-    /// As the function says.
-    By(fn(&Directive, &Surroundings) -> Result<Converted, String>),
+/// What becomes of a directive whose value does not go over as it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum How {
+    /// As the function says, which is given our key.
+    By(fn(&'static str, &Directive, &Surroundings) -> Result<Converted, String>),
+    /// Not taken over, and not missed, for this reason.
+    Needless(&'static str),
     /// Not taken over, for this reason.
     Lost(&'static str),
 }
 
-use How::{By, Joined, List, Lost, Path as File, Same, Time, Word, Words};
+use How::{By, Lost, Needless};
 
-/// What may stand in `mail {}` and `server {}`.
+/// What may stand in `mail {}` and `server {}` and changes on its way. Everything else goes over if
+/// `[mail]` or `[server NAME]` have a directive of that name.
 const TABLE: &[(&str, How)] = &[
     (
         "listen",
-        By(|directive, around| listen(&directive.arguments, &around.folder)),
+        By(|_, directive, around| listen(&directive.arguments, &around.folder)),
     ),
-    ("protocol", Word),
     ("server_name", By(server_name)),
-    ("timeout", Time),
-    ("max_errors", Same),
-    ("max_commands", Same),
     ("resolver", By(resolver)),
-    ("resolver_timeout", Time),
     ("auth_http", By(auth_http)),
-    ("auth_http_timeout", Time),
     ("auth_http_header", By(auth_http_header)),
-    ("auth_http_pass_client_cert", Word),
-    ("imap_auth", Words),
-    ("imap_capabilities", List),
-    ("imap_client_buffer", Same),
-    ("pop3_auth", Words),
-    ("pop3_capabilities", List),
-    ("smtp_auth", Words),
-    ("smtp_capabilities", List),
-    ("smtp_client_buffer", Same),
-    ("smtp_greeting_delay", Time),
-    ("proxy_buffer", Same),
-    ("proxy_timeout", Time),
-    ("proxy_pass_error_message", Word),
-    ("proxy_protocol", Word),
-    ("proxy_smtp_auth", Word),
-    ("xclient", Word),
-    ("set_real_ip_from", Same),
-    ("error_log", By(error_log)),
-    ("error_log_user_tag", List),
-    ("starttls", Word),
-    ("ssl_certificate", File),
+    (
+        "error_log",
+        By(|_, directive, around| error_log(directive, around)),
+    ),
+    ("imap_auth", By(mechanisms)),
+    ("pop3_auth", By(mechanisms)),
+    ("smtp_auth", By(mechanisms)),
+    // nginx before 0.5.15, for POP3.
+    (
+        "auth",
+        By(|_, directive, around| mechanisms("pop3_auth", directive, around)),
+    ),
     ("ssl_certificate_key", By(certificate_key)),
-    ("ssl_password_file", File),
-    ("ssl_stapling_file", File),
+    ("proxy_ssl_certificate_key", By(certificate_key)),
+    ("auth_http_ssl_certificate_key", By(certificate_key)),
     ("ssl_protocols", By(protocols)),
-    ("ssl_ciphers", Same),
-    ("ssl_ecdh_curve", Same),
-    ("ssl_prefer_server_ciphers", Word),
-    ("ssl_session_cache", Joined),
-    ("ssl_session_tickets", Word),
-    ("ssl_session_ticket_key", File),
-    ("ssl_session_timeout", Time),
-    ("ssl_verify_client", Word),
-    ("ssl_client_certificate", File),
-    ("ssl_trusted_certificate", File),
-    ("ssl_verify_depth", Same),
-    ("ssl_crl", File),
+    ("proxy_ssl_protocols", By(protocols)),
+    ("auth_http_ssl_protocols", By(protocols)),
     (
         "ssl_dhparam",
-        Lost(
+        Needless(
             "Postern exchanges keys over elliptic curves only, for which ssl_ecdh_curve is; \
-              nothing needs to be done",
+             nothing needs to be done",
         ),
     ),
     (
         "ssl_conf_command",
         Lost(
             "it speaks to OpenSSL, which Postern does not use for connections; say it with \
-              ssl_protocols, ssl_ciphers, ssl_ecdh_curve or ssl_session_tickets",
+             ssl_protocols, ssl_ciphers, ssl_ecdh_curve or ssl_session_tickets",
         ),
+    ),
+    (
+        "status_zone",
+        Needless("Postern keeps no such statistics; nothing needs to be done"),
     ),
 ];
 
 /// Keys whose words add up when the directive stands several times in one block.
-pub(super) const ADD_UP: [&str; 8] = [
+pub(super) const ADD_UP: [&str; 10] = [
     "imap_auth",
     "imap_capabilities",
     "pop3_auth",
@@ -203,38 +187,60 @@ pub(super) const ADD_UP: [&str; 8] = [
     "smtp_capabilities",
     "error_log_user_tag",
     "ssl_protocols",
+    "proxy_ssl_protocols",
+    "auth_http_ssl_protocols",
 ];
 
 /// A directive of `mail {}` or `server {}`; an error says why it is not taken over.
 pub(super) fn convert(directive: &Directive, around: &Surroundings) -> Result<Converted, String> {
-    let row = TABLE.iter().find(|(name, _)| *name == directive.name);
-    let Some((key, how)) = row else {
-        return Err(
-            "Postern has no such directive; leave it out, or look into `postern \
-                    reference` for what comes near"
+    let rows = TABLE.iter().chain(zimbra::TABLE);
+    let row = rows.into_iter().find(|(name, _)| *name == directive.name);
+    let converted = match (row, known_directive(&directive.name)) {
+        (Some((_, Lost(reason))), _) => Err((*reason).to_owned()),
+        (Some((_, Needless(reason))), _) => Ok(Converted::needless(reason)),
+        (None, None) => Err(
+            "Postern has no such directive; leave it out, or look into `postern reference` for \
+             what comes near"
                 .to_owned(),
-        );
+        ),
+        (None, Some(ours)) if !ours.is_of_mail() => {
+            let sections = ours.sections();
+            Err(format!(
+                "Postern's {} stands in {sections} only; write it there",
+                ours.name()
+            ))
+        }
+        _ if directive.block.is_some() => {
+            Err("it is no block; write a `;` behind its value".to_owned())
+        }
+        (Some((key, By(function))), _) => function(key, directive, around),
+        (None, Some(ours)) => as_it_is(ours, directive, around),
     };
-    if directive.block.is_some() {
-        return Err("it is no block; write a `;` behind its value".to_owned());
-    }
-    let arguments = &directive.arguments;
-    let single = || match &arguments[..] {
+    converted.and_then(checked)
+}
+
+fn as_it_is(
+    ours: KnownDirective,
+    directive: &Directive,
+    around: &Surroundings,
+) -> Result<Converted, String> {
+    let value = value(ours.shape(), &directive.arguments, around)?;
+    Ok(Converted::one(ours.name(), value))
+}
+
+/// Words as a value of ours; whether it is a good one is for our own parser to say.
+fn value(shape: ValueShape, words: &[String], around: &Surroundings) -> Result<String, String> {
+    let single = || match words {
         [value] => Ok(value.clone()),
         _ => Err("it takes one value".to_owned()),
     };
-    let value = match how {
-        Same => single()?,
-        Word => single()?.to_ascii_lowercase(),
-        Time => single()?.replace(' ', ""),
-        File => path(&single()?, &around.folder),
-        List => list(arguments),
-        Words => list(arguments).to_ascii_lowercase(),
-        Joined => arguments.join(" "),
-        By(function) => return function(directive, around).and_then(checked),
-        Lost(reason) => return Err((*reason).to_owned()),
-    };
-    checked(Converted::one(key, value))
+    Ok(match shape {
+        ValueShape::File => path(&single()?, &around.folder),
+        ValueShape::Time => single()?.replace(' ', ""),
+        ValueShape::List => list(words),
+        ValueShape::Word => single()?.to_ascii_lowercase(),
+        ValueShape::Text => words.join(" "),
+    })
 }
 
 /// A directive outside `mail {}` that Postern has too; `None` for all others.
@@ -252,7 +258,14 @@ pub(super) fn convert_main(
         "error_log" => error_log(directive, around),
         "pid" => single().map(|file| Converted::one("pid", path(&file, &around.prefix))),
         "worker_shutdown_timeout" => single().map(|time| shutdown_timeout(&time)),
-        _ => return None,
+        name => {
+            let ours = known_directive(name).filter(|ours| ours.is_of_process());
+            as_it_is(
+                ours.filter(|_| directive.block.is_none())?,
+                directive,
+                around,
+            )
+        }
     };
     Some(converted.and_then(checked))
 }
@@ -300,25 +313,33 @@ fn shutdown_timeout(time: &str) -> Converted {
     });
     Converted {
         settings: settings.into(),
-        left_out: Vec::new(),
+        ..Converted::default()
     }
 }
 
-fn server_name(directive: &Directive, _: &Surroundings) -> Result<Converted, String> {
+fn server_name(
+    key: &'static str,
+    directive: &Directive,
+    _: &Surroundings,
+) -> Result<Converted, String> {
     match &directive.arguments[..] {
         // The host's name, which is the default.
         [name] if name.is_empty() => Ok(Converted::default()),
-        [name] => Ok(Converted::one("server_name", name.clone())),
+        [name] => Ok(Converted::one(key, name.clone())),
         _ => Err("it takes one name".to_owned()),
     }
 }
 
-fn resolver(directive: &Directive, _: &Surroundings) -> Result<Converted, String> {
-    let mut left_out = Vec::new();
+fn resolver(
+    key: &'static str,
+    directive: &Directive,
+    _: &Surroundings,
+) -> Result<Converted, String> {
+    let mut needless = Vec::new();
     let mut words = Vec::new();
     for word in &directive.arguments {
         if word.starts_with("status_zone=") {
-            left_out.push(
+            needless.push(
                 "`status_zone`: Postern keeps no such statistics; nothing needs to be done"
                     .to_owned(),
             );
@@ -326,12 +347,16 @@ fn resolver(directive: &Directive, _: &Surroundings) -> Result<Converted, String
             words.push(word.as_str());
         }
     }
-    let mut converted = Converted::one("resolver", words.join(" "));
-    converted.left_out = left_out;
+    let mut converted = Converted::one(key, words.join(" "));
+    converted.needless = needless;
     Ok(converted)
 }
 
-fn auth_http(directive: &Directive, around: &Surroundings) -> Result<Converted, String> {
+fn auth_http(
+    key: &'static str,
+    directive: &Directive,
+    around: &Surroundings,
+) -> Result<Converted, String> {
     let [url] = &directive.arguments[..] else {
         return Err("it takes one URL".to_owned());
     };
@@ -340,36 +365,62 @@ fn auth_http(directive: &Directive, around: &Surroundings) -> Result<Converted, 
         Some(socket) => format!("unix:{}", path(socket, &around.folder)),
         None => url.clone(),
     };
-    Ok(Converted::one("auth_http", value))
+    Ok(Converted::one(key, value))
 }
 
-fn auth_http_header(directive: &Directive, _: &Surroundings) -> Result<Converted, String> {
+fn auth_http_header(
+    key: &'static str,
+    directive: &Directive,
+    _: &Surroundings,
+) -> Result<Converted, String> {
     let [name, value] = &directive.arguments[..] else {
         return Err("it takes a name and a value".to_owned());
     };
     let bare = !value.is_empty() && value.trim() == value && !value.starts_with('"');
     let value = if bare { value.clone() } else { quoted(value) };
-    Ok(Converted::one(
-        "auth_http_header",
-        format!("{name} {value}"),
-    ))
+    Ok(Converted::one(key, format!("{name} {value}")))
 }
 
-fn certificate_key(directive: &Directive, around: &Surroundings) -> Result<Converted, String> {
+fn certificate_key(
+    key: &'static str,
+    directive: &Directive,
+    around: &Surroundings,
+) -> Result<Converted, String> {
     match &directive.arguments[..] {
-        [key] if key.starts_with("engine:") || key.starts_with("store:") => {
+        [file] if file.starts_with("engine:") || file.starts_with("store:") => {
             Err("Postern reads keys from files only; name a PEM file".to_owned())
         }
-        [key] => Ok(Converted::one(
-            "ssl_certificate_key",
-            path(key, &around.folder),
-        )),
+        [file] => Ok(Converted::one(key, path(file, &around.folder))),
         _ => Err("it takes one file name".to_owned()),
     }
 }
 
+/// Zimbra's nginx has Kerberos too, for which Postern has nothing.
+fn mechanisms(
+    key: &'static str,
+    directive: &Directive,
+    _: &Surroundings,
+) -> Result<Converted, String> {
+    let words = directive.arguments.iter().cloned();
+    let (lost, kept): (Vec<_>, Vec<_>) =
+        words.partition(|word| word.eq_ignore_ascii_case("gssapi"));
+    let reason = "gssapi: Postern has no Kerberos; clients log in with a password or a token";
+    if kept.is_empty() && !lost.is_empty() {
+        return Err(reason.to_owned());
+    }
+    let mut converted = Converted::one(key, list(&kept).to_ascii_lowercase());
+    converted
+        .left_out
+        .extend(lost.first().map(|_| reason.to_owned()));
+    Ok(converted)
+}
+
 /// rustls, Postern's choice, begins with TLS 1.2.
-fn protocols(directive: &Directive, _: &Surroundings) -> Result<Converted, String> {
+fn protocols(
+    key: &'static str,
+    directive: &Directive,
+    _: &Surroundings,
+) -> Result<Converted, String> {
     let old = ["sslv2", "sslv3", "tlsv1", "tlsv1.1"];
     let is_old = |word: &&String| old.contains(&word.to_ascii_lowercase().as_str());
     let (left, kept): (Vec<&String>, Vec<&String>) = directive.arguments.iter().partition(is_old);
@@ -383,7 +434,7 @@ fn protocols(directive: &Directive, _: &Surroundings) -> Result<Converted, Strin
         return Err(reason);
     }
     let kept: Vec<&str> = kept.into_iter().map(String::as_str).collect();
-    let mut converted = Converted::one("ssl_protocols", kept.join(" "));
+    let mut converted = Converted::one(key, kept.join(" "));
     if !left.is_empty() {
         converted.left_out.push(reason);
     }

@@ -11,7 +11,7 @@ pub(super) fn error_log(directive: &Directive, around: &Surroundings) -> Result<
         return Err("it takes a file, stderr or syslog:".to_owned());
     };
     let mut value = log_destination(destination, around)?;
-    let mut left_out = Vec::new();
+    let mut needless = Vec::new();
     let (mut level, mut format, mut filter) = (None, None, None);
     for word in words {
         match word.split_once('=') {
@@ -21,7 +21,7 @@ pub(super) fn error_log(directive: &Directive, around: &Surroundings) -> Result<
                 return Err("Postern filters by one tag; write a line for each".to_owned());
             }
             Some(("filter", rule)) => filter = Some(tag_filter(rule, &around.tags)?),
-            Some(("rate", _)) => left_out.push(
+            Some(("rate", _)) => needless.push(
                 "`rate`: Postern does not slow its log down; nothing needs to be done".to_owned(),
             ),
             _ => level = Some(higher(level, word)),
@@ -32,7 +32,7 @@ pub(super) fn error_log(directive: &Directive, around: &Surroundings) -> Result<
         value.push_str(&word);
     }
     let mut converted = Converted::one("error_log", value);
-    converted.left_out = left_out;
+    converted.needless = needless;
     Ok(converted)
 }
 

@@ -17,7 +17,7 @@ pub(super) fn listen(words: &[String], folder: &Path) -> Result<Converted, Strin
         None => address.clone(),
     };
     let mut value = address.clone();
-    let mut left_out = Vec::new();
+    let mut needless = Vec::new();
     for word in parameters {
         let name = word.split('=').next().unwrap_or_default();
         let kept = match name {
@@ -30,7 +30,7 @@ pub(super) fn listen(words: &[String], folder: &Path) -> Result<Converted, Strin
                 Some(word.clone())
             }
             _ => {
-                left_out.push(format!(
+                needless.push(format!(
                     "`{}`: Postern's listen has no such parameter; nothing needs to be done",
                     shown(word)
                 ));
@@ -43,7 +43,7 @@ pub(super) fn listen(words: &[String], folder: &Path) -> Result<Converted, Strin
         }
     }
     let mut converted = Converted::one("listen", value);
-    converted.left_out = left_out;
+    converted.needless = needless;
     Ok(converted)
 }
 

@@ -5,19 +5,26 @@
 //! refuses, and what has no counterpart, is a comment and a warning.
 
 mod directives;
+mod dump;
 mod error_log;
+mod limits;
 mod listen;
 mod share;
+mod stream;
 mod syntax;
 mod translate;
 mod tree;
 mod verify;
 mod write;
+mod zimbra;
 
 use std::path::Path;
 
 use directives::Origin;
 use tree::{FileLine, Tree};
+
+/// Places of one warning that are named; the others are counted.
+const MAX_PLACES: usize = 30;
 
 /// What became of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,27 +32,37 @@ pub struct Imported {
     /// Our configuration.
     pub ini: String,
     /// What was not carried over, in file order, each as
-    /// `FILE:LINE: directive: why, and what to do instead`; empty if nothing was lost.
+    /// `FILE:LINE: directive: why, and what to do instead`, with further places in brackets behind it;
+    /// empty if nothing was lost.
     pub warnings: Vec<String>,
+    /// What `postern check` will warn of, each as `line LINE: …` of our configuration.
+    pub remarks: Vec<String>,
 }
 
-/// Reads nginx's configuration in `path`, with what it includes, and translates its `mail {}`.
-/// File names in it are relative to its folder, those of logs to the folder above `conf`.
+/// Reads nginx's configuration in `path`, with what it includes, and translates its `mail {}`. The
+/// output of `nginx -T` is read as the files it holds. File names in it are relative to its folder, those
+/// of logs to the folder above `conf`.
 ///
 /// # Errors
 /// If this is no configuration, or none of a mail proxy: why, as lines `FILE:LINE: …`.
 pub fn import(path: &Path) -> Result<Imported, Vec<String>> {
     let mut tree = Tree::read(path).map_err(|error| vec![error])?;
     let mut losses = Losses::default();
-    let document = translate::translate(&mut tree, path, &mut losses);
-    let mut document = document.map_err(|error| vec![error])?;
-    let ini = verify::settle(&mut document, &mut losses);
+    let document = translate::translate(&mut tree, &mut losses);
+    let settled = document.and_then(|mut document| {
+        let settled = verify::settle(&mut document, &mut losses);
+        settled.map_err(|text| format!("{}:1: {text}", tree.files[0]))
+    });
     let warnings = losses.render(&tree);
-    match ini {
-        Ok(ini) => Ok(Imported { ini, warnings }),
-        Err(text) => {
+    match settled {
+        Ok((ini, remarks)) => Ok(Imported {
+            ini,
+            warnings,
+            remarks,
+        }),
+        Err(error) => {
             let mut errors = warnings;
-            errors.push(format!("{}:1: {text}", tree.files[0]));
+            errors.push(error);
             Err(errors)
         }
     }
@@ -63,12 +80,40 @@ impl Losses {
         self.lines.push((origin.place, line));
     }
 
+    /// Each once, at its first place.
     fn render(mut self, tree: &Tree) -> Vec<String> {
         self.lines.sort_by_key(|(place, _)| *place);
         self.lines.dedup();
-        let lines = self.lines.iter();
+        let mut alike: Vec<(String, Vec<FileLine>)> = Vec::new();
+        for (place, line) in self.lines {
+            match alike.iter_mut().find(|(known, _)| *known == line) {
+                Some((_, places)) => places.push(place),
+                None => alike.push((line, vec![place])),
+            }
+        }
+        let lines = alike.iter();
         lines
-            .map(|(place, line)| format!("{}: {line}", tree.show(*place)))
+            .map(|(line, places)| {
+                let further = further_places(tree, places);
+                format!("{}: {line}{further}", tree.show(places[0]))
+            })
             .collect()
+    }
+}
+
+/// ` (also :9, :14, mail.conf:3)`; lines of a file that was named just before have no name.
+fn further_places(tree: &Tree, places: &[FileLine]) -> String {
+    let pairs = places.windows(2).take(MAX_PLACES);
+    let shown: Vec<String> = pairs
+        .map(|pair| match pair[0].file == pair[1].file {
+            true => format!(":{}", pair[1].line),
+            false => tree.show(pair[1]),
+        })
+        .collect();
+    let more = places.len() - 1 - shown.len();
+    match (shown.is_empty(), more) {
+        (true, _) => String::new(),
+        (false, 0) => format!(" (also {})", shown.join(", ")),
+        (false, more) => format!(" (also {} and {more} more)", shown.join(", ")),
     }
 }

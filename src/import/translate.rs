@@ -3,13 +3,13 @@
 //! Single directives are converted by `directives`; what all servers share is brought together by
 //! `share`.
 
-use std::path::Path;
-
 use super::Losses;
 use super::directives::{ADD_UP, Converted, Origin, Surroundings, convert, convert_main, path};
 use super::error_log;
+use super::limits;
 use super::listen::{is_ssl, port, with_ssl};
 use super::share::{Group, share};
+use super::stream;
 use super::tree::{Block, Directive, Tree};
 use super::write::{Document, Entry, Section};
 use crate::protocol::Protocol;
@@ -21,13 +21,10 @@ const CLIENT_BUFFER: &str = "4k";
 ///
 /// # Errors
 /// `FILE:LINE: text` if there is nothing to take over.
-pub(super) fn translate(
-    tree: &mut Tree,
-    main_file: &Path,
-    losses: &mut Losses,
-) -> Result<Document, String> {
+pub(super) fn translate(tree: &mut Tree, losses: &mut Losses) -> Result<Document, String> {
     let header = take_header(tree);
-    let around = Surroundings::of(tree, main_file);
+    let around = Surroundings::of(tree);
+    let footer = left_aside(tree, losses);
     let mut groups = Vec::new();
     for directive in &tree.main.directives {
         if let ("mail", Some(block)) = (directive.name.as_str(), &directive.block) {
@@ -44,10 +41,52 @@ pub(super) fn translate(
     let (mut mail, servers) = share(groups);
     add_defaults(&mut mail, &servers, &around);
     let sections = vec![process, mail];
-    let mut document = Document { header, sections };
+    let mut document = Document {
+        header,
+        sections,
+        footer,
+        product: around.product(),
+    };
     document.sections.extend(servers);
     lose_servers(&mut document, losses);
     Ok(document)
+}
+
+/// Servers outside `mail {}`, as comments for the end of the text.
+fn left_aside(tree: &Tree, losses: &mut Losses) -> Vec<String> {
+    let mut comments = Vec::new();
+    let mut lose = |directive: &Directive, reason: &str| {
+        let origin = Origin::of(directive);
+        let place = tree.show(origin.place);
+        comments.push(format!(
+            "# {place}: {}: not carried over: {reason}.",
+            origin.name
+        ));
+        losses.add(&origin, reason);
+    };
+    for (server, reason) in stream::servers(tree) {
+        lose(server, &reason);
+    }
+    let has_mail = tree
+        .main
+        .directives
+        .iter()
+        .any(|directive| directive.name == "mail");
+    let outside = tree
+        .main
+        .directives
+        .iter()
+        .filter(|other| has_mail && other.is_server());
+    for server in outside {
+        lose(
+            server,
+            "it stands outside mail {}; put it into one, or name the file that includes this one",
+        );
+    }
+    for server in &tree.astray {
+        lose(server, "no include leads to its file; put it into mail {}");
+    }
+    comments
 }
 
 /// The comments at the top of the file, if an empty line stands behind them.
@@ -69,7 +108,7 @@ fn check_for_servers(tree: &Tree, groups: &[Group]) -> Result<(), String> {
         let at = tree.show(mail.place);
         return Err(format!("{at}: mail: there is no server {{}} in it"));
     }
-    if let Some(server) = place("server") {
+    if let Some(server) = directives.iter().find(|directive| directive.is_server()) {
         let at = tree.show(server.place);
         return Err(format!(
             "{at}: server: it stands outside mail {{}}; name the file that includes this one"
@@ -107,7 +146,30 @@ fn process(tree: &Tree, around: &Surroundings, losses: &mut Losses) -> Section {
             ));
         }
     }
+    let others: Vec<&str> = ["http", "stream"]
+        .into_iter()
+        .filter(|name| directives.iter().any(|directive| directive.name == *name))
+        .collect();
+    if !others.is_empty() {
+        section.comments.push(format!(
+            "# Postern is a mail proxy only: {} goes on serving {} {{}}.",
+            around.product(),
+            others.join(" {} and ")
+        ));
+    }
+    section.entries.extend(limits::sessions(tree, around));
     add_process_defaults(&mut section, around);
+    for entry in section
+        .entries
+        .iter_mut()
+        .filter(|entry| entry.key == "user")
+    {
+        entry.comments.push(format!(
+            "# {} reads keys and opens logs as root at each reload, Postern does so as this user: `postern \
+             check` names the files that it may not.",
+            around.product()
+        ));
+    }
     section
 }
 
@@ -267,7 +329,13 @@ fn add(
         entry.note(reason);
         losses.add(&origin, reason);
     }
+    for reason in &converted.needless {
+        entry.note(reason);
+    }
     if converted.settings.is_empty() {
+        if !(converted.left_out.is_empty() && converted.needless.is_empty()) {
+            entry.comments.push(format!("# {}", origin.source));
+        }
         entries.push(entry);
         return;
     }

@@ -1,12 +1,14 @@
 //! A configuration with its includes as a tree of directives, each with its place and comments.
 //!
-//! Only `mail {}`, its `server {}` and what stands beside them is kept; other blocks are read over,
-//! and their includes are not followed. What directives mean is not known here.
+//! Only `mail {}`, its `server {}`, what stands beside them and the blocks of `KEPT` is kept; other
+//! blocks are read over, and their includes are not followed. The output of `nginx -T` is many files in
+//! one, see `dump`. What directives mean is not known here.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::dump::Dump;
 use super::syntax::{Lexer, Token};
 
 /// Most bytes of all files together.
@@ -20,6 +22,16 @@ const MAX_INCLUDES: usize = 16;
 
 /// How deep blocks may be nested.
 const MAX_BLOCKS: usize = 64;
+
+/// Further blocks of the main file whose directives matter, with all blocks in them.
+const KEPT: [&str; 3] = ["events", "stream", "zm_lookup"];
+
+/// How the C library reads patterns.
+const PATTERNS: glob::MatchOptions = glob::MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: true,
+};
 
 /// Where something stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +57,13 @@ pub(super) struct Directive {
     pub(super) block: Option<Block>,
 }
 
+impl Directive {
+    /// `server { … }`
+    pub(super) fn is_server(&self) -> bool {
+        self.name == "server" && self.block.is_some()
+    }
+}
+
 /// What stands in braces, or in the main file.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Block {
@@ -59,8 +78,13 @@ pub(super) struct Block {
 pub(super) struct Tree {
     /// Names of the files, as messages call them.
     pub(super) files: Vec<String>,
+    /// The main file, which others are relative to.
+    pub(super) path: PathBuf,
     /// What stands outside all braces.
     pub(super) main: Block,
+    /// Each `server {}` of a file that is part of the output of `nginx -T`, and that no include leads
+    /// to.
+    pub(super) astray: Vec<Directive>,
 }
 
 impl Tree {
@@ -69,22 +93,32 @@ impl Tree {
     /// # Errors
     /// The first thing that is no configuration, as `FILE:LINE: text`.
     pub(super) fn read(path: &Path) -> Result<Self, String> {
-        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let mut reader = Reader {
-            folder,
+            folder: PathBuf::new(),
+            dump: None,
             files: Vec::new(),
+            opened: 0,
             bytes: 0,
         };
-        let mut main = Block::default();
         let no_file = |error| format!("{}: {error}", path.display());
-        let (file, text) = reader.open(path).map_err(no_file)?;
-        let mut comments = Vec::new();
-        let mut source = Source::new(file, &text, 0);
-        reader.block(&mut source, Context::Main, 0, &mut main, &mut comments)?;
-        main.comments = comments;
+        let text = reader.load(path).map_err(no_file)?;
+        reader.dump = Dump::of(&text);
+        let path = match &reader.dump {
+            Some(dump) => dump.main().to_owned(),
+            None => path.to_owned(),
+        };
+        reader.folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let (file, text) = match &mut reader.dump {
+            Some(_) => reader.open(&path)?,
+            None => (reader.number(&path), text),
+        };
+        let main = reader.file(&text, file, 0, Context::Main)?;
+        let astray = reader.astray();
         Ok(Self {
             files: reader.files,
+            path,
             main,
+            astray,
         })
     }
 
@@ -100,6 +134,7 @@ enum Context {
     Main,
     Mail,
     Server,
+    Kept,
     Other,
 }
 
@@ -108,6 +143,8 @@ impl Context {
         match (self, name) {
             (Self::Main, "mail") => Self::Mail,
             (Self::Mail, "server") => Self::Server,
+            (Self::Main, name) if KEPT.contains(&name) => Self::Kept,
+            (Self::Kept, _) => Self::Kept,
             _ => Self::Other,
         }
     }
@@ -140,11 +177,41 @@ impl<'a> Source<'a> {
 struct Reader {
     /// What included names are relative to.
     folder: PathBuf,
+    /// Where all files are, if not on disk.
+    dump: Option<Dump>,
     files: Vec<String>,
+    opened: usize,
     bytes: usize,
 }
 
 impl Reader {
+    /// Everything in a file that is not included within a block.
+    fn file(
+        &mut self,
+        text: &str,
+        file: usize,
+        depth: usize,
+        context: Context,
+    ) -> Result<Block, String> {
+        let mut source = Source::new(file, text, depth);
+        let (mut block, mut comments) = (Block::default(), Vec::new());
+        self.block(&mut source, context, 0, &mut block, &mut comments)?;
+        block.comments = comments;
+        Ok(block)
+    }
+
+    /// The servers of a dump's files that nothing includes. What is wrong in such a file is left out.
+    fn astray(&mut self) -> Vec<Directive> {
+        let mut servers = Vec::new();
+        while let Some(path) = self.dump.as_ref().and_then(Dump::unread) {
+            let opened = self.open(&path);
+            let read = opened.and_then(|(file, text)| self.file(&text, file, 0, Context::Main));
+            let directives = read.unwrap_or_default().directives.into_iter();
+            servers.extend(directives.filter(Directive::is_server));
+        }
+        servers
+    }
+
     /// Reads up to the block's `}`, or to the file's end when `depth` is 0. `comments` are those
     /// that belong to what comes next.
     fn block(
@@ -210,8 +277,11 @@ impl Reader {
                 }
             }
         };
-        if name == "include" && !opens && context != Context::Other {
-            return self.include(source, context, (&arguments, place), block, comments);
+        if name == "include" && !opens {
+            if context != Context::Other {
+                return self.include(source, context, (&arguments, place), block, comments);
+            }
+            self.note_include(source, &arguments);
         }
         let mut directive = Directive {
             name,
@@ -271,8 +341,9 @@ impl Reader {
             );
             return Err(self.error_at(place, &text));
         }
-        let full = self.folder.join(pattern);
-        let found = find(&full).map_err(|text| self.error_at(place, &text))?;
+        let found = self
+            .find(pattern)
+            .map_err(|text| self.error_at(place, &text))?;
         for path in found {
             let opened = self.open(&path);
             let (file, text) = opened.map_err(|error| {
@@ -285,11 +356,63 @@ impl Reader {
         Ok(())
     }
 
-    /// Number and text of a file; comments need not be UTF-8.
+    /// What is read over includes files too, which are part of a dump and not astray in it. Each is
+    /// looked at once.
+    fn note_include(&mut self, source: &Source<'_>, arguments: &[String]) {
+        let [pattern] = arguments else {
+            return;
+        };
+        if self.dump.is_none() || source.depth >= MAX_INCLUDES {
+            return;
+        }
+        for path in self.find(pattern).unwrap_or_default() {
+            if self.dump.as_ref().is_some_and(|dump| dump.was_read(&path)) {
+                continue;
+            }
+            if let Ok((file, text)) = self.open(&path) {
+                // nginx itself has accepted it.
+                let _ = self.file(&text, file, source.depth + 1, Context::Other);
+            }
+        }
+    }
+
+    /// The files that an include means, in nginx's order. A pattern may mean none.
+    fn find(&self, pattern: &str) -> Result<Vec<PathBuf>, String> {
+        let full = self.folder.join(pattern);
+        let text = full.to_string_lossy();
+        if !text.contains(['*', '?', '[']) {
+            return Ok(vec![full]);
+        }
+        // The C library knows no recursive `**`, and takes `[^a]` for `[!a]`.
+        let mut text = text.replace("[^", "[!");
+        while text.contains("**") {
+            text = text.replace("**", "*");
+        }
+        let bad = |error: glob::PatternError| format!("`{}` is no pattern: {error}", shown(&text));
+        if let Some(dump) = &self.dump {
+            let pattern = glob::Pattern::new(&text).map_err(bad)?;
+            return Ok(dump.matching(&pattern, PATTERNS));
+        }
+        let found = glob::glob_with(&text, PATTERNS).map_err(bad)?;
+        let found = found.take(MAX_FILES + 1).collect::<Result<Vec<_>, _>>();
+        found.map_err(|error| format!("cannot be read: {error}"))
+    }
+
+    /// Number and text of a file.
     fn open(&mut self, path: &Path) -> Result<(usize, String), String> {
-        if self.files.len() >= MAX_FILES {
+        self.opened += 1;
+        if self.opened > MAX_FILES {
             return Err(format!("more than {MAX_FILES} files are included"));
         }
+        let text = match &mut self.dump {
+            Some(dump) => dump.read(path)?,
+            None => self.load(path)?,
+        };
+        Ok((self.number(path), text))
+    }
+
+    /// A file's text from the disk; comments need not be UTF-8.
+    fn load(&mut self, path: &Path) -> Result<String, String> {
         let left = MAX_BYTES - self.bytes;
         let limit = u64::try_from(left).unwrap_or(u64::MAX);
         let mut bytes = Vec::new();
@@ -300,9 +423,17 @@ impl Reader {
             return Err(format!("all files together exceed {} MiB", MAX_BYTES >> 20));
         }
         self.bytes += bytes.len();
-        self.files.push(path.display().to_string());
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        Ok((self.files.len() - 1, text))
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// A file that is included twice has one number.
+    fn number(&mut self, path: &Path) -> usize {
+        let name = path.display().to_string();
+        let known = self.files.iter().position(|file| *file == name);
+        known.unwrap_or_else(|| {
+            self.files.push(name);
+            self.files.len() - 1
+        })
     }
 
     fn token(&self, source: &mut Source<'_>) -> Result<Token, String> {
@@ -317,28 +448,6 @@ impl Reader {
     fn error_at(&self, place: FileLine, text: &str) -> String {
         format!("{}:{}: {text}", self.files[place.file], place.line)
     }
-}
-
-/// The files that an include means, in nginx's order. A pattern may mean none.
-fn find(pattern: &Path) -> Result<Vec<PathBuf>, String> {
-    let text = pattern.to_string_lossy();
-    if !text.contains(['*', '?', '[']) {
-        return Ok(vec![pattern.to_owned()]);
-    }
-    // The C library knows no recursive `**`, and takes `[^a]` for `[!a]`.
-    let mut text = text.replace("[^", "[!");
-    while text.contains("**") {
-        text = text.replace("**", "*");
-    }
-    let options = glob::MatchOptions {
-        case_sensitive: true,
-        require_literal_separator: true,
-        require_literal_leading_dot: true,
-    };
-    let bad = |error: glob::PatternError| format!("`{}` is no pattern: {error}", shown(&text));
-    let found = glob::glob_with(&text, options).map_err(bad)?;
-    let found = found.take(MAX_FILES + 1).collect::<Result<Vec<_>, _>>();
-    found.map_err(|error| format!("cannot be read: {error}"))
 }
 
 /// Text of the file in a message: shortened, without control characters.

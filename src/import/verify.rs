@@ -23,29 +23,53 @@ const WITHOUT_FILES: [&str; 4] = [
     "ssl_session_cache",
 ];
 
-/// The text that our parser accepts; an error says why there is none.
-pub(super) fn settle(document: &mut Document, losses: &mut Losses) -> Result<String, String> {
+/// The text that our parser accepts, and what it warns of, each as `line LINE: …`; an error says why there
+/// is none.
+pub(super) fn settle(
+    document: &mut Document,
+    losses: &mut Losses,
+) -> Result<(String, Vec<String>), String> {
     for _ in 0..MAX_ROUNDS {
         let servers = &document.sections[2..];
         if servers.iter().all(|server| server.off) {
             return Err("no server could be carried over".to_owned());
         }
         let (text, slots) = document.write();
+        let mut remarks = Vec::new();
         let complaints = match config::parse(&text, Path::new(FILE)) {
-            Ok(config) => complaints_about_tls(&config, document),
+            Ok(config) => {
+                remarks = remarks_of(&config, document.product);
+                complaints_about_tls(&config, document)
+            }
             Err(mistakes) => mistakes
                 .iter()
                 .map(|mistake| complaint(mistake, &slots))
                 .collect::<Result<_, _>>()?,
         };
         if complaints.is_empty() {
-            return Ok(text);
+            return Ok((text, remarks));
         }
         for (slot, reason) in complaints {
             lose(document, slot, &reason, losses);
         }
     }
     Err("too much of it is wrong".to_owned())
+}
+
+/// Our parser's warnings, without the name of a file that is not there, and why they may be new to whoever
+/// moves in.
+fn remarks_of(config: &Config, product: &str) -> Vec<String> {
+    let file = format!("{FILE}:");
+    let warnings = config.warnings.iter();
+    let mut remarks: Vec<String> = warnings
+        .map(|warning| format!("line {}", warning.strip_prefix(&file).unwrap_or(warning)))
+        .collect();
+    if let Some(user) = config.process.user.as_ref().filter(|_| !remarks.is_empty()) {
+        remarks.push(format!(
+            "{product} reads keys and opens logs as root at each reload, Postern does so as {user}"
+        ));
+    }
+    remarks
 }
 
 /// Where the text has the mistake, and what to say about it.

@@ -12,6 +12,10 @@ pub(super) struct Document {
     pub(super) header: Vec<String>,
     /// Empty ones are not written.
     pub(super) sections: Vec<Section>,
+    /// Comments below everything.
+    pub(super) footer: Vec<String>,
+    /// The program whose configuration it was.
+    pub(super) product: &'static str,
 }
 
 /// One `[section]`.
@@ -116,6 +120,10 @@ impl Document {
         writer.comments(&self.header);
         for (index, section) in self.sections.iter().enumerate() {
             writer.section(index, section);
+        }
+        if !self.footer.is_empty() {
+            writer.line("", Slot::Other);
+            writer.comments(&self.footer);
         }
         (writer.text, writer.slots)
     }
