@@ -421,11 +421,12 @@ fn readable_name(server: &Section) -> String {
     }
 }
 
-/// Servers that nginx would not start with either.
-fn lose_servers(document: &mut Document, losses: &mut Losses) {
+/// Turns servers that nginx would not start with either into comments; says whether there was one.
+pub(super) fn lose_servers(document: &mut Document, losses: &mut Losses) -> bool {
     let (process_and_mail, servers) = document.sections.split_at_mut(2);
     let mail = &process_and_mail[1];
-    for server in servers {
+    let mut found = false;
+    for server in servers.iter_mut().filter(|server| !server.off) {
         let Some(reason) = missing(server, mail) else {
             continue;
         };
@@ -433,7 +434,9 @@ fn lose_servers(document: &mut Document, losses: &mut Losses) {
             losses.add(origin, &reason);
         }
         server.lose(&reason);
+        found = true;
     }
+    found
 }
 
 fn missing(server: &Section, mail: &Section) -> Option<String> {
@@ -465,6 +468,10 @@ fn missing(server: &Section, mail: &Section) -> Option<String> {
         if values(key).is_empty() {
             return Some(format!("it speaks TLS without a certificate; add {key}"));
         }
+    }
+    if values("ssl_certificate").len() != values("ssl_certificate_key").len() {
+        let text = "not every ssl_certificate has its ssl_certificate_key; write as many of both";
+        return Some(text.to_owned());
     }
     let verifies = values("ssl_verify_client");
     let verifies = verifies

@@ -428,7 +428,8 @@ impl Reader {
 
     /// A file that is included twice has one number.
     fn number(&mut self, path: &Path) -> usize {
-        let name = path.display().to_string();
+        // A dump may say anything.
+        let name = path.display().to_string().replace(char::is_control, " ");
         let known = self.files.iter().position(|file| *file == name);
         known.unwrap_or_else(|| {
             self.files.push(name);

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use super::Losses;
+use super::translate::lose_servers;
 use super::write::{Document, Slot};
 use crate::config::{self, Config, Mistake, MistakeKind};
 use crate::tls::{Acceptor, Problem, SessionCaches, VerifyClient};
@@ -47,6 +48,10 @@ pub(super) fn settle(
                 .collect::<Result<_, _>>()?,
         };
         if complaints.is_empty() {
+            // A lost line may have been what a server could not do without.
+            if lose_servers(document, losses) {
+                continue;
+            }
             return Ok((text, remarks));
         }
         for (slot, reason) in complaints {
