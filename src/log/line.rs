@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -39,6 +39,13 @@ pub(super) struct Line<'a> {
     pub(super) tags: &'a str,
 }
 
+/// The process never forks, so that neither number changes, and a line need not ask the system for them.
+static PID: LazyLock<u32> = LazyLock::new(std::process::id);
+
+thread_local! {
+    static TID: i32 = nix::unistd::gettid().as_raw();
+}
+
 impl<'a> Line<'a> {
     /// A line of this moment and this thread.
     pub(super) fn now(
@@ -51,8 +58,8 @@ impl<'a> Line<'a> {
     ) -> Line<'a> {
         Line {
             time: Timestamp::now(),
-            pid: std::process::id(),
-            tid: nix::unistd::gettid().as_raw(),
+            pid: *PID,
+            tid: TID.with(|tid| *tid),
             severity,
             src,
             message,

@@ -175,7 +175,7 @@ impl HttpClient {
                 .map(SockAddr::from)
                 .collect(),
         };
-        let socket = connect_first(&addresses, deadline).map_err(not_connected)?;
+        let socket = connect_first(&addresses, deadline.at).map_err(not_connected)?;
         self.start(socket, deadline)
     }
 

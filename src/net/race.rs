@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockAddr;
 
-use super::socket::{Deadline, Socket};
+use super::socket::Socket;
 
 /// How long an address is waited for alone.
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -18,13 +18,13 @@ const HEAD_START: Duration = Duration::from_millis(250);
 /// Connects to the first of these TCP addresses that answers.
 ///
 /// # Errors
-/// The last failure; `TimedOut` when there was none until `deadline`.
-pub(crate) fn connect_first(addresses: &[SockAddr], deadline: Deadline) -> io::Result<Socket> {
+/// The last failure; `TimedOut` when there was none before `end`.
+pub(crate) fn connect_first(addresses: &[SockAddr], end: Instant) -> io::Result<Socket> {
     let mut untried = addresses.iter();
     let mut pending = Vec::new();
     let mut failure = io::Error::from(ErrorKind::TimedOut);
     let mut next_at = Instant::now();
-    while deadline.remaining().is_some() {
+    while Instant::now() < end {
         if (pending.is_empty() || Instant::now() >= next_at)
             && let Some(address) = untried.next()
         {
@@ -39,8 +39,8 @@ pub(crate) fn connect_first(addresses: &[SockAddr], deadline: Deadline) -> io::R
             return Err(failure);
         }
         let until = match untried.len() {
-            0 => deadline.at,
-            _ => next_at.min(deadline.at),
+            0 => end,
+            _ => next_at.min(end),
         };
         for at in answered(&pending, until)?.into_iter().rev() {
             let socket = pending.remove(at);
@@ -58,8 +58,8 @@ pub(crate) fn connect_first(addresses: &[SockAddr], deadline: Deadline) -> io::R
 }
 
 fn begin(address: &SockAddr) -> io::Result<socket2::Socket> {
-    let socket = socket2::Socket::new(address.domain(), socket2::Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
+    let kind = socket2::Type::STREAM.nonblocking();
+    let socket = socket2::Socket::new(address.domain(), kind, None)?;
     match socket.connect(address) {
         Err(error) if error.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(error),
         Ok(()) | Err(_) => Ok(socket),
@@ -115,8 +115,8 @@ mod tests {
         (address.into(), listener)
     }
 
-    fn within(limit: Duration) -> Deadline {
-        Deadline::after(limit, "auth_http_timeout")
+    fn within(limit: Duration) -> Instant {
+        Instant::now() + limit
     }
 
     #[test]

@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{SockAddr, TcpKeepalive};
 
 use super::address::Address;
+use super::race::connect_first;
 use crate::config::Keepalive;
 
 /// Until when something may take, and the directive that says so.
@@ -69,8 +70,10 @@ pub(crate) enum Waited {
 impl Socket {
     /// Takes over a connected socket and makes its calls block.
     pub(crate) fn new(inner: socket2::Socket) -> io::Result<Self> {
+        // The standard library needs one system call for it, socket2 two.
+        let inner = std::net::TcpStream::from(inner);
         inner.set_nonblocking(false)?;
-        Ok(Self::accepted(inner))
+        Ok(Self::accepted(inner.into()))
     }
 
     /// The same for one that was accepted, whose calls block anyway.
@@ -87,12 +90,10 @@ impl Socket {
 
     /// Connects within `limit`.
     pub(crate) fn connect(address: &SockAddr, limit: Duration) -> io::Result<Self> {
-        let inner = socket2::Socket::new(address.domain(), socket2::Type::STREAM, None)?;
         if address.as_socket().is_some() {
-            inner.connect_timeout(address, limit)?;
-            inner.set_tcp_nodelay(true)?;
-            return Self::new(inner);
+            return connect_first(std::slice::from_ref(address), Instant::now() + limit);
         }
+        let inner = socket2::Socket::new(address.domain(), socket2::Type::STREAM, None)?;
         // A Unix socket whose queue is full refuses a non-blocking connect at once; a blocking one waits
         // as long as a write may.
         inner.set_write_timeout(Some(Duration::from_millis(whole_millis(limit))))?;
@@ -100,7 +101,7 @@ impl Socket {
             ErrorKind::WouldBlock => ErrorKind::TimedOut.into(),
             _ => error,
         })?;
-        let socket = Self::new(inner)?;
+        let socket = Self::accepted(inner);
         socket
             .write_timeout
             .store(whole_millis(limit), Ordering::Relaxed);
@@ -159,6 +160,10 @@ impl Socket {
 
     /// Writes what fits, waiting for `limit` at most.
     pub(crate) fn write(&self, buf: &[u8], limit: Duration) -> io::Result<Waited> {
+        // There is room nearly always, and then no limit has to be set.
+        if let Waited::Done(written) = self.write_now(buf)? {
+            return Ok(Waited::Done(written));
+        }
         let millis = whole_millis(limit);
         if self.write_timeout.swap(millis, Ordering::Relaxed) != millis {
             self.inner
@@ -231,10 +236,10 @@ impl Socket {
             let Some(left) = end.checked_duration_since(Instant::now()) else {
                 return;
             };
-            let read = match waits {
-                true => self.read(&mut sink, left),
-                // What is there is taken, but there is nothing to wait for.
-                false => self.read_now(&mut sink),
+            // Mostly the peer has ended its side already.
+            let read = match self.read_now(&mut sink) {
+                Ok(Waited::TimedOut) if waits => self.read(&mut sink, left),
+                read => read,
             };
             match read {
                 Ok(Waited::Done(n)) if n > 0 => total += n,
@@ -297,8 +302,7 @@ pub(crate) fn keep_alive(socket: &socket2::Socket, keepalive: Keepalive) {
             count.into_iter().fold(probes, TcpKeepalive::with_retries)
         }
     };
-    // A connection that is gone already cannot be set; it is found out at once elsewhere.
-    let _ = socket.set_keepalive(true);
+    // Turns it on as well. A connection that is gone already cannot be set; it is found out at once elsewhere.
     let _ = socket.set_tcp_keepalive(&probes);
 }
 
