@@ -43,5 +43,6 @@ mod tls_backends;
 mod tls_certificates;
 mod tls_clients;
 mod tls_relay;
+mod tls_words;
 mod turns;
 mod visits;

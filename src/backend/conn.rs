@@ -253,7 +253,10 @@ impl BackendConn<'_> {
 
     fn read_line_by(&mut self, deadline: Deadline) -> Result<Vec<u8>, BackendError> {
         let read = self.conn.fill_line(deadline);
-        let length = self.note_failure(read)?;
+        let length = match self.note_failure(read) {
+            Err(BackendError::Timeout) if self.is_silent() => return Err(BackendError::NoGreeting),
+            read => read?,
+        };
         self.total += length;
         if self.total > BACKEND_TOTAL {
             self.hears_goodbye = false;
@@ -267,6 +270,11 @@ impl BackendConn<'_> {
             watcher.received(&line);
         }
         Ok(line)
+    }
+
+    /// Whether nothing at all has come, where plain text should.
+    fn is_silent(&self) -> bool {
+        self.total == 0 && self.dial.ssl != ProxySsl::On && !self.has_more()
     }
 
     /// Whether more has come than was read.

@@ -87,6 +87,8 @@ pub(crate) enum BackendError {
     Connect(String, Option<io::Error>),
     /// It was too slow.
     Timeout,
+    /// It was too slow to say a first word in plain text, as a port is that waits for TLS.
+    NoGreeting,
     /// The connection broke or ended.
     Gone(Option<io::Error>),
     /// TLS failed.
@@ -181,7 +183,8 @@ impl BackendError {
     /// Whether the host does not serve at all, so that nothing was decided about the login.
     pub(crate) fn is_without_service(&self) -> bool {
         match self {
-            Self::Connect(..) | Self::Timeout | Self::Gone(_) | Self::Tls(_) => true,
+            Self::Connect(..) | Self::Timeout | Self::NoGreeting => true,
+            Self::Gone(_) | Self::Tls(_) => true,
             Self::Refused(reply) => {
                 matches!(reply.kind, RefusalKind::Greeting | RefusalKind::RawGreeting)
             }
@@ -193,7 +196,8 @@ impl BackendError {
     pub(crate) fn io_error(&self) -> Option<&io::Error> {
         match self {
             Self::Connect(_, error) | Self::Gone(error) => error.as_ref(),
-            Self::Timeout | Self::Tls(_) | Self::Refused(_) | Self::Internal(_) => None,
+            Self::Timeout | Self::NoGreeting | Self::Tls(_) => None,
+            Self::Refused(_) | Self::Internal(_) => None,
         }
     }
 
@@ -201,7 +205,7 @@ impl BackendError {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Connect(..) => "backend connect",
-            Self::Timeout => "backend timeout",
+            Self::Timeout | Self::NoGreeting => "backend timeout",
             Self::Gone(_) => "backend connection",
             Self::Tls(_) => "backend TLS",
             Self::Refused(_) => "backend refused",
@@ -214,6 +218,11 @@ impl BackendError {
         match self {
             Self::Connect(text, _) | Self::Internal(text) => text.clone(),
             Self::Timeout => "upstream timed out".into(),
+            Self::NoGreeting => {
+                "upstream timed out without a greeting; if this port waits for TLS, set \
+                                 `proxy_ssl` to `on`"
+                    .into()
+            }
             Self::Gone(None) => "upstream closed connection".into(),
             Self::Gone(Some(_)) => "connection to upstream failed".into(),
             Self::Tls(error) => format!("TLS with upstream failed: {error}"),

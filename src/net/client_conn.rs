@@ -392,7 +392,10 @@ impl ClientConn {
         let in_place = deadline.left()?.min(self.waits.in_place());
         let read = self.leg.socket.read_for(&mut ciphertext, in_place);
         match read.map_err(NetError::Io)? {
-            Waited::Done(0) => Err(NetError::Closed.into()),
+            Waited::Done(0) => Err(match &mut self.handshake {
+                Some(handshake) => handshake.end().into(),
+                None => NetError::Closed.into(),
+            }),
             Waited::TimedOut => Err(self.asleep(WaitFor::Data, deadline)),
             Waited::Done(n) => {
                 if let Some(handshake) = &mut self.handshake {

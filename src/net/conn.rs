@@ -118,7 +118,7 @@ impl Conn {
             }
             let n = self.read_ciphertext(&mut ciphertext, deadline)?;
             if n == 0 {
-                return Err(NetError::Closed);
+                return Err(handshake.end());
             }
             handshake.feed(&ciphertext[..n]);
         }

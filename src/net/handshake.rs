@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use super::error::NetError;
 use super::leg::Leg;
 use crate::tls::{Engine, TlsError};
 
@@ -11,6 +12,8 @@ use crate::tls::{Engine, TlsError};
 pub(super) struct Handshake {
     engine: Box<dyn Engine>,
     unfed: Vec<u8>,
+    /// Whether the peer has sent anything.
+    begun: bool,
 }
 
 impl Handshake {
@@ -19,12 +22,23 @@ impl Handshake {
         Self {
             engine,
             unfed: begun.to_vec(),
+            begun: !begun.is_empty(),
         }
     }
 
     /// Takes ciphertext from the socket.
     pub(super) fn feed(&mut self, ciphertext: &[u8]) {
         self.unfed.extend_from_slice(ciphertext);
+        self.begun |= !ciphertext.is_empty();
+    }
+
+    /// Why a peer that closed the connection did so, if it had begun.
+    pub(super) fn end(&mut self) -> NetError {
+        self.engine.take_eof();
+        match self.take_and_step() {
+            Err(error) if self.begun => NetError::Tls(error),
+            _ => NetError::Closed,
+        }
     }
 
     /// Goes as far as the ciphertext allows; whether the handshake is complete. What the peer is to be

@@ -82,8 +82,11 @@ impl Connector {
                 let connection = ClientConnection::new(config, server_name).map_err(|error| {
                     TlsError::new(TlsErrorKind::Internal, format!("cannot begin TLS: {error}"))
                 })?;
-                let verified = settings.proxy_ssl_verify;
-                let role = rustls::Role::Client { name, verified };
+                let role = rustls::Role::Client {
+                    name,
+                    verified: settings.proxy_ssl_verify,
+                    directives: settings.directives,
+                };
                 Ok(Box::new(RustlsEngine::new(
                     Connection::Client(connection),
                     role,

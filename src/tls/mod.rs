@@ -25,6 +25,7 @@ mod stapling;
 mod tests;
 mod tickets;
 mod verify;
+mod words;
 
 pub(crate) use acceptor::Acceptor;
 pub(crate) use connector::Connector;

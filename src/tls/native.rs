@@ -10,11 +10,12 @@ use ::rustls::pki_types::CertificateDer;
 use native_tls::{HandshakeError, MidHandshakeTlsStream, TlsAcceptor, TlsConnector, TlsStream};
 
 use super::ciphers::openssl_name;
-use super::error::{TlsError, TlsErrorKind};
+use super::error::TlsError;
 use super::facts::{Facts, Verdict};
 use super::hello::{self, FirstMessage};
 use super::rustls::written_after_close;
 use super::rustls_client::Demands;
+use super::words::{self, Failure, Opening, Peer};
 use super::{Engine, Plain, verify};
 
 /// Ciphertext that may wait to be read by the library.
@@ -47,6 +48,15 @@ pub(super) enum Role {
         name: String,
         demands: Arc<Demands>,
     },
+}
+
+impl Role {
+    fn peer(&self) -> Peer {
+        match self {
+            Role::Server { .. } => Peer::Client,
+            Role::Client { demands, .. } => Peer::Server(demands.directives),
+        }
+    }
 }
 
 enum State {
@@ -132,50 +142,26 @@ impl NativeEngine {
         }
         // A fatal no_application_protocol (RFC 7301, section 3.2).
         pipe.output = vec![21, 3, 3, 0, 2, 2, 120];
-        Err(TlsError::new(
-            TlsErrorKind::Alpn,
-            "client asked for another application protocol (ALPN)",
-        ))
+        Err(words::explain(Peer::Client, &pipe.opening, Failure::Alpn))
     }
 
     fn explain(&self, error: &str) -> TlsError {
-        let peer = match &self.role {
-            Role::Server { .. } => "client",
-            Role::Client { name, demands, .. } => {
-                // "… certificate verify failed … (self-signed certificate)"
-                let cause = error
-                    .strip_suffix(')')
-                    .and_then(|error| error.rsplit_once(" ("));
-                if let Some((_, cause)) = cause.filter(|_| error.contains("verify failed")) {
-                    return demands.distrust(name, cause);
-                }
-                "backend"
-            }
-        };
-        let reason = reason(error);
-        if error.contains("SSL alert number") {
-            let alert = reason
-                .split_once("alert ")
-                .map_or(reason, |(_, alert)| alert);
-            let text = format!(
-                "{peer} ended TLS with the alert {}",
-                alert.replace(' ', "_")
-            );
-            return TlsError::new(TlsErrorKind::PeerAlert, text);
-        }
-        if matches!(
-            reason,
-            "wrong version number" | "http request" | "unknown protocol"
-        ) {
-            let began_tls = self.pipe.lock().began_tls;
-            if began_tls == Some(false) {
-                return TlsError::new(TlsErrorKind::Protocol, format!("{peer} does not speak TLS"));
+        if let Role::Client { name, demands, .. } = &self.role {
+            // "… certificate verify failed … (self-signed certificate)"
+            let cause = error
+                .strip_suffix(')')
+                .and_then(|error| error.rsplit_once(" ("));
+            if let Some((_, cause)) = cause.filter(|_| error.contains("verify failed")) {
+                return demands.distrust(name, cause);
             }
         }
-        TlsError::new(
-            TlsErrorKind::Protocol,
-            format!("TLS handshake failed: {reason}"),
-        )
+        words::explain(self.role.peer(), &self.pipe.lock().opening, failure(error))
+    }
+
+    fn explain_end(&mut self) -> TlsError {
+        let peer = self.role.peer();
+        let failure = words::explain(peer, &self.pipe.lock().opening, Failure::Closed);
+        self.fail(failure)
     }
 
     fn learn_facts(&self, stream: &TlsStream<Pipe>) -> Facts {
@@ -212,6 +198,22 @@ fn peer_der(stream: &TlsStream<Pipe>) -> Option<Vec<u8>> {
     stream.peer_certificate().ok()??.to_der().ok()
 }
 
+/// What the library's error means.
+fn failure(error: &str) -> Failure<'_> {
+    let alert = error.split_once("SSL alert number ");
+    let number = alert.map(|(_, number)| number.trim_end_matches(|c: char| !c.is_ascii_digit()));
+    if let Some(number) = number.and_then(|number| number.parse().ok()) {
+        return Failure::Alert(number);
+    }
+    match reason(error) {
+        "unsupported protocol" | "version too low" | "wrong ssl version" => Failure::Version,
+        "no shared cipher" => Failure::Cipher,
+        "no suitable signature algorithm" | "no shared signature algorithms" => Failure::Signature,
+        "no suitable key share" | "no shared groups" => Failure::Group,
+        words => Failure::Other(words),
+    }
+}
+
 /// The fourth field of `error:CODE:LIBRARY:FUNCTION:REASON:FILE:LINE:`.
 fn reason(error: &str) -> &str {
     let error = error.trim();
@@ -240,10 +242,7 @@ impl Engine for NativeEngine {
         self.check_failure()?;
         match self.step() {
             Ok(true) => Ok(true),
-            Ok(false) if self.pipe.lock().ended => Err(self.fail(TlsError::new(
-                TlsErrorKind::PeerGone,
-                "peer closed the connection during the TLS handshake",
-            ))),
+            Ok(false) if self.pipe.lock().ended => Err(self.explain_end()),
             Ok(false) => Ok(false),
             Err(failure) => Err(self.fail(failure)),
         }
@@ -343,8 +342,7 @@ struct Channels {
     start: usize,
     output: Vec<u8>,
     ended: bool,
-    /// Whether the peer's first byte begins a TLS record; `None` before there is one.
-    began_tls: Option<bool>,
+    opening: Opening,
     from_peer: FirstMessage,
     to_peer: FirstMessage,
     client_hello: Option<hello::ClientHello>,
@@ -359,15 +357,11 @@ impl Pipe {
 
 impl Channels {
     fn take(&mut self, bytes: &[u8]) -> usize {
-        /// Content types of change_cipher_spec to application_data.
-        const CONTENT_TYPES: std::ops::RangeInclusive<u8> = 20..=23;
         let count = bytes
             .len()
             .min(INPUT_LIMIT - (self.input.len() - self.start));
         let bytes = &bytes[..count];
-        if self.began_tls.is_none() {
-            self.began_tls = bytes.first().map(|byte| CONTENT_TYPES.contains(byte));
-        }
+        self.opening.look(bytes);
         if let Some(message) = self.from_peer.look(bytes) {
             self.note(&message);
         }

@@ -5,8 +5,8 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, OnceLock};
 
 use ::rustls::{
-    AlertDescription, CertificateError, Connection, Error, HandshakeKind, InvalidMessage,
-    OtherError, PeerIncompatible, PeerMisbehaved, ProtocolVersion,
+    CertificateError, Connection, Error, HandshakeKind, OtherError, PeerIncompatible,
+    PeerMisbehaved, ProtocolVersion,
 };
 
 use zeroize::Zeroize;
@@ -14,7 +14,9 @@ use zeroize::Zeroize;
 use super::ciphers::suite_name;
 use super::error::{TlsError, TlsErrorKind};
 use super::facts::{Facts, Verdict};
+use super::settings::ClientDirectives;
 use super::verify::{self, Trust};
+use super::words::{self, Failure, Opening, Peer};
 use super::{Engine, Plain};
 
 /// Output that may be pending before `write` takes nothing more; leaves room for records' own bytes
@@ -25,6 +27,7 @@ const OUTPUT_LIMIT: usize = 56 * 1024;
 pub(super) struct RustlsEngine {
     pub(super) connection: Connection,
     role: Role,
+    opening: Opening,
     ended: bool,
     closed: bool,
     /// Ciphertext was taken since the input buffer was last wiped.
@@ -38,8 +41,21 @@ pub(super) enum Role {
     /// Ours is the server; clients' certificates are judged by this, if at all.
     Server(Option<Arc<Trust>>),
     /// Ours is the client, of the server with this name; `verified` says whether the handshake
-    /// judges its certificate.
-    Client { name: String, verified: bool },
+    /// judges its certificate, `directives` what its settings are called.
+    Client {
+        name: String,
+        verified: bool,
+        directives: &'static ClientDirectives,
+    },
+}
+
+impl Role {
+    fn peer(&self) -> Peer {
+        match self {
+            Role::Server(_) => Peer::Client,
+            Role::Client { directives, .. } => Peer::Server(directives),
+        }
+    }
 }
 
 impl RustlsEngine {
@@ -48,6 +64,7 @@ impl RustlsEngine {
         RustlsEngine {
             connection,
             role,
+            opening: Opening::default(),
             ended: false,
             closed: false,
             is_stained: false,
@@ -57,7 +74,8 @@ impl RustlsEngine {
     }
 
     fn fail(&mut self, error: &Error) -> TlsError {
-        let failure = explain(error, &self.role, self.connection.is_handshaking());
+        let handshaking = self.connection.is_handshaking();
+        let failure = explain(error, &self.role, &self.opening, handshaking);
         self.failure = Some(failure.clone());
         failure
     }
@@ -115,6 +133,7 @@ impl Engine for RustlsEngine {
     fn take(&mut self, ciphertext: &[u8]) -> Result<usize, TlsError> {
         self.check_failure()?;
         self.is_stained = true;
+        self.opening.look(ciphertext);
         let mut rest = ciphertext;
         while !rest.is_empty() {
             match self.connection.read_tls(&mut rest) {
@@ -144,10 +163,7 @@ impl Engine for RustlsEngine {
             return Ok(true);
         }
         if self.ended {
-            let failure = TlsError::new(
-                TlsErrorKind::PeerGone,
-                "peer closed the connection during the TLS handshake",
-            );
+            let failure = words::explain(self.role.peer(), &self.opening, Failure::Closed);
             self.failure = Some(failure.clone());
             return Err(failure);
         }
@@ -251,106 +267,65 @@ impl Write for Sink<'_> {
     }
 }
 
-fn explain(error: &Error, role: &Role, handshaking: bool) -> TlsError {
-    let peer = match role {
-        Role::Server(_) => "client",
-        Role::Client { .. } => "backend",
-    };
-    let kind = match error {
-        Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => {
-            if let Some(error) = cause.downcast_ref::<TlsError>() {
-                return error.clone();
-            }
-            TlsErrorKind::Untrusted
-        }
-        Error::InvalidCertificate(_) => TlsErrorKind::Untrusted,
-        Error::AlertReceived(alert) => {
-            return TlsError::new(
-                TlsErrorKind::PeerAlert,
-                format!("{peer} ended TLS with the alert {}", alert_name(*alert)),
-            );
-        }
-        Error::InvalidMessage(InvalidMessage::InvalidContentType) if handshaking => {
-            return TlsError::new(TlsErrorKind::Protocol, format!("{peer} does not speak TLS"));
-        }
-        Error::NoApplicationProtocol => {
-            return TlsError::new(
-                TlsErrorKind::Alpn,
-                format!("{peer} asked for another application protocol (ALPN)"),
-            );
-        }
-        Error::PeerIncompatible(missing) => {
-            let text = match nothing_in_common(missing, role) {
-                Some(reason) => format!("TLS handshake failed: {reason}"),
-                None => format!("TLS handshake failed: {error}"),
-            };
-            return TlsError::new(TlsErrorKind::Protocol, text);
-        }
-        Error::PeerMisbehaved(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme) => {
-            let text =
-                format!("TLS handshake failed: {peer} signed with a scheme that TLS forbids");
-            return TlsError::new(TlsErrorKind::Protocol, text);
-        }
-        Error::General(_) | Error::FailedToGetCurrentTime | Error::FailedToGetRandomBytes => {
-            TlsErrorKind::Internal
-        }
-        _ => TlsErrorKind::Protocol,
-    };
-    let stage = if handshaking {
-        "TLS handshake failed"
-    } else {
-        "TLS failed"
-    };
-    TlsError::new(kind, format!("{stage}: {error}"))
-}
-
-/// What the two sides do not have in common, and the directive that decides our part of it; `None` for
-/// what no directive changes. The first words are OpenSSL's, where it has any.
-fn nothing_in_common(missing: &PeerIncompatible, role: &Role) -> Option<&'static str> {
-    use PeerIncompatible as P;
-    if let Role::Client { .. } = role {
-        return match missing {
-            P::NoCertificateRequestSignatureSchemesInCommon => Some(
-                "no shared signature algorithms: the backend takes none that the key of our certificate makes",
-            ),
-            P::ServerDoesNotSupportTls12Or13 | P::ServerTlsVersionIsDisabledByOurConfig => Some(
-                "unsupported protocol: the backend speaks no version that proxy_ssl_protocols allows",
-            ),
+fn explain(error: &Error, role: &Role, opening: &Opening, handshaking: bool) -> TlsError {
+    if let Error::InvalidCertificate(refusal) = error {
+        let text = match refusal {
+            CertificateError::Other(OtherError(cause)) => cause.downcast_ref::<TlsError>().cloned(),
             _ => None,
         };
+        let by_the_library = || {
+            TlsError::new(
+                TlsErrorKind::Untrusted,
+                format!("TLS handshake failed: {error}"),
+            )
+        };
+        return text.unwrap_or_else(by_the_library);
     }
-    match missing {
-        P::NoCipherSuitesInCommon => Some(
-            "no shared cipher: the client offers none that ssl_ciphers and the key of the certificate allow",
-        ),
-        P::NoSignatureSchemesInCommon => Some(
-            "no shared signature algorithms: the client takes none that the key of ssl_certificate makes",
-        ),
-        P::NoKxGroupsInCommon => {
-            Some("no shared group: the client offers none that ssl_ecdh_curve allows")
+    let internal = matches!(
+        error,
+        Error::General(_) | Error::FailedToGetCurrentTime | Error::FailedToGetRandomBytes
+    );
+    if internal {
+        return TlsError::new(TlsErrorKind::Internal, format!("TLS failed: {error}"));
+    }
+    let failure = match error {
+        // What an old client lacks is found first in one of its extensions.
+        Error::PeerIncompatible(_) if opening.old_version().is_some() => Failure::Version,
+        error => failure(error),
+    };
+    if !handshaking && matches!(failure, Failure::Other(_)) {
+        return TlsError::new(TlsErrorKind::Protocol, format!("TLS failed: {error}"));
+    }
+    match failure {
+        Failure::Other("") => {
+            words::explain(role.peer(), opening, Failure::Other(&error.to_string()))
         }
-        P::Tls12NotOffered
-        | P::Tls12NotOfferedOrEnabled
-        | P::SupportedVersionsExtensionRequired => {
-            Some("unsupported protocol: the client speaks no version that ssl_protocols allows")
-        }
-        _ => None,
+        failure => words::explain(role.peer(), opening, failure),
     }
 }
 
-/// The name of an alert as RFC 8446, section 6, writes it.
-fn alert_name(alert: AlertDescription) -> String {
-    let camel = format!("{alert:?}");
-    let mut name = String::new();
-    for (position, letter) in camel.chars().enumerate() {
-        if letter.is_ascii_uppercase() && position > 0 && !name.ends_with('_') {
-            let acronym =
-                camel[position - 1..].starts_with(|before: char| before.is_ascii_uppercase());
-            if !acronym {
-                name.push('_');
+/// What the library reports; without words where it is to be shown in the library's own.
+fn failure(error: &Error) -> Failure<'static> {
+    use PeerIncompatible as P;
+    match error {
+        Error::AlertReceived(alert) => Failure::Alert((*alert).into()),
+        Error::NoApplicationProtocol => Failure::Alpn,
+        Error::PeerIncompatible(missing) => match missing {
+            P::NoCipherSuitesInCommon => Failure::Cipher,
+            P::NoSignatureSchemesInCommon | P::NoCertificateRequestSignatureSchemesInCommon => {
+                Failure::Signature
             }
+            P::NoKxGroupsInCommon => Failure::Group,
+            P::Tls12NotOffered
+            | P::Tls12NotOfferedOrEnabled
+            | P::SupportedVersionsExtensionRequired
+            | P::ServerDoesNotSupportTls12Or13
+            | P::ServerTlsVersionIsDisabledByOurConfig => Failure::Version,
+            _ => Failure::Other(""),
+        },
+        Error::PeerMisbehaved(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme) => {
+            Failure::Other("peer signed with a scheme that TLS forbids")
         }
-        name.push(letter.to_ascii_lowercase());
+        _ => Failure::Other(""),
     }
-    name
 }

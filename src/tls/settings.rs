@@ -110,6 +110,10 @@ pub struct ServerSettings {
 /// What the fields of [`ClientSettings`] are called where they were set, for messages.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ClientDirectives {
+    /// What speaks TLS there.
+    pub peer: &'static str,
+    /// What can be done where that does not speak TLS.
+    pub without_tls: &'static str,
     /// Of `proxy_ssl_verify`.
     pub verify: &'static str,
     /// Of `proxy_ssl_trusted_certificate`.
@@ -131,6 +135,8 @@ pub struct ClientDirectives {
 impl ClientDirectives {
     /// Towards backends.
     pub const PROXY_SSL: ClientDirectives = ClientDirectives {
+        peer: "backend",
+        without_tls: "set `proxy_ssl` to `starttls` or `off`, or name its port for TLS",
         verify: "proxy_ssl_verify",
         trusted_certificate: "proxy_ssl_trusted_certificate",
         name: "proxy_ssl_name",
@@ -143,6 +149,8 @@ impl ClientDirectives {
 
     /// Towards auth servers.
     pub const AUTH_HTTP_SSL: ClientDirectives = ClientDirectives {
+        peer: "auth server",
+        without_tls: "write `http://` in `auth_http`, or name its port for TLS",
         verify: "auth_http_ssl_verify",
         trusted_certificate: "auth_http_ssl_trusted_certificate",
         name: "auth_http_ssl_name",

@@ -338,7 +338,7 @@ impl ImapTalk {
         error: BackendError,
     ) -> BackendError {
         match error {
-            BackendError::Timeout | BackendError::Gone(_) => {}
+            BackendError::Timeout | BackendError::NoGreeting | BackendError::Gone(_) => {}
             other => return other,
         }
         if backend.has_credentials() && self.untagged_lines().any(is_untagged_refusal) {

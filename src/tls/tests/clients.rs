@@ -351,6 +351,7 @@ fn showing(own: &Made, key: &openssl::pkey::PKey<openssl::pkey::Private>) -> Box
     let role = rustls::Role::Client {
         name: NAME.to_owned(),
         verified: false,
+        directives: &crate::tls::ClientDirectives::PROXY_SSL,
     };
     Box::new(rustls::RustlsEngine::new(
         client.expect("client").into(),

@@ -263,14 +263,19 @@ fn plain_text_on_a_tls_port_is_told_apart() {
     let own = Recipe::named(NAME).self_signed();
     for library in LIBRARIES {
         let acceptor = acceptor(&server_settings(&folder, library, &[&own]));
-        for text in [
-            "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-            "a001 LOGIN joe secret\r\n",
+        for (text, told) in [
+            ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", "an HTTP request"),
+            (
+                "a001 LOGIN joe secret\r\n",
+                "plain text; is TLS switched on in the mail program?",
+            ),
+            ("\u{1}\u{2}\u{3}\u{4}\u{5}\u{6}", "bytes that mean nothing"),
         ] {
             let mut server = acceptor.engine().expect("server");
             let taken = server.take(text.as_bytes());
             let error = taken.and_then(|_| server.handshake()).expect_err("no TLS");
-            assert_eq!(error.to_string(), "client does not speak TLS");
+            let told = format!("client does not speak TLS: it sent {told}");
+            assert_eq!(error.to_string(), told);
             assert_eq!(error.kind(), TlsErrorKind::Protocol);
         }
     }

@@ -48,6 +48,7 @@ impl Client {
         let role = rustls::Role::Client {
             name: NAME.to_owned(),
             verified: false,
+            directives: &crate::tls::ClientDirectives::PROXY_SSL,
         };
         let client = Box::new(rustls::RustlsEngine::new(client.into(), role));
         let mut link = Link::new(client, acceptor.engine().expect("server")).open();
