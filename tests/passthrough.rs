@@ -64,64 +64,6 @@ fn log_in(client: &mut LineClient, protocol: &str, password: &str) -> String {
     }
 }
 
-/// The first configuration under "A small office" in the README.
-fn readme_configuration() -> String {
-    let readme = include_str!("../README.md");
-    let (_, section) = readme
-        .split_once("## A small office")
-        .expect("the README has this section");
-    let lines = section.lines().skip_while(|line| !line.starts_with("    "));
-    let block = lines.take_while(|line| line.is_empty() || line.starts_with("    "));
-    block.map(|line| format!("{}\n", line.trim())).collect()
-}
-
-#[test]
-fn the_small_office_of_the_readme_needs_ten_lines() {
-    let (dovecot, postfix) = (dovecot::shared(), postfix::shared());
-    let readme = readme_configuration();
-    assert!(readme.lines().count() <= 10, "{readme}");
-    // As it stands it is good, and nothing in it is without effect.
-    let folder = TempDir::new("office");
-    let file = folder.write("office.ini", &readme).display().to_string();
-    let said = run(
-        env!("CARGO_BIN_EXE_postern"),
-        &["check", "--config", &file],
-        b"",
-    );
-    assert!(said.success, "{}", said.everything());
-    assert!(!said.everything().contains("warn"), "{}", said.everything());
-
-    // With ports that are free, and with the mail server of this test.
-    let (imap_port, smtp_port) = (dovecot.imap.port(), postfix.smtp_auth.port());
-    let hosts = format!("hosts = 127.0.0.1\nimap_port = {imap_port}\nsmtp_port = {smtp_port}");
-    let ini = readme
-        .replace("listen = 143", "listen = 127.0.0.1:0\nprotocol = imap")
-        .replace("listen = 587", "listen = 127.0.0.1:0\nprotocol = smtp")
-        .replace("hosts = mail.internal", &hosts);
-    let postern = Postern::start(&ini);
-    dovecot.deliver("ten-lines", b"Subject: one\n\nThe text.\n");
-    let url = format!("imap://{}/INBOX;UID=1", postern.address("imap"));
-    let message = curl(&["--user", "ten-lines:secret", &url]).text();
-    assert_eq!(message, "Subject: one\r\n\r\nThe text.\r\n");
-    let submission = postern.address("submission").to_string();
-    let said = swaks(&[
-        "--server",
-        &submission,
-        "--to",
-        "ten-lines@example.test",
-        "--from",
-        "ten-lines@example.test",
-        "--auth",
-        "PLAIN",
-        "--auth-user",
-        "ten-lines",
-        "--auth-password",
-        "secret",
-    ]);
-    assert!(said.success, "{}", said.everything());
-    postern.stop();
-}
-
 #[test]
 fn real_clients_log_in_and_fetch() {
     let dovecot = dovecot::shared();

@@ -12,6 +12,7 @@ mod demo;
 mod descriptors;
 mod dialogues;
 mod failover;
+mod guides;
 mod hibernation;
 mod hibernation_deadlines;
 mod hibernation_streams;

@@ -61,6 +61,11 @@ pub(crate) fn shared() -> &'static Dovecot {
 impl Dovecot {
     /// Starts one.
     pub(crate) fn start() -> Dovecot {
+        Dovecot::start_with("")
+    }
+
+    /// Starts one with these lines at the end of its configuration.
+    pub(crate) fn start_with(more: &str) -> Dovecot {
         let folder = TempDir::new("dovecot");
         let pair = certificate::make(folder.path());
         folder.write("users", users());
@@ -68,7 +73,8 @@ impl Dovecot {
         fs::create_dir(&mail).expect("the folder is ours");
         give_to_mail_user(&mail);
         let ports: Vec<u16> = (0..7).map(|_| free_port()).collect();
-        let config = folder.write("dovecot.conf", config(&folder, &pair, &ports));
+        let config = format!("{}\n{more}", config(&folder, &pair, &ports));
+        let config = folder.write("dovecot.conf", config);
         let log = folder.path().join("dovecot.log");
         let arguments = ["-F".as_ref(), "-c".as_ref(), config.as_os_str()];
         let mut process = Process::start_silent("dovecot", arguments);

@@ -19,13 +19,21 @@ impl Haproxy {
     /// Starts one that passes everything to `target`, headed by what `send` says: `send-proxy` or
     /// `send-proxy-v2`.
     pub(crate) fn start(target: SocketAddr, send: &str) -> Haproxy {
-        let folder = TempDir::new("haproxy");
         let port = free_port();
-        let config = format!(
-            "global\n    maxconn 1000\ndefaults\n    mode tcp\n    timeout connect 5s\n    \
-             timeout client 1m\n    timeout server 1m\nlisten front\n    bind 127.0.0.1:{port}\n    \
-             server proxy {target} {send}\n"
-        );
+        Haproxy::start_with(
+            port,
+            &format!(
+                "defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 1m\n    \
+                 timeout server 1m\nlisten front\n    bind 127.0.0.1:{port}\n    \
+                 server proxy {target} {send}\n"
+            ),
+        )
+    }
+
+    /// Starts one with these sections, which listen on this port.
+    pub(crate) fn start_with(port: u16, sections: &str) -> Haproxy {
+        let folder = TempDir::new("haproxy");
+        let config = format!("global\n    maxconn 1000\n{sections}\n");
         let file = folder.write("haproxy.cfg", config);
         let arguments = ["-db".as_ref(), "-f".as_ref(), file.as_os_str()];
         let mut process = Process::start_silent("haproxy", arguments);

@@ -47,6 +47,11 @@ pub(crate) fn shared() -> &'static Postfix {
 impl Postfix {
     /// Starts one that delivers to this Dovecot.
     pub(crate) fn start(dovecot: &Dovecot) -> Postfix {
+        Postfix::start_with(dovecot, "", "")
+    }
+
+    /// Starts one with these lines at the end of its main.cf and its master.cf.
+    pub(crate) fn start_with(dovecot: &Dovecot, main: &str, master: &str) -> Postfix {
         assert!(
             Uid::effective().is_root(),
             "Postfix runs for root only: start the tests as root"
@@ -58,12 +63,14 @@ impl Postfix {
         let values = values(&folder, dovecot, &pair, &ports);
         let etc = folder.path().join("etc");
         fs::create_dir(&etc).expect("the folder is ours");
-        folder.write("etc/main.cf", fill(include_str!("main.cf"), &values));
-        folder.write("etc/master.cf", fill(include_str!("master.cf"), &values));
+        let main = format!("{}\n{main}", fill(include_str!("main.cf"), &values));
+        let master = format!("{}\n{master}", fill(include_str!("master.cf"), &values));
+        folder.write("etc/main.cf", main);
+        folder.write("etc/master.cf", master);
         let log = folder.path().join("mail.log");
-        let master = format!("{}/master", daemon_directory());
+        let program = format!("{}/master", daemon_directory());
         let arguments = ["-c".as_ref(), etc.as_os_str(), "-s".as_ref()];
-        let mut process = Process::start_silent(&master, arguments);
+        let mut process = Process::start_silent(&program, arguments);
         wait_until_listening(&mut process, &ports, &log);
         Postfix {
             smtp: local(ports[0]),
