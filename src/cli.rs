@@ -14,6 +14,7 @@ use crate::config;
 use crate::daemon::{self, Failure};
 use crate::demo;
 use crate::import;
+use crate::keeper;
 
 /// Where packages put the configuration.
 const CONFIG: &str = "/etc/postern/postern.ini";
@@ -62,19 +63,45 @@ enum Command {
     Demo,
 }
 
+/// What a Postern that is started as root runs beside itself. For nobody else, so neither the help nor the
+/// completion of shells knows of it.
+#[derive(Debug, Parser)]
+#[command(name = "postern keeper")]
+struct KeeperCli {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Whom it opens files for.
+    #[arg(long)]
+    user: String,
+    /// The group of that, if it is not the user's own.
+    #[arg(long)]
+    group: Option<String>,
+}
+
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Help and version come this way too.
-            let _ = error.print();
-            return match error.use_stderr() {
-                true => ExitCode::from(WRONG),
-                false => ExitCode::SUCCESS,
-            };
+    let done = match std::env::args_os().nth(1) {
+        Some(word) if word == "keeper" => {
+            let cli = KeeperCli::try_parse_from(std::env::args_os().skip(1));
+            cli.map(|cli| {
+                let ran = keeper::run(&cli.config, cli.user, cli.group);
+                ended(ran.map_err(Failure::Running))
+            })
         }
+        _ => Cli::try_parse().map(run),
     };
+    done.unwrap_or_else(|error| {
+        // Help and version come this way too.
+        let _ = error.print();
+        match error.use_stderr() {
+            true => ExitCode::from(WRONG),
+            false => ExitCode::SUCCESS,
+        }
+    })
+}
+
+fn run(cli: Cli) -> ExitCode {
     match cli.command {
         None => ended(daemon::run(&cli.config)),
         Some(Command::Check { config }) => check(&config),

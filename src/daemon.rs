@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,7 +22,7 @@ use crate::session::Runtime;
 use crate::session::live::Ending;
 use crate::system::signals::{self, Wish};
 use crate::system::threads::spawn;
-use crate::system::{limits, privileges, service_manager};
+use crate::system::{keeper, limits, privileges, service_manager};
 
 /// How long threads get to end when the process is told to stop.
 const STOP: Duration = Duration::from_millis(1500);
@@ -56,10 +57,8 @@ pub(crate) enum Failure {
 /// What kept it from starting.
 pub(crate) fn run(file: &Path) -> Result<(), Failure> {
     let config = config::load(file).map_err(Failure::Configuration)?;
-    let mut process = start(&config).map_err(Failure::Running)?;
-    process.file = Some(file.to_owned());
-    process.wait_for_end();
-    Ok(())
+    let process = start(&config, Some(file)).map_err(Failure::Running)?;
+    process.wait_for_end()
 }
 
 /// The same with a configuration that is there already. `ready` is called once all is running.
@@ -67,14 +66,13 @@ pub(crate) fn run(file: &Path) -> Result<(), Failure> {
 /// # Errors
 /// What kept it from starting.
 pub(crate) fn run_with(config: &Config, ready: impl FnOnce(&[Listening])) -> Result<(), Failure> {
-    let process = start(config).map_err(Failure::Running)?;
+    let process = start(config, None).map_err(Failure::Running)?;
     ready(&process.fronts.listening());
-    process.wait_for_end();
-    Ok(())
+    process.wait_for_end()
 }
 
-/// The start, in its order.
-fn start(config: &Config) -> Result<Process, String> {
+/// The start, in its order. Without a file there is nothing to be read again, and no keeper.
+fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
     let process = &config.process;
     let log = Log::open_process(
         &process.error_log,
@@ -88,6 +86,15 @@ fn start(config: &Config) -> Result<Process, String> {
     privileges::renounce_new()?;
     let passed = service_manager::passed()
         .map_err(|error| format!("cannot take the sockets that were handed over: {error}"))?;
+    // Who opens for us what we no longer may once we are this user.
+    let become_user = privileges::target(&process.user, &process.group)?;
+    let keeper = match (file, &become_user) {
+        (Some(file), Some((user, _))) if !user.uid.is_root() => {
+            let group = process.group.as_deref();
+            Some(keeper::start(file, &user.name, group)?)
+        }
+        _ => None,
+    };
     // First: who reads that we listen may send a signal at once.
     let wishes = signals::listen()?;
     let _ = privileges::forbid_core_files();
@@ -97,7 +104,7 @@ fn start(config: &Config) -> Result<Process, String> {
     let mut fronts = Fronts::new(passed);
     let bound = fronts.bind(&services)?;
     let pid_file = write_pid(process.pid.as_deref())?;
-    if let Some((user, group)) = privileges::target(&process.user, &process.group)? {
+    if let Some((user, group)) = become_user {
         // What was opened as root must be writable afterwards too, to be opened again (USR1).
         for error in crate::log::hand_over(user.uid, group) {
             log.write(Severity::Warn, file!(), &error, None, None);
@@ -119,7 +126,8 @@ fn start(config: &Config) -> Result<Process, String> {
     fronts.change_to(prepared, &log);
     log.write(Severity::Notice, file!(), "ready", None, None);
     let process = Process {
-        file: None,
+        file: file.map(Path::to_owned),
+        keeper,
         log,
         runtime,
         wishes,
@@ -157,6 +165,7 @@ fn admission_limits(process: &config::Process) -> Limits {
 struct Process {
     /// What HUP reads again.
     file: Option<PathBuf>,
+    keeper: Option<Child>,
     log: Log,
     runtime: Arc<Runtime>,
     wishes: crossbeam_channel::Receiver<Wish>,
@@ -194,8 +203,12 @@ impl Pulse {
 
 impl Process {
     /// Does what signals ask for, until one asks for the end.
-    fn wait_for_end(mut self) {
-        loop {
+    ///
+    /// # Errors
+    /// It had to end, without having been told to.
+    fn wait_for_end(mut self) -> Result<(), Failure> {
+        // It may have ended before signals were listened for.
+        while !self.keeper_has_ended() {
             let wish = match self.pulse {
                 None => self.wishes.recv().map_err(RecvTimeoutError::from),
                 Some(pulse) => self.wishes.recv_deadline(pulse.next),
@@ -204,10 +217,28 @@ impl Process {
                 Err(RecvTimeoutError::Timeout) => self.beat(),
                 Ok(Wish::Reopen) => self.reopen(),
                 Ok(Wish::Reload) => self.reload(),
-                Ok(Wish::Drain) => return self.drain(),
-                Ok(Wish::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),
+                Ok(Wish::LookAfterChild) => {}
+                Ok(Wish::Drain) => {
+                    self.drain();
+                    return Ok(());
+                }
+                Ok(Wish::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    self.stop();
+                    return Ok(());
+                }
             }
         }
+        // Renewed keys, logs and the configuration itself would be out of reach from now on.
+        let text = "the keeper has ended";
+        self.log.write(Severity::Alert, file!(), text, None, None);
+        self.stop();
+        Err(Failure::Running(text.to_owned()))
+    }
+
+    /// Whether there was one, and it is gone.
+    fn keeper_has_ended(&mut self) -> bool {
+        let ended = self.keeper.as_mut().map(Child::try_wait);
+        matches!(ended, Some(Ok(Some(_)) | Err(_)))
     }
 
     /// Tells the service manager that all is well, if the doors answer, and how many are here.

@@ -18,6 +18,7 @@ use crate::log::{Log, Severity};
 use crate::net::listen::Listener;
 use crate::service::Service;
 use crate::session::Runtime;
+use crate::system::keeper;
 use crate::system::service_manager::{self, Passed};
 use crate::system::threads::spawn;
 
@@ -246,9 +247,13 @@ fn bind_one(entrance: &Entrance, going: &[&Socket]) -> Result<Listener, String> 
 
 fn cannot_listen(entrance: &Entrance, error: &std::io::Error) -> String {
     let advice = match error.kind() {
+        std::io::ErrorKind::PermissionDenied if keeper::is_there() => {
+            " (after the start this takes an address that stands as such in the file, and folders that \
+             the user cannot write to above the file, and above a Unix socket)"
+        }
         std::io::ErrorKind::PermissionDenied => {
-            " (root's rights are given up after the start: a port below 1024 that is added takes a \
-             restart)"
+            " (below 1024 this takes root's rights or CAP_NET_BIND_SERVICE; started as root, with \
+             `user`, Postern can do it at HUP too)"
         }
         _ => "",
     };

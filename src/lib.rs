@@ -21,7 +21,8 @@
 //!   `secret`: on nothing else.
 //!
 //! Beside it: `demo` is `postern demo`, a mail store and an auth server to try the proxy with; `import` is
-//! `postern import-nginx`.
+//! `postern import-nginx`; `keeper` is the small process that keeps root's rights for a Postern that was started
+//! with them, asked through `system::keeper`.
 //!
 //! Everything blocks, on a worker or in a relay's threads, and every wait has a deadline. Whoever waits
 //! for a client, or for a time, holds no thread.
@@ -38,6 +39,7 @@ mod daemon;
 mod demo;
 mod dialect;
 mod front;
+mod keeper;
 mod log;
 mod net;
 mod protocol;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::common::auth_server::{Answer, AuthServer};
 use crate::common::line_client::LineClient;
 use crate::common::postern::Postern;
-use crate::common::process::Process;
+use crate::common::process::{Process, children_of};
 use crate::common::temp::TempDir;
 use crate::common::tools::wait_for_line;
 use crate::common::wait::{self, PATIENCE};
@@ -363,6 +363,8 @@ fn who_is_not_root_stays_what_he_is() {
     let script = "exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$0\" --config \"$1\"";
     let started = Started::by(script, "user = mail");
     expect_rights(&started, 65534, 65534, &[]);
+    // Without root's rights there is nothing to keep.
+    assert_eq!(children_of(started.process.id()), Vec::<u32>::new());
 }
 
 #[test]

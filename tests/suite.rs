@@ -20,6 +20,7 @@ mod hostile_backends;
 mod hostile_clients;
 mod imap;
 mod import;
+mod keeper;
 mod legs;
 mod limits;
 mod listen;

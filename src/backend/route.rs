@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::config::{Pattern, Route, RouteLine, RouteMap, RouteTarget, read_map};
 use crate::log::{Log, Severity};
+use crate::system::keeper;
 use crate::system::threads::spawn;
 
 use super::{Backend, Visits, wait_between};
@@ -190,7 +191,7 @@ impl Map {
 }
 
 fn stamp(path: &Path) -> Stamp {
-    let found = std::fs::metadata(path).ok()?;
+    let found = keeper::metadata(path).ok()?;
     Some((found.modified().ok()?, found.len()))
 }
 

@@ -1,25 +1,25 @@
-//! What the user of `[postern]` will not be able to do with the files that a configuration names: they are
-//! read and opened again long after root's rights are gone, at a renewal, at HUP and USR1. Nothing is read
-//! here.
+//! What the user of `[postern]` will not be able to do with the files that a configuration names, and the
+//! keeper will not do for it: they are read and opened again long after root's rights are gone, at a renewal,
+//! at HUP and USR1. Nothing is read here.
 
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Group, User};
 
 use super::check::at;
-use super::directives;
 use super::draft::Drafts;
-use super::log_target::error_log;
+use super::names::{Named, named};
 use super::source::{At, Report, Section};
-use crate::log::LogDestination;
 use crate::system::access::{Wish, denied};
+use crate::system::guarded::{self, Refusal, Served};
 
 /// A log in a folder that is not there could not be opened.
 pub(super) fn check_log_folders(drafts: &Drafts<'_>, report: &mut Report) {
     let folder = &drafts.process.folder;
     for section in sections(drafts) {
         for entry in section.lines("error_log") {
-            if let Some(above) = folder_of_log(&entry.value, folder)
+            if let Some(Named::Log(log)) = named(entry, folder)
+                && let Some(above) = log.parent()
                 && !above.is_dir()
             {
                 let here = At {
@@ -33,7 +33,7 @@ pub(super) fn check_log_folders(drafts: &Drafts<'_>, report: &mut Report) {
     }
 }
 
-/// Warns of each; `file` is the configuration itself.
+/// Warns of each that the keeper will not open either; `file` is the configuration itself.
 pub(super) fn check(drafts: &Drafts<'_>, file: &Path, report: &mut Report) {
     let Some((user, group)) = account(drafts) else {
         return;
@@ -55,44 +55,88 @@ pub(super) fn check(drafts: &Drafts<'_>, file: &Path, report: &mut Report) {
                 section: &section.name,
                 key: &entry.key,
             };
-            if directives::find(&entry.key).is_some_and(|row| row.is_file_to_read()) {
-                wish(here, Wish::Read(folder.join(&entry.value)));
-            } else if entry.key == "pid" {
-                let above = folder.join(&entry.value);
-                wish(
-                    here,
-                    Wish::CreateIn(above.parent().unwrap_or(folder).to_owned()),
-                );
-            } else if entry.key == "error_log"
-                && let Some(above) = folder_of_log(&entry.value, folder)
-            {
-                wish(here, Wish::CreateIn(above));
+            match named(entry, folder) {
+                Some(Named::File(file)) => wish(here, Wish::Read(file)),
+                Some(Named::Log(file) | Named::Pid(file)) => {
+                    let above = file.parent().unwrap_or(folder).to_owned();
+                    wish(here, Wish::CreateIn(above));
+                }
+                None => {}
             }
         }
     }
+    let keeper = OfKeeper::new(&user, group, file);
     for place in denied(&user, group, &wishes) {
-        let name = &user.name;
-        let text = match &wishes[place] {
-            Wish::Read(path) if path == file => {
-                format!("{name} may not read this file, so HUP will fail")
-            }
-            Wish::Read(path) => format!(
-                "{name} may not read {}: once it changes the old one stays in use, and HUP fails; let \
-                 a group of {name} read it and pass the folders above it",
-                path.display()
+        let is_pid = places[place].key == "pid";
+        let why = match keeper.refusal(&wishes[place]) {
+            // The keeper makes no such file.
+            _ if is_pid => String::new(),
+            Some(folder) => format!(
+                "; as root it is not opened since {} can write to {folder}",
+                user.name
             ),
-            Wish::CreateIn(folder) if places[place].key == "pid" => format!(
-                "{name} may not remove it from {} at the end, where it stays empty; give it a folder \
-                 that belongs to {name}",
-                folder.display()
-            ),
-            Wish::CreateIn(folder) => format!(
-                "{name} may not make files in {}: USR1 fails when the log has been moved away; give \
-                 the log a folder that belongs to {name}",
-                folder.display()
-            ),
+            None => continue,
         };
-        report.warning(places[place], &text);
+        let text = denial(&user.name, file, &wishes[place], is_pid);
+        report.warning(places[place], &(text + &why));
+    }
+}
+
+/// What the keeper will say: it is there where the process is started as root, which is taken for granted
+/// where `user` is set.
+struct OfKeeper {
+    served: Served,
+    /// Where it refuses everything, because the configuration is within the user's reach.
+    all: Option<Refusal>,
+}
+
+impl OfKeeper {
+    fn new(user: &User, group: Gid, file: &Path) -> OfKeeper {
+        let served = Served::new(user, group);
+        let all = guarded::open_trusted(&absolute(file), &served).err();
+        OfKeeper { served, all }
+    }
+
+    /// What the user can write to, so that the keeper refuses a wish.
+    fn refusal(&self, wish: &Wish) -> Option<String> {
+        let refused = match wish {
+            Wish::Read(file) => guarded::open(&absolute(file), &self.served).err(),
+            Wish::CreateIn(folder) => {
+                guarded::check(&absolute(folder).join("log"), &self.served).err()
+            }
+        };
+        match self.all.as_ref().or(refused.as_ref()) {
+            Some(Refusal::Writable(path)) => Some(path.display().to_string()),
+            Some(Refusal::System(_)) | None => None,
+        }
+    }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// What the user may not do, what comes of it, and what to do about it.
+fn denial(name: &str, file: &Path, wish: &Wish, is_pid: bool) -> String {
+    match wish {
+        Wish::Read(path) if path == file => {
+            format!("{name} may not read this file, so HUP will fail")
+        }
+        Wish::Read(path) => format!(
+            "{name} may not read {}: once it changes the old one stays in use, and HUP fails; let \
+             a group of {name} read it and pass the folders above it",
+            path.display()
+        ),
+        Wish::CreateIn(folder) if is_pid => format!(
+            "{name} may not remove it from {} at the end, where it stays empty; give it a folder \
+             that belongs to {name}",
+            folder.display()
+        ),
+        Wish::CreateIn(folder) => format!(
+            "{name} may not make files in {}: USR1 fails when the log has been moved away; give \
+             the log a folder that belongs to {name}",
+            folder.display()
+        ),
     }
 }
 
@@ -115,12 +159,4 @@ fn sections<'a>(drafts: &'a Drafts<'a>) -> impl Iterator<Item = &'a Section> {
         .chain(&drafts.routes);
     let single = drafts.postern.into_iter().chain(drafts.mail);
     single.chain(named.map(|(section, _)| *section))
-}
-
-/// The folder of the file that an `error_log` line names, if it names one.
-fn folder_of_log(value: &str, folder: &Path) -> Option<PathBuf> {
-    match error_log(value, folder).ok()?.destination {
-        LogDestination::File(file) => file.parent().map(PathBuf::from),
-        LogDestination::Stderr | LogDestination::Syslog(_) => None,
-    }
 }

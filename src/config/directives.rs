@@ -486,7 +486,11 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         WORD,
         Unset("kept"),
         Is(|d, v| put(&mut d.process.user, account(v).map(Some))),
-        "User to become once the ports are bound. Without effect unless started as root.",
+        "User to become once the ports are bound. Without effect unless started as root. A small \
+         second process, the keeper, stays root and opens for this user what the configuration names: \
+         renewed keys, maps, the configuration itself at HUP, logs at USR1, ports below 1024. It \
+         refuses files in folders that the user can write to, or below such folders: a link could \
+         stand in their place. check warns of files that neither can open.",
     )
     .example("nobody"),
     row(
@@ -1117,8 +1121,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         Is(|d, v| add_file(d, v, |d| &mut d.server.tls.ssl_certificate)),
         "PEM file with the server's certificate, followed by its chain. Of several, the one is \
          used that fits the name the client asks for, then the one whose kind of key it takes. \
-         A renewed file is used without a restart; the account of user must be able to read it \
-         then.",
+         A renewed file is used without a restart.",
     )
     .repeatable()
     .example("/etc/postern/mail.example.org.pem"),

@@ -15,6 +15,7 @@ mod draft;
 mod listen;
 mod log_target;
 mod mistake;
+mod names;
 mod reference;
 mod route;
 mod source;
@@ -23,7 +24,6 @@ mod tests;
 mod tls_value;
 mod value;
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -34,12 +34,14 @@ use ipnet::IpNet;
 use crate::log::{LogTarget, TextLayout};
 use crate::protocol::{PerProtocol, Protocol, Purpose};
 use crate::sasl::Mechanism;
+use crate::system::keeper;
 use crate::tls;
 
 pub use backend::{AuthMechanism, Backend, BackendHost, Balance};
 pub use check::describe;
 pub use directives::{KnownDirective, ValueShape, known_directive};
 pub use mistake::{Mistake, MistakeKind};
+pub(crate) use names::{Names, names};
 pub use reference::{manual, reference, sample};
 pub use route::{Pattern, Route, RouteLine, RouteMap, RouteTarget, parse_route, read_map};
 
@@ -79,13 +81,7 @@ fn build(
     if bytes.len() > source::MAX_FILE {
         return Err(vec![Mistake::of_file(file, "larger than 1 MiB")]);
     }
-    let folder = file
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    // The process may change its folder later on.
-    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-
+    let folder = folder_of(file);
     let mut report = source::Report::new(file.display().to_string());
     let sections = source::read(bytes, &mut report);
     let drafts = draft::assemble(&sections, &folder, lookup, &mut report);
@@ -105,11 +101,27 @@ fn build(
     })
 }
 
-/// At most one byte more than is allowed.
+/// What the names of files in a configuration are relative to. The process may change its folder later on.
+fn folder_of(file: &Path) -> PathBuf {
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned())
+}
+
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    read_text(keeper::open(path)?)
+}
+
+/// The text of a configuration; at most one byte more than is allowed.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn read_text(file: impl Read) -> io::Result<Vec<u8>> {
     let limit = u64::try_from(source::MAX_FILE).unwrap_or(u64::MAX);
     let mut bytes = Vec::new();
-    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    file.take(limit + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -5,13 +5,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::mistake::Mistake;
 use super::value::{nearest, rest_of_line, shown, take_field};
+use crate::system::keeper;
 
 /// Largest map file, in bytes.
 const MAX_MAP: u64 = 64 * 1024 * 1024;
@@ -154,7 +154,7 @@ pub fn read_map(path: &Path, backends: &[&str]) -> Result<RouteMap, Vec<Mistake>
 /// The bytes of a map, or why there are none.
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let failed = |error: io::Error| format!("cannot be read: {error}");
-    let file = File::open(path).map_err(failed)?;
+    let file = keeper::open(path).map_err(failed)?;
     // Of the right size at once: a vector that grows leaves half as much again behind.
     let size = file.metadata().map_or(0, |data| data.len()).min(MAX_MAP);
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);

@@ -16,6 +16,7 @@ use nix::unistd::{Gid, Uid, fchown};
 
 use super::LogDestination;
 use super::syslog::Collector;
+use crate::system::keeper;
 
 /// Mode of a file that did not exist: logs tell who reads mail from where.
 const FILE_MODE: u32 = 0o640;
@@ -143,13 +144,14 @@ fn ends_in_half(path: &Path, opened: &File) -> bool {
 }
 
 fn open_file(path: &Path) -> Result<File, String> {
-    OpenOptions::new()
+    let opened = OpenOptions::new()
         .append(true)
         .create(true)
         .mode(FILE_MODE)
         // Without effect on files; a named pipe must neither block nor become our terminal.
         .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
-        .open(path)
+        .open(path);
+    keeper::or_log(opened, path)
         .map_err(|error| format!("cannot open log file {}: {error}", path.display()))
 }
 

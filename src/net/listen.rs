@@ -12,7 +12,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::address::Address;
 use super::socket::keep_alive;
 use crate::config::{Keepalive, Listen, ListenAddress};
-use crate::system::service_manager;
+use crate::system::{keeper, service_manager};
 
 /// What this process listens on now, without Unix sockets: real addresses, and the lines they were bound
 /// for. A connection to one of them would come back to us.
@@ -62,7 +62,7 @@ impl Listener {
     /// # Errors
     /// The system's.
     pub(crate) fn bind(listen: &Listen, going: &[&Socket]) -> io::Result<Self> {
-        match Listener::bind_alone(listen, false) {
+        match Listener::bind_alone(listen, Beside::None) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 let port = |other: &Socket| Some(other.local_addr().ok()?.as_socket()?.port());
                 let same = |other: &&&Socket| {
@@ -75,7 +75,7 @@ impl Listener {
                 for other in others {
                     other.set_reuse_port(true)?;
                 }
-                let bound = Listener::bind_alone(listen, true)?;
+                let bound = Listener::bind_alone(listen, Beside::OfOurs)?;
                 // Another process that wants the address is to hear that it is taken.
                 bound.socket.set_reuse_port(false)?;
                 Ok(bound)
@@ -84,24 +84,13 @@ impl Listener {
         }
     }
 
-    fn bind_alone(listen: &Listen, beside: bool) -> io::Result<Self> {
-        let (domain, address) = match &listen.address {
-            ListenAddress::Tcp(address) => {
-                (Domain::for_address(*address), SockAddr::from(*address))
-            }
-            ListenAddress::Unix(path) => {
-                remove_stale(path)?;
-                (Domain::UNIX, SockAddr::unix(path)?)
-            }
+    fn bind_alone(listen: &Listen, beside: Beside) -> io::Result<Self> {
+        let bound = bind_socket(listen, beside, |_| Ok(()));
+        let kind = match beside {
+            Beside::None => keeper::Kind::Bind,
+            Beside::OfOurs => keeper::Kind::BindBeside,
         };
-        let socket = Socket::new(domain, Type::STREAM, None)?;
-        if domain != Domain::UNIX {
-            socket.set_reuse_address(true)?;
-            socket.set_reuse_port(beside)?;
-        }
-        if domain == Domain::IPV6 {
-            socket.set_only_v6(listen.ipv6only)?;
-        }
+        let socket = keeper::or_bound(bound, kind, &listen.address.to_string())?;
         // What is accepted inherits them; the window scale must be known before listen.
         if let Some(size) = listen.rcvbuf {
             socket.set_recv_buffer_size(size)?;
@@ -109,13 +98,8 @@ impl Listener {
         if let Some(size) = listen.sndbuf {
             socket.set_send_buffer_size(size)?;
         }
-        if domain != Domain::UNIX {
+        if listen.address.port().is_some() {
             socket.set_tcp_nodelay(true)?;
-        }
-        socket.bind(&address)?;
-        if let ListenAddress::Unix(path) = &listen.address {
-            // As nginx: who may connect is decided by the folder.
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
         }
         socket.listen(listen.backlog)?;
         socket.set_nonblocking(true)?;
@@ -240,6 +224,48 @@ impl Drop for Listener {
             self.remove_file();
         }
     }
+}
+
+/// Whether a socket of ours, which is about to close, is in the way of a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beside {
+    /// Nothing is.
+    None,
+    /// One is.
+    OfOurs,
+}
+
+/// Makes a socket and binds it where a line says; `before` sees it when it is not bound yet.
+///
+/// # Errors
+/// The system's, or those of `before`.
+pub(crate) fn bind_socket(
+    listen: &Listen,
+    beside: Beside,
+    before: impl FnOnce(&Socket) -> io::Result<()>,
+) -> io::Result<Socket> {
+    let (domain, address) = match &listen.address {
+        ListenAddress::Tcp(address) => (Domain::for_address(*address), SockAddr::from(*address)),
+        ListenAddress::Unix(path) => {
+            remove_stale(path)?;
+            (Domain::UNIX, SockAddr::unix(path)?)
+        }
+    };
+    let socket = Socket::new(domain, Type::STREAM, None)?;
+    if domain != Domain::UNIX {
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(beside == Beside::OfOurs)?;
+    }
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(listen.ipv6only)?;
+    }
+    before(&socket)?;
+    socket.bind(&address)?;
+    if let ListenAddress::Unix(path) = &listen.address {
+        // As nginx: who may connect is decided by the folder.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
+    }
+    Ok(socket)
 }
 
 /// Whether a socket listens where this line says.

@@ -1,10 +1,23 @@
-//! Giving up root once the ports are bound, as a visible list, and making sure that it is gone.
+//! Giving up root once the ports are bound, as a visible list, and making sure that it is gone; and what of it
+//! the keeper keeps.
 
 use std::ffi::CString;
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Group, Uid, User, geteuid, initgroups, setgid, setgroups, setuid};
+use rustix::io::Errno;
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set,
+    set_capabilities,
+};
+
+/// What the keeper does with root's rights: it opens what is anybody's, gives logs and sockets away, and binds
+/// ports below 1024.
+const OF_KEEPER: CapabilitySet = CapabilitySet::DAC_OVERRIDE
+    .union(CapabilitySet::CHOWN)
+    .union(CapabilitySet::NET_BIND_SERVICE);
 
 /// Whom to become: `user`, and `group` or else the user's own. `None` when not started as root, or when
 /// nobody is named: then the process stays who it is.
@@ -41,6 +54,59 @@ pub(crate) fn drop_root(user: &User, gid: Gid) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// Stays root with these rights alone, for good.
+///
+/// # Errors
+/// For people: the system refused; then nothing may go on.
+pub(crate) fn keep_those_of_keeper() -> Result<(), String> {
+    let keep = || -> Result<(), Errno> {
+        let own = capabilities(None)?.permitted;
+        for bit in 0..u64::BITS {
+            let one = CapabilitySet::from_bits_retain(1 << bit);
+            if OF_KEEPER.contains(one) {
+                continue;
+            }
+            match remove_capability_from_bounding_set(one) {
+                // What this kernel does not know, and what a container has taken away already.
+                Ok(()) | Err(Errno::INVAL) => {}
+                Err(Errno::PERM) if !own.contains(CapabilitySet::SETPCAP) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let kept = own.intersection(OF_KEEPER);
+        set_capabilities(
+            None,
+            CapabilitySets {
+                effective: kept,
+                permitted: kept,
+                inheritable: CapabilitySet::empty(),
+            },
+        )
+    };
+    let failed = |error: String| format!("cannot give up what the keeper has no use for: {error}");
+    setgroups(&[]).map_err(|error| failed(error.to_string()))?;
+    keep().map_err(|error| failed(error.to_string()))?;
+    renounce_new()
+}
+
+/// Ends by no signal that is meant for somebody else: a terminal, a service manager and `pkill` send them to
+/// all processes of a name or a group.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn overlook_signals() -> nix::Result<()> {
+    let signals = [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+    ];
+    // Blocked for good is as much as ignored.
+    SigSet::from_iter(signals).thread_block()
 }
 
 /// No program that this process could start gains rights by it.

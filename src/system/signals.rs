@@ -1,7 +1,7 @@
 //! Signals as messages: INT through ctrlc, the others through signal-hook, one channel for all.
 
 use crossbeam_channel::{Receiver, unbounded};
-use signal_hook::consts::{SIGHUP, SIGQUIT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use super::threads::spawn;
@@ -17,6 +17,8 @@ pub(crate) enum Wish {
     Reload,
     /// USR1: open the log files again.
     Reopen,
+    /// CHLD: see who has ended. Nobody's wish, but it comes the same way.
+    LookAfterChild,
 }
 
 /// Listens for signals from now on.
@@ -32,7 +34,7 @@ pub(crate) fn listen() -> Result<Receiver<Wish>, String> {
         let _ = of_ctrlc.send(Wish::Stop);
     };
     ctrlc::set_handler(stop).map_err(|error| failed(error.to_string()))?;
-    let mut signals = Signals::new([SIGTERM, SIGHUP, SIGQUIT, SIGUSR1])
+    let mut signals = Signals::new([SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGCHLD])
         .map_err(|error| failed(error.to_string()))?;
     let pass_on = move || {
         for signal in signals.forever() {
@@ -40,6 +42,7 @@ pub(crate) fn listen() -> Result<Receiver<Wish>, String> {
                 SIGHUP => Wish::Reload,
                 SIGQUIT => Wish::Drain,
                 SIGUSR1 => Wish::Reopen,
+                SIGCHLD => Wish::LookAfterChild,
                 _ => Wish::Stop,
             };
             if sender.send(wish).is_err() {

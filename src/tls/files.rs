@@ -1,7 +1,6 @@
 //! Files of keys and certificates: reading them, and noticing that they have changed.
 //! What is in them is `keys` and `verify`.
 
-use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +8,7 @@ use openssl::x509::X509;
 use zeroize::Zeroizing;
 
 use super::error::{Problem, openssl_reason};
+use crate::system::keeper;
 
 /// What a set of files looked like at one moment; equal as long as none was changed or replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Stamps {
 }
 
 fn stamp(path: &Path) -> Option<Stamp> {
-    let data = fs::metadata(path).ok()?;
+    let data = keeper::metadata(path).ok()?;
     Some(Stamp {
         device: data.dev(),
         inode: data.ino(),
@@ -48,7 +48,7 @@ pub(super) fn read(
     entry: usize,
     path: &Path,
 ) -> Result<Zeroizing<Vec<u8>>, Problem> {
-    match fs::read(path) {
+    match keeper::read(path) {
         Ok(bytes) => Ok(Zeroizing::new(bytes)),
         Err(error) => Err(Problem::at(
             directive,

@@ -34,7 +34,11 @@ impl Postern {
     /// # Panics
     /// When it does not; with its log.
     pub(crate) fn start(ini: &str) -> Postern {
-        let folder = TempDir::new("proxy");
+        Postern::start_in(TempDir::new("proxy"), ini)
+    }
+
+    /// The same with its configuration in this folder.
+    pub(crate) fn start_in(folder: TempDir, ini: &str) -> Postern {
         let wanted = ini.lines().filter(|line| is_listen(line)).count();
         let mut postern = Postern::spawn(folder, ini);
         wait::until("the proxy listens", PATIENCE, || {
@@ -162,7 +166,7 @@ impl Postern {
         )
     }
 
-    /// Its number, for /proc.
+    /// The process's number.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
     }

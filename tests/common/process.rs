@@ -114,6 +114,19 @@ impl Process {
     }
 }
 
+/// The processes that this one has started and that are still there.
+pub(crate) fn children_of(parent: u32) -> Vec<u32> {
+    let line = format!("\nPPid:\t{parent}\n");
+    let processes = std::fs::read_dir("/proc")
+        .expect("/proc is there")
+        .flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let status = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/status"));
+    numbers
+        .filter(|pid| status(pid).is_ok_and(|status| status.contains(&line)))
+        .collect()
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         if self.try_status().is_some() {

@@ -1,5 +1,6 @@
 //! Temporary folders that are gone when the test is.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, fs, process};
@@ -14,9 +15,21 @@ pub(crate) struct TempDir {
 impl TempDir {
     /// Makes the folder; `name` is part of its name.
     pub(crate) fn new(name: &str) -> TempDir {
+        TempDir::within(&env::temp_dir(), name)
+    }
+
+    /// The same where only root can pass, and nobody else can write to a folder above it.
+    pub(crate) fn of_root(name: &str) -> TempDir {
+        let folder = TempDir::within(Path::new("/var/lib"), name);
+        let closed = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(folder.path(), closed).expect("the folder is ours");
+        folder
+    }
+
+    fn within(above: &Path, name: &str) -> TempDir {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = env::temp_dir().join(format!("postern-{name}-{}-{number}", process::id()));
+        let path = above.join(format!("postern-{name}-{}-{number}", process::id()));
         fs::create_dir_all(&path).expect("a temporary folder can be made");
         janitor::remove_later(&path);
         TempDir { path }

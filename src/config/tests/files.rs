@@ -14,10 +14,19 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Folder {
+        Folder::within(&std::env::temp_dir())
+    }
+
+    /// Where nobody but root can write to a folder above it.
+    fn of_root() -> Folder {
+        Folder::within(Path::new("/var/lib"))
+    }
+
+    fn within(above: &Path) -> Folder {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("postern-files-{}-{number}", std::process::id());
-        let folder = Folder(std::env::temp_dir().join(name));
+        let folder = Folder(above.join(name));
         fs::create_dir_all(&folder.0).expect("a folder");
         folder
     }
@@ -102,6 +111,52 @@ fn what_the_later_user_may_not_do_is_told_at_its_line() {
             .iter()
             .all(|line| !line.contains("may not"))
     );
+}
+
+#[test]
+fn what_the_keeper_opens_is_not_warned_of() {
+    assert!(Uid::effective().is_root(), "start the tests as root");
+    let nobody = User::from_name("nobody").ok().flatten();
+    let his = nobody.map(|nobody| nobody.uid.as_raw());
+    let folder = Folder::of_root();
+    folder.write("map", "* office\n", 0o600);
+    let map = folder.write("his/map", "* office\n", 0o600);
+    fs::create_dir(folder.0.join("his/logs")).expect("a folder");
+    let ini = format!(
+        "[postern]\nuser = nobody\npid = pid\nerror_log = log info\nerror_log = his/logs/log info\n\
+         {SERVER}[backend office]\nhosts = 127.0.0.1\n[routes]\nmap = map\nmap = his/map\n"
+    );
+    let warned = |of: &Path| -> Vec<String> {
+        let config = load(of).expect("it can be used");
+        let of_files = config.warnings.into_iter();
+        of_files
+            .filter(|line| line.contains("nobody may not"))
+            .collect()
+    };
+    // The keeper makes no pid file, so that one is told in any case.
+    let file = folder.write("f", &ini, 0o600);
+    let told = warned(&file);
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert!(told[0].contains("[postern] pid: "), "{told:?}");
+
+    let above = map.parent().expect("a folder");
+    chown(above, his, None).expect("we are root");
+    let told = warned(&file);
+    assert_eq!(told.len(), 3, "{told:#?}");
+    let why = format!("not opened since nobody can write to {}", above.display());
+    for (line, begin) in told[1..]
+        .iter()
+        .zip(["f:5: [postern] error_log: ", "f:13: [routes] map: "])
+    {
+        assert!(line.contains(begin) && line.contains(&why), "{line}");
+    }
+
+    // A configuration in his hands opens nothing.
+    chown(&file, his, None).expect("we are root");
+    let told = warned(&file);
+    assert_eq!(told.len(), 5, "{told:#?}");
+    let why = format!("not opened since nobody can write to {}", file.display());
+    assert_eq!(told.iter().filter(|line| line.contains(&why)).count(), 4);
 }
 
 #[test]

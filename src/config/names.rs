@@ -1,0 +1,74 @@
+//! What a configuration names on its machine: files that are read again while the process runs, logs,
+//! addresses. For who opens them on behalf of the process, and must not need the rest to be right.
+
+use std::path::{Path, PathBuf};
+
+use super::directives;
+use super::listen::listen;
+use super::log_target::error_log;
+use super::source::{self, Entry, Report};
+use super::value::path;
+use super::{Listen, folder_of};
+use crate::log::LogDestination;
+
+/// Everything that a configuration names.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    /// Itself; certificates, keys, maps and the like.
+    pub files: Vec<PathBuf>,
+    /// Logs.
+    pub logs: Vec<PathBuf>,
+    /// Addresses that stand there as such: no host name is looked up.
+    pub listen: Vec<Listen>,
+}
+
+/// What the text of a configuration names. A line with a mistake names nothing.
+pub(crate) fn names(bytes: &[u8], file: &Path) -> Names {
+    let mut names = Names {
+        files: vec![file.to_owned()],
+        ..Names::default()
+    };
+    if bytes.len() > source::MAX_FILE {
+        return names;
+    }
+    let folder = folder_of(file);
+    let sections = source::read(bytes, &mut Report::new(String::new()));
+    for entry in sections.iter().flat_map(|section| &section.entries) {
+        match named(entry, &folder) {
+            Some(Named::File(file)) => names.files.push(file),
+            Some(Named::Log(log)) => names.logs.push(log),
+            Some(Named::Pid(_)) => {}
+            None if entry.key == "listen" => {
+                let listens = listen(&entry.value, &folder, |_| Vec::new(), &mut Vec::new());
+                names.listen.extend(listens.into_iter().flatten());
+            }
+            None => {}
+        }
+    }
+    names
+}
+
+/// The file of a line.
+pub(super) enum Named {
+    /// It is read while the process runs.
+    File(PathBuf),
+    /// `error_log`.
+    Log(PathBuf),
+    /// `pid`.
+    Pid(PathBuf),
+}
+
+/// The file that a line names, if it names one.
+pub(super) fn named(entry: &Entry, folder: &Path) -> Option<Named> {
+    match entry.key.as_str() {
+        "pid" => path(&entry.value, folder).ok().map(Named::Pid),
+        "error_log" => match error_log(&entry.value, folder).ok()?.destination {
+            LogDestination::File(file) => Some(Named::Log(file)),
+            LogDestination::Stderr | LogDestination::Syslog(_) => None,
+        },
+        key if directives::find(key)?.is_file_to_read() => {
+            path(&entry.value, folder).ok().map(Named::File)
+        }
+        _ => None,
+    }
+}
