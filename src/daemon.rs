@@ -1,14 +1,11 @@
 //! The process: what is done in which order at the start, on a signal, and at the end.
 
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::RecvTimeoutError;
-use nix::unistd::{Gid, User, fchown};
 
 use crate::admission::Limits;
 use crate::backend::Visits;
@@ -20,6 +17,7 @@ use crate::net::resolve;
 use crate::service::{self, Kept, Service};
 use crate::session::Runtime;
 use crate::session::live::Ending;
+use crate::system::pid_file::PidFile;
 use crate::system::signals::{self, Wish};
 use crate::system::threads::spawn;
 use crate::system::{keeper, limits, privileges, service_manager};
@@ -103,7 +101,7 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
     let services = service::build(config, &kept)?;
     let mut fronts = Fronts::new(passed);
     let bound = fronts.bind(&services)?;
-    let pid_file = write_pid(process.pid.as_deref())?;
+    let pid_file = PidFile::write(process.pid.as_deref())?;
     if let Some((user, group)) = become_user {
         // What was opened as root must be writable afterwards too, to be opened again (USR1).
         for error in crate::log::hand_over(user.uid, group) {
@@ -503,39 +501,5 @@ fn warn_of_few_threads(process: &config::Process, log: &Log) {
             shortage.limit, shortage.threads
         );
         log.write(Severity::Warn, file!(), &text, None, None);
-    }
-}
-
-/// The file of `pid`. At the end it is removed, or emptied where its folder does not allow that.
-struct PidFile(Option<(PathBuf, File)>);
-
-fn write_pid(path: Option<&Path>) -> Result<PidFile, String> {
-    let Some(path) = path else {
-        return Ok(PidFile(None));
-    };
-    let failed = |error| format!("cannot write the pid file {}: {error}", path.display());
-    let mut file = File::create(path).map_err(failed)?;
-    file.write_all(format!("{}\n", std::process::id()).as_bytes())
-        .map_err(failed)?;
-    Ok(PidFile(Some((path.to_owned(), file))))
-}
-
-impl PidFile {
-    /// Gives it to the user that the process is about to become.
-    fn hand_over(&self, user: &User, group: Gid) {
-        if let Some((_, file)) = &self.0 {
-            // Where it fails the file stays root's, and can still be emptied.
-            let _ = fchown(file, Some(user.uid), Some(group));
-        }
-    }
-}
-
-impl Drop for PidFile {
-    fn drop(&mut self) {
-        if let Some((path, file)) = &self.0
-            && std::fs::remove_file(path).is_err()
-        {
-            let _ = file.set_len(0);
-        }
     }
 }

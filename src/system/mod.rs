@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod guarded;
 pub(crate) mod keeper;
 pub(crate) mod limits;
+pub(crate) mod pid_file;
 pub(crate) mod privileges;
 pub(crate) mod service_manager;
 pub(crate) mod signals;
