@@ -7,6 +7,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 use nix::unistd::{Gid, Uid};
@@ -21,6 +22,9 @@ use crate::session::Runtime;
 use crate::system::keeper;
 use crate::system::service_manager::{self, Passed};
 use crate::system::threads::spawn;
+
+/// How long handshakes that have begun may take until their listener closes.
+const HANDSHAKES: Duration = Duration::from_millis(100);
 
 /// A listener at work.
 #[derive(Debug, Clone)]
@@ -195,7 +199,9 @@ impl Fronts {
             );
             log.write(Severity::Notice, file!(), &text, None, None);
         }
-        for front in before.into_iter().flatten() {
+        let going: Vec<Front> = before.into_iter().flatten().collect();
+        self.let_handshakes_end(&going);
+        for front in going {
             told(service_manager::forget(&front.listener.name()));
             let listener = Arc::clone(&front.listener);
             if let Some(accept_loop) = front.close() {
@@ -208,6 +214,30 @@ impl Fronts {
                 format!("the socket \"{name}\" that was handed over is for no `listen` line");
             log.write(Severity::Warn, file!(), &text, None, None);
             told(service_manager::forget_name(&name));
+        }
+    }
+
+    /// Where a port moves from one address to another, whoever is being connected to the old socket still
+    /// gets in, and whoever comes meanwhile asks once more and finds the new one.
+    fn let_handshakes_end(&self, going: &[Front]) {
+        let port = |front: &Front| {
+            front
+                .listener
+                .listen
+                .address
+                .port()
+                .filter(|port| *port != 0)
+        };
+        let moves = |front: &&Front| {
+            let old = port(front);
+            old.is_some() && self.open.iter().any(|open| port(open) == old)
+        };
+        let moving: Vec<&Front> = going.iter().filter(moves).collect();
+        for front in &moving {
+            front.listener.turn_newcomers_away();
+        }
+        if !moving.is_empty() {
+            std::thread::sleep(HANDSHAKES);
         }
     }
 

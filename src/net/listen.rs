@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use nix::ifaddrs::getifaddrs;
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockFilter, Socket, Type};
 
 use super::address::Address;
 use super::socket::keep_alive;
@@ -155,6 +155,21 @@ impl Listener {
         let own = &self.listen;
         let is_v6 = matches!(own.address, ListenAddress::Tcp(at) if at.is_ipv6());
         own.address == listen.address && (!is_v6 || own.ipv6only == listen.ipv6only)
+    }
+
+    /// From now on the kernel drops the first packet of each new connection, so that its client sends it again
+    /// later; handshakes that have begun go on.
+    pub(crate) fn turn_newcomers_away(&self) {
+        // Classic BPF over the TCP header, whose byte 13 has the flags: SYN without ACK is dropped.
+        let program = [
+            SockFilter::new(0x30, 0, 0, 13),
+            SockFilter::new(0x54, 0, 0, 0x12),
+            SockFilter::new(0x15, 0, 1, 0x02),
+            SockFilter::new(0x06, 0, 0, 0),
+            SockFilter::new(0x06, 0, 0, u32::MAX),
+        ];
+        // Where the kernel cannot, those who come in this very moment are reset.
+        let _ = self.socket.attach_filter(&program);
     }
 
     /// Changes what can be changed of an open socket from one `listen` line to the next; what takes
