@@ -71,6 +71,9 @@ pub(crate) fn run_with(config: &Config, ready: impl FnOnce(&[Listening])) -> Res
 
 /// The start, in its order. Without a file there is nothing to be read again, and no keeper.
 fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
+    // Before a log is opened, which could get the number of a socket that is announced and not there.
+    let passed = service_manager::passed()
+        .map_err(|error| format!("cannot take the sockets that were handed over: {error}"))?;
     let process = &config.process;
     let log = Log::open_process(
         &process.error_log,
@@ -82,8 +85,6 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
     }
     // Before the first thread, which would keep what it has now.
     privileges::renounce_new()?;
-    let passed = service_manager::passed()
-        .map_err(|error| format!("cannot take the sockets that were handed over: {error}"))?;
     // Who opens for us what we no longer may once we are this user.
     let become_user = privileges::target(&process.user, &process.group)?;
     let keeper = match (file, &become_user) {

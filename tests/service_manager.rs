@@ -6,7 +6,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, IoSliceMut};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -255,4 +256,52 @@ fn nobody_is_refused_while_one_process_follows_another() {
     }
     stop.store(true, Ordering::Relaxed);
     clients.join().expect("nobody is refused");
+}
+
+#[test]
+fn a_manager_that_does_not_read_keeps_nobody_from_working_and_ending() {
+    let manager = Manager::new();
+    let filler = UnixDatagram::unbound().expect("a socket");
+    filler.set_nonblocking(true).expect("a flag");
+    let notify = manager.folder.path().join("notify");
+    while filler.send_to(b"STATUS=x", &notify).is_ok() {}
+    let port = free_port();
+    let mut process = manager.start(RUN, &imap(port));
+    wait::until_true("clients are served", PATIENCE, || {
+        TcpStream::connect(at(port)).is_ok_and(|client| greeting(&client).starts_with("* OK"))
+    });
+    let began = Instant::now();
+    process.signal(Signal::SIGTERM);
+    assert!(process.wait(PATIENCE).success());
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{}",
+        manager.log()
+    );
+    let text = "cannot tell the service manager";
+    assert!(manager.log().contains(text), "{}", manager.log());
+}
+
+#[test]
+fn a_manager_with_an_abstract_address_is_told() {
+    let name = format!("postern-notify-{}", std::process::id());
+    let address = UnixAddress::from_abstract_name(&name).expect("a name");
+    let mut manager = Manager::new();
+    manager.socket = UnixDatagram::bind_addr(&address).expect("a socket");
+    manager
+        .socket
+        .set_read_timeout(Some(PATIENCE))
+        .expect("it takes a time");
+    let script = format!("export NOTIFY_SOCKET=@{name}; exec \"$0\" --config \"$1\"");
+    let _process = manager.start(&script, &imap(free_port()));
+    manager.hears("READY=1");
+}
+
+#[test]
+fn a_socket_that_is_announced_and_not_there_is_an_error() {
+    let manager = Manager::new();
+    let script = format!("export LISTEN_FDS=1 LISTEN_PID=$$; exec 3>&-; {RUN}");
+    let mut process = manager.start(&script, &imap(free_port()));
+    // The first file that is opened would get its number, and two owners.
+    assert!(!process.wait(PATIENCE).success(), "{}", manager.log());
 }

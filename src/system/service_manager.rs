@@ -5,10 +5,18 @@
 
 use std::env;
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use sd_notify::NotifyState;
+
+/// How long a service manager may leave unread what it was told before: whoever does not read at all must
+/// not keep the process from ending.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// Longest name of a stored descriptor (sd_pid_notify_with_fds(3)).
 const LONGEST_NAME: usize = 255;
@@ -22,10 +30,11 @@ pub(crate) struct Passed {
     pub name: String,
 }
 
-/// The sockets that this process was started with, to be taken once, before anything else is opened.
+/// The sockets that this process was started with, to be taken once, before anything else is opened: its
+/// number could be one of those that are announced.
 ///
 /// # Errors
-/// Variables of the environment that contradict each other.
+/// Variables of the environment that contradict each other, or announce what is not open.
 pub(crate) fn passed() -> io::Result<Vec<Passed>> {
     let passed = sd_notify::listen_fds_with_names()?;
     Ok(passed
@@ -57,28 +66,28 @@ pub(crate) fn watchdog() -> Option<Duration> {
 /// # Errors
 /// It cannot be told; as for all that follow.
 pub(crate) fn ready(status: &str) -> io::Result<()> {
-    sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(status)])
+    tell(&[NotifyState::Ready, NotifyState::Status(status)])
 }
 
 /// The configuration is being read anew.
 pub(crate) fn reloading() -> io::Result<()> {
     let now = NotifyState::monotonic_usec_now()?;
-    sd_notify::notify(&[NotifyState::Reloading, now])
+    tell(&[NotifyState::Reloading, now])
 }
 
 /// Nobody is let in any more.
 pub(crate) fn stopping() -> io::Result<()> {
-    sd_notify::notify(&[NotifyState::Stopping])
+    tell(&[NotifyState::Stopping])
 }
 
 /// A line of numbers for `systemctl status`.
 pub(crate) fn status(text: &str) -> io::Result<()> {
-    sd_notify::notify(&[NotifyState::Status(text)])
+    tell(&[NotifyState::Status(text)])
 }
 
 /// All is well.
 pub(crate) fn alive() -> io::Result<()> {
-    sd_notify::notify(&[NotifyState::Watchdog])
+    tell(&[NotifyState::Watchdog])
 }
 
 /// Leaves a socket for the process that comes after this one, as far as the unit allows it
@@ -86,7 +95,7 @@ pub(crate) fn alive() -> io::Result<()> {
 pub(crate) fn store(address: &str, socket: BorrowedFd<'_>) -> io::Result<()> {
     let name = name_of(address);
     let states = [NotifyState::FdStore, NotifyState::FdName(&name)];
-    sd_notify::notify_with_fds(&states, &[socket])
+    tell_with(&states, &[socket.as_raw_fd()])
 }
 
 /// Takes back what is stored for an address.
@@ -96,7 +105,36 @@ pub(crate) fn forget(address: &str) -> io::Result<()> {
 
 /// Takes back what is stored under a name.
 pub(crate) fn forget_name(name: &str) -> io::Result<()> {
-    sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)])
+    tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)])
+}
+
+fn tell(states: &[NotifyState<'_>]) -> io::Result<()> {
+    tell_with(states, &[])
+}
+
+/// What `sd_notify::notify_with_fds` does without a limit of time.
+fn tell_with(states: &[NotifyState<'_>], descriptors: &[i32]) -> io::Result<()> {
+    let Some(name) = env::var_os("NOTIFY_SOCKET") else {
+        return Ok(());
+    };
+    let address = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(&name)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.connect_addr(&address)?;
+    let text: String = states.iter().map(|state| format!("{state}\n")).collect();
+    let text = [io::IoSlice::new(text.as_bytes())];
+    let rights = [ControlMessage::ScmRights(descriptors)];
+    let rights = if descriptors.is_empty() {
+        &[][..]
+    } else {
+        &rights
+    };
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(socket.as_raw_fd(), &text, rights, flags, None)?;
+    Ok(())
 }
 
 /// Printable ASCII without colons.
