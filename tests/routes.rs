@@ -250,6 +250,36 @@ fn a_broken_map_leaves_the_old_one_in_use_and_is_told_once() {
 }
 
 #[test]
+fn a_map_is_not_waited_for_where_something_else_stands_in_its_place() {
+    let (setting, folder) = proxy_with_map("anna first\n");
+    let map = folder.path().join("users.map");
+    std::fs::remove_file(&map).expect("the folder is ours");
+    nix::unistd::mkfifo(&map, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    setting.postern.wait_for_log("stays in use");
+    assert_eq!(setting.backend_of("anna"), "first");
+    std::fs::remove_file(&map).expect("the folder is ours");
+    folder.write("users.map", "anna second\n");
+    wait::until_true("the new map is in use", Duration::from_secs(3), || {
+        setting.backend_of("anna") == "second"
+    });
+}
+
+#[test]
+fn a_map_that_could_not_be_read_for_want_of_a_descriptor_is_read_later() {
+    let (setting, folder) = proxy_with_map("anna first\n");
+    setting.postern.leave_descriptors(0);
+    folder.write("users.map", "anna second\n");
+    let line = setting.postern.wait_for_log("stays in use");
+    assert!(line.contains("Too many open files"), "{line}");
+    std::thread::sleep(Duration::from_millis(1200));
+    assert_eq!(setting.postern.lines_with("stays in use").len(), 1);
+    setting.postern.leave_descriptors(100);
+    wait::until_true("the new map is in use", Duration::from_secs(5), || {
+        setting.backend_of("anna") == "second"
+    });
+}
+
+#[test]
 fn a_map_that_is_byte_order_marked_or_not_text_is_judged_alike_at_start_and_later() {
     let (setting, folder) = proxy_with_map("\u{feff}anna first\n");
     assert_eq!(setting.backend_of("anna"), "first");

@@ -5,11 +5,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use crate::config::{Pattern, Route, RouteLine, RouteMap, RouteTarget, read_map};
+use crate::config::{Pattern, Route, RouteLine, RouteMap, RouteTarget, parse_map, read_map};
 use crate::log::{Log, Severity};
-use crate::system::keeper;
+use crate::system::files::Stamp;
 use crate::system::threads::spawn;
 
 use super::{Backend, Visits, wait_between};
@@ -36,11 +36,17 @@ struct Map {
     path: PathBuf,
     routes: RwLock<RouteMap>,
     /// What the file looked like at the start.
-    stamp: Stamp,
+    stamp: Option<Stamp>,
 }
 
-/// When a file was changed, and its size; nothing for a file that is not there.
-type Stamp = Option<(SystemTime, u64)>;
+/// What the thread that reads maps again remembers of one.
+#[derive(Debug)]
+struct Seen {
+    /// The state of the file that was judged last.
+    judged: Option<Stamp>,
+    /// Why it could not be read since then, which says nothing about what is in it.
+    unreadable: Option<String>,
+}
 
 /// Where a login goes.
 #[derive(Debug)]
@@ -122,10 +128,14 @@ impl Router {
         }
         let router = Arc::clone(self);
         let follow = move || {
-            let mut known: Vec<Stamp> = router.maps().map(|map| map.stamp).collect();
+            let seen = |map: &Map| Seen {
+                judged: map.stamp.clone(),
+                unreadable: None,
+            };
+            let mut seen: Vec<Seen> = router.maps().map(seen).collect();
             while wait_between(&visits, LOOK) {
-                for (map, known) in router.maps().zip(&mut known) {
-                    router.refresh(map, known);
+                for (map, seen) in router.maps().zip(&mut seen) {
+                    router.refresh(map, seen);
                 }
             }
         };
@@ -139,25 +149,40 @@ impl Router {
         })
     }
 
-    /// Reads a file again if it has changed; each change is judged once.
-    fn refresh(&self, map: &Map, known: &mut Stamp) {
-        let now = stamp(&map.path);
-        if *known == now {
+    /// Reads a file again if it has changed. Each change is judged once; one that cannot be read is tried
+    /// again, and told once.
+    fn refresh(&self, map: &Map, seen: &mut Seen) {
+        let now = Stamp::of(&map.path);
+        if seen.judged == now {
+            seen.unreadable = None;
             return;
         }
-        *known = now;
-        let (severity, text) = match read(&map.path, &self.backends) {
+        let bytes = match read_map(&map.path) {
+            Ok(bytes) => bytes,
+            Err(error) if seen.unreadable.as_ref() == Some(&error) => return,
+            Err(error) => {
+                self.keep_old(&format!("{}: {error}", map.path.display()));
+                seen.unreadable = Some(error);
+                return;
+            }
+        };
+        *seen = Seen {
+            judged: now,
+            unreadable: None,
+        };
+        match parse(&map.path, &bytes, &self.backends) {
             Ok(routes) => {
                 *map.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
                 let text = format!("map {} was read again", map.path.display());
-                (Severity::Notice, text)
+                self.log.write(Severity::Notice, file!(), &text, None, None);
             }
-            Err(error) => {
-                let text = format!("{error}; the old map stays in use");
-                (Severity::Error, text)
-            }
-        };
-        self.log.write(severity, file!(), &text, None, None);
+            Err(error) => self.keep_old(&error),
+        }
+    }
+
+    fn keep_old(&self, error: &str) {
+        let text = format!("{error}; the old map stays in use");
+        self.log.write(Severity::Error, file!(), &text, None, None);
     }
 }
 
@@ -174,10 +199,11 @@ fn fits(pattern: Pattern<&str>, login: &str) -> bool {
 
 impl Map {
     fn open(path: &Path, backends: &[Arc<Backend>]) -> Result<Self, String> {
-        let stamp = stamp(path);
+        let stamp = Stamp::of(path);
+        let bytes = read_map(path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Self {
             path: path.to_owned(),
-            routes: RwLock::new(read(path, backends)?),
+            routes: RwLock::new(parse(path, &bytes, backends)?),
             stamp,
         })
     }
@@ -190,16 +216,11 @@ impl Map {
     }
 }
 
-fn stamp(path: &Path) -> Stamp {
-    let found = keeper::metadata(path).ok()?;
-    Some((found.modified().ok()?, found.len()))
-}
-
 /// The lines of a map; its mistakes in one line, for the log.
-fn read(path: &Path, backends: &[Arc<Backend>]) -> Result<RouteMap, String> {
+fn parse(path: &Path, bytes: &[u8], backends: &[Arc<Backend>]) -> Result<RouteMap, String> {
     let names = backends.iter().map(|backend| backend.conf.name.as_str());
     let names: Vec<&str> = names.collect();
-    read_map(path, &names).map_err(|mistakes| {
+    parse_map(path, bytes, &names).map_err(|mistakes| {
         let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
         lines.join("; ")
     })

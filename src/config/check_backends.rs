@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::check::{at, warn_unless};
 use super::check_tls::source;
 use super::draft::{Draft, Drafts};
-use super::route::{parse_map, read_file, unknown_backend};
+use super::route::{parse_map, read_map, unknown_backend};
 use super::source::{At, Report, Section};
 use super::{
     AuthKind, AuthMechanism, Backend, Capabilities, Listen, ListenAddress, Pattern, ProxySsl,
@@ -52,7 +52,7 @@ pub(super) fn check_maps(drafts: &Drafts<'_>, report: &mut Report) {
         let RouteLine::Map(path) = route else {
             continue;
         };
-        match read_file(path).map(|bytes| parse_map(path, &bytes, &names)) {
+        match read_map(path).map(|bytes| parse_map(path, &bytes, &names)) {
             Ok(Ok(_)) => {}
             Ok(Err(mistakes)) => report.mistakes_elsewhere(*line, mistakes),
             Err(text) => {

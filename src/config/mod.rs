@@ -43,7 +43,9 @@ pub use directives::{KnownDirective, ValueShape, known_directive};
 pub use mistake::{Mistake, MistakeKind};
 pub(crate) use names::{Names, names};
 pub use reference::{manual, reference, sample};
-pub use route::{Pattern, Route, RouteLine, RouteMap, RouteTarget, parse_route, read_map};
+pub use route::{
+    Pattern, Route, RouteLine, RouteMap, RouteTarget, parse_map, parse_route, read_map,
+};
 
 /// Reads a configuration file of at most 1 MiB, and the keys, certificates and maps it names. File names in
 /// it are relative to its folder.

@@ -5,13 +5,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::mistake::Mistake;
 use super::value::{nearest, rest_of_line, shown, take_field};
-use crate::system::keeper;
+use crate::system::files;
 
 /// Largest map file, in bytes.
 const MAX_MAP: u64 = 64 * 1024 * 1024;
@@ -141,37 +140,24 @@ fn place(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// Reads a map file of at most 64 MiB: a route a line, as `parse_route` takes them; empty lines and
+/// The bytes of a map, or why there are none.
+///
+/// # Errors
+/// It cannot be read, which says nothing about what is in it; or it is larger than 64 MiB.
+pub fn read_map(path: &Path) -> Result<Vec<u8>, String> {
+    let bytes = files::read(path, MAX_MAP).map_err(|error| format!("cannot be read: {error}"))?;
+    match bytes.len() as u64 > MAX_MAP {
+        true => Err("larger than 64 MiB".to_owned()),
+        false => Ok(bytes),
+    }
+}
+
+/// Reads the text of a map, of the file `path`: a route a line, as `parse_route` takes them; empty lines and
 /// those that begin with `#` or `;` are remarks. `backends` are the names that exist.
 ///
 /// # Errors
-/// Every mistake, a hundred at most; a single one if it cannot be read.
-pub fn read_map(path: &Path, backends: &[&str]) -> Result<RouteMap, Vec<Mistake>> {
-    let bytes = read_file(path).map_err(|text| vec![Mistake::of_file(path, text)])?;
-    parse_map(path, &bytes, backends)
-}
-
-/// The bytes of a map, or why there are none.
-pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    let failed = |error: io::Error| format!("cannot be read: {error}");
-    let file = keeper::open(path).map_err(failed)?;
-    // Of the right size at once: a vector that grows leaves half as much again behind.
-    let size = file.metadata().map_or(0, |data| data.len()).min(MAX_MAP);
-    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
-    let mut file = file.take(MAX_MAP + 1);
-    file.read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > MAX_MAP {
-        return Err("larger than 64 MiB".to_owned());
-    }
-    Ok(bytes)
-}
-
-/// `read_map` for text that is there already.
-pub(super) fn parse_map(
-    path: &Path,
-    bytes: &[u8],
-    backends: &[&str],
-) -> Result<RouteMap, Vec<Mistake>> {
+/// Every mistake, a hundred at most.
+pub fn parse_map(path: &Path, bytes: &[u8], backends: &[&str]) -> Result<RouteMap, Vec<Mistake>> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut map = RouteMap {
         patterns: String::with_capacity(bytes.len()),
@@ -379,11 +365,9 @@ mod tests {
 
     #[test]
     fn every_bad_line_of_a_map_is_told() {
-        let name = format!("postern-map-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let path = Path::new("users.map");
         let text = b"\xef\xbb\xbfanna office\r\n# x\n\n bert  ofice\n\xff x\n@b.org\n; y\n";
-        std::fs::write(&path, text).expect("a file");
-        let mistakes = read_map(&path, &["office"]).expect_err("mistakes");
+        let mistakes = parse_map(path, text, &["office"]).expect_err("mistakes");
         let file = path.display();
         let expected = [
             format!("{file}:4: there is no [backend ofice]; did you mean `office`?"),
@@ -393,14 +377,10 @@ mod tests {
         let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
         assert_eq!(lines, expected);
 
-        std::fs::write(&path, "x\n".repeat(1000)).expect("a file");
-        assert_eq!(read_map(&path, &[]).expect_err("mistakes").len(), 101);
-        std::fs::write(&path, "anna office\n* reject no").expect("a file");
-        assert_eq!(
-            read_map(&path, &["office"]).map(|map| map.routes().count()),
-            Ok(2)
-        );
-        std::fs::remove_file(&path).expect("the file goes");
-        assert_eq!(read_map(&path, &[]).expect_err("no file").len(), 1);
+        let many = "x\n".repeat(1000);
+        let mistakes = parse_map(path, many.as_bytes(), &[]).expect_err("mistakes");
+        assert_eq!(mistakes.len(), 101);
+        let good = parse_map(path, b"anna office\n* reject no", &["office"]);
+        assert_eq!(good.map(|map| map.routes().count()), Ok(2));
     }
 }

@@ -12,6 +12,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -111,22 +112,14 @@ pub(crate) fn is_there() -> bool {
     keeper.is_some()
 }
 
-/// Opens a file for reading.
+/// Opens a file for reading; a FIFO is not waited for.
 ///
 /// # Errors
 /// The system's, or the keeper's.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    or_ask(File::open(path), Kind::Read, || of_path(path))
-}
-
-/// Reads a whole file.
-///
-/// # Errors
-/// The system's, or the keeper's.
-pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut open(path)?, &mut bytes)?;
-    Ok(bytes)
+    let mut options = File::options();
+    let options = options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+    or_ask(options.open(path), Kind::Read, || of_path(path))
 }
 
 /// What is known of a file, links followed.

@@ -11,7 +11,7 @@ use native_tls::TlsAcceptor;
 
 use super::client_rules::ClientRules;
 use super::error::{Problem, TlsError, TlsErrorKind, openssl_reason};
-use super::files::{self, Stamps};
+use super::files::{self, Seen, Stamps};
 use super::keys::{self, Directives};
 use super::rustls::RustlsEngine;
 use super::rustls_server::{self, Parts};
@@ -39,7 +39,7 @@ struct Shared {
     /// Used when there are no `ssl_session_ticket_key` files.
     random_keys: Arc<TicketKeys>,
     current: RwLock<Material>,
-    seen: Mutex<Stamps>,
+    seen: Mutex<Seen>,
 }
 
 /// What one reading of the files gave.
@@ -89,7 +89,7 @@ impl Acceptor {
             cache,
             random_keys,
             current: RwLock::new(material),
-            seen: Mutex::new(seen),
+            seen: Mutex::new(Seen::new(seen)),
         }));
         Ok((acceptor, warnings))
     }
@@ -141,32 +141,30 @@ impl Acceptor {
     }
 
     /// Reads the files again if any has changed; true if the new ones are now in use. On an error,
-    /// told once for each change, the old ones stay.
+    /// told once for each change, the old ones stay and it is tried again.
     pub(crate) fn refresh(&self) -> Result<bool, String> {
         let mut seen = match self.0.seen.try_lock() {
             Ok(seen) => seen,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Ok(false),
         };
-        let stamps = Stamps::of(&files_of(&self.0.settings));
-        if *seen == stamps {
-            return Ok(false);
-        }
-        *seen = stamps;
         let shared = &self.0;
-        let material = read(
-            &shared.settings,
-            &shared.alpn,
-            &shared.cache,
-            &shared.random_keys,
-            &mut Vec::new(),
-        )
-        .map_err(|problems| kept_old(&problems))?;
-        *shared
-            .current
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = material;
-        Ok(true)
+        seen.refresh(&files_of(&shared.settings), || {
+            let material = read(
+                &shared.settings,
+                &shared.alpn,
+                &shared.cache,
+                &shared.random_keys,
+                &mut Vec::new(),
+            );
+            let material = material.map_err(|problems| kept_old(&problems))?;
+            let mut current = shared
+                .current
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            *current = material;
+            Ok(())
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use openssl::x509::{X509, X509PurposeId};
 use super::acceptor::kept_old;
 use super::ciphers::{self, Version};
 use super::error::{Problem, TlsError, TlsErrorKind, openssl_reason};
-use super::files::{self, Stamps};
+use super::files::{self, Seen, Stamps};
 use super::keys::{self, Directives, Pair};
 use super::rustls::RustlsEngine;
 use super::rustls_client::{self, Demands};
@@ -27,7 +27,7 @@ pub(crate) struct Connector(Arc<Shared>);
 struct Shared {
     settings: ClientSettings,
     current: RwLock<Material>,
-    seen: Mutex<Stamps>,
+    seen: Mutex<Seen>,
 }
 
 /// What one reading of the files gave.
@@ -57,7 +57,7 @@ impl Connector {
         let connector = Connector(Arc::new(Shared {
             settings,
             current: RwLock::new(material),
-            seen: Mutex::new(seen),
+            seen: Mutex::new(Seen::new(seen)),
         }));
         Ok((connector, warnings))
     }
@@ -104,26 +104,24 @@ impl Connector {
     }
 
     /// Reads the files again if any has changed; true if the new ones are now in use. On an error,
-    /// told once for each change, the old ones stay. The system's store is read only at start.
+    /// told once for each change, the old ones stay and it is tried again. The system's store is read only at start.
     pub(crate) fn refresh(&self) -> Result<bool, String> {
         let mut seen = match self.0.seen.try_lock() {
             Ok(seen) => seen,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Ok(false),
         };
-        let stamps = Stamps::of(&files_of(&self.0.settings));
-        if *seen == stamps {
-            return Ok(false);
-        }
-        *seen = stamps;
-        let material = read(&self.0.settings, &mut Vec::new());
-        let material = material.map_err(|problems| kept_old(&problems))?;
-        *self
-            .0
-            .current
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = material;
-        Ok(true)
+        let shared = &self.0;
+        seen.refresh(&files_of(&shared.settings), || {
+            let material = read(&shared.settings, &mut Vec::new());
+            let material = material.map_err(|problems| kept_old(&problems))?;
+            let mut current = shared
+                .current
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            *current = material;
+            Ok(())
+        })
     }
 }
 

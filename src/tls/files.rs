@@ -1,45 +1,68 @@
 //! Files of keys and certificates: reading them, and noticing that they have changed.
 //! What is in them is `keys` and `verify`.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use openssl::x509::X509;
 use zeroize::Zeroizing;
 
 use super::error::{Problem, openssl_reason};
-use crate::system::keeper;
+use crate::system::files::{self, Stamp};
+
+/// Largest file, in bytes: bundles of all public authorities have less than a tenth of it.
+const MOST: u64 = 64 * 1024 * 1024;
 
 /// What a set of files looked like at one moment; equal as long as none was changed or replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stamps(Vec<Option<Stamp>>);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    /// Catches a file rewritten in place within the clock's grain, and `touch -r`.
-    changed: (i64, i64),
-}
-
 impl Stamps {
     /// Takes the stamps of `paths`, following links; a file that is not there has none.
     pub(super) fn of(paths: &[PathBuf]) -> Stamps {
-        Stamps(paths.iter().map(|path| stamp(path)).collect())
+        Stamps(paths.iter().map(|path| Stamp::of(path)).collect())
     }
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
-    let data = keeper::metadata(path).ok()?;
-    Some(Stamp {
-        device: data.dev(),
-        inode: data.ino(),
-        size: data.size(),
-        modified: (data.mtime(), data.mtime_nsec()),
-        changed: (data.ctime(), data.ctime_nsec()),
-    })
+/// How far changes of a set of files have been followed.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// As they were when what is in use was read.
+    used: Stamps,
+    /// As they were when that failed last, and why.
+    failed: Option<(Stamps, String)>,
+}
+
+impl Seen {
+    /// What is in use was read from files with these stamps.
+    pub(super) fn new(used: Stamps) -> Seen {
+        Seen { used, failed: None }
+    }
+
+    /// Calls `take` if the files have changed since it succeeded last; whether it was and did. A failure may
+    /// be the system's, without a descriptor say, so that it is tried again, but told once.
+    pub(super) fn refresh(
+        &mut self,
+        paths: &[PathBuf],
+        take: impl FnOnce() -> Result<(), String>,
+    ) -> Result<bool, String> {
+        let now = Stamps::of(paths);
+        if self.used == now {
+            self.failed = None;
+            return Ok(false);
+        }
+        let Err(error) = take() else {
+            *self = Seen::new(now);
+            return Ok(true);
+        };
+        let failed = Some((now, error.clone()));
+        match self.failed == failed {
+            true => Ok(false),
+            false => {
+                self.failed = failed;
+                Err(error)
+            }
+        }
+    }
 }
 
 /// Reads a whole file; it is wiped from memory afterwards.
@@ -48,7 +71,7 @@ pub(super) fn read(
     entry: usize,
     path: &Path,
 ) -> Result<Zeroizing<Vec<u8>>, Problem> {
-    match keeper::read(path) {
+    match files::read(path, MOST) {
         Ok(bytes) => Ok(Zeroizing::new(bytes)),
         Err(error) => Err(Problem::at(
             directive,
@@ -81,5 +104,27 @@ pub(super) fn read_certificates(
                 openssl_reason(&error)
             ),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_read_is_tried_again_and_told_once() {
+        let path = std::env::temp_dir().join(format!("postern-seen-{}", std::process::id()));
+        let paths = [path.clone()];
+        std::fs::write(&path, "old").expect("a file");
+        let mut seen = Seen::new(Stamps::of(&paths));
+        let mut refresh =
+            |result: Result<(), &str>| seen.refresh(&paths, || result.map_err(str::to_owned));
+        assert_eq!(refresh(Err("it has not changed")), Ok(false));
+        std::fs::write(&path, "newer").expect("a file");
+        assert_eq!(refresh(Err("no file left")), Err("no file left".into()));
+        assert_eq!(refresh(Err("no file left")), Ok(false));
+        assert_eq!(refresh(Ok(())), Ok(true));
+        assert_eq!(refresh(Err("it has not changed")), Ok(false));
+        std::fs::remove_file(&path).expect("the file goes");
     }
 }
