@@ -5,7 +5,7 @@
 //! Every host is asked at the start, again until it has answered, and then now and then. The list is what
 //! those have in common that have answered at any time; a reload forgets nothing (`known`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
@@ -42,6 +42,12 @@ impl Learned {
         is_new
     }
 }
+
+/// Most items that clients are told, each once: a host can say thousands, and the same one again and again.
+const MOST: usize = 100;
+
+/// Longest item that they are told, in bytes.
+const LONGEST: usize = 255;
 
 /// When the hosts of each backend have answered last.
 type Answered = HashMap<(String, SocketAddr), Instant>;
@@ -151,11 +157,17 @@ pub(crate) fn common(lists: &[Vec<String>], may_be_told: fn(&str) -> bool) -> Ve
             .iter()
             .all(|list| list.iter().any(|other| other.eq_ignore_ascii_case(item)))
     };
+    let is_text = |item: &&String| {
+        item.len() <= LONGEST && item.bytes().all(|byte| (b' '..0x7f).contains(&byte))
+    };
+    let mut told = HashSet::new();
     first
         .iter()
-        .filter(|item| item.bytes().all(|byte| (b' '..0x7f).contains(&byte)) && in_all(item))
+        .filter(is_text)
         .map(|item| item.to_ascii_uppercase())
-        .filter(|item| may_be_told(item))
+        .filter(|item| may_be_told(item) && told.insert(item.clone()))
+        .take(MOST)
+        .filter(|item| in_all(item))
         .collect()
 }
 
@@ -170,5 +182,16 @@ mod tests {
         assert_eq!(common(&lists, |_| true), ["B", "C"]);
         assert_eq!(common(&lists, |item| item != "B"), ["C"]);
         assert!(common(&[], |_| true).is_empty());
+    }
+
+    #[test]
+    fn a_host_that_says_too_much_is_told_of_within_bounds() {
+        let again = vec!["A".to_owned(); 30_000];
+        let many: Vec<String> = (0..30_000).map(|number| format!("A {number}")).collect();
+        assert_eq!(common(&[again.clone(), again], |_| true), ["A"]);
+        let began = Instant::now();
+        assert_eq!(common(&[many.clone(), many], |_| true).len(), MOST);
+        assert!(began.elapsed().as_secs() < 2, "{:?}", began.elapsed());
+        assert!(common(&[vec!["A".repeat(LONGEST + 1)]], |_| true).is_empty());
     }
 }
