@@ -95,6 +95,28 @@ fn echoes(protocol: &'static str) -> impl Fn(&mut Talk) -> io::Result<()> {
 }
 
 #[test]
+fn a_backend_that_says_thousands_of_lines_is_shown_as_far_as_a_login_goes() {
+    let backend = Peer::start(|talk: &mut Talk| {
+        talk.say("* OK ready")?;
+        talk.line()?;
+        talk.say(&"* \r\n".repeat(10_000))?;
+        talk.say("x NO no")
+    });
+    let postern = Postern::start(&format!(
+        "[postern]\nerror_log = stderr debug\n[server imap]\nprotocol = imap\n\
+         listen = 127.0.0.1:0\nauth = passthrough\n[backend office]\nhosts = {}\n",
+        backend.address()
+    ));
+    let (mut client, _) = LineClient::greeted(postern.address("imap"));
+    // Each line that is shown is searched for all forms of it.
+    let password: String = (0..200).map(|word| format!("word{word}")).collect();
+    client.send(&format!("x LOGIN {LOGIN} {password}"));
+    client.line();
+    let shown = postern.count("received from upstream");
+    assert!((3..200).contains(&shown), "{shown}");
+}
+
+#[test]
 fn what_a_backend_says_back_of_a_password_is_blotted_out() {
     for protocol in PROTOCOLS {
         for mechanism in ["auto", "plain", "login", "xoauth2"] {

@@ -58,10 +58,16 @@ pub(crate) enum Origin {
     Ourselves,
 }
 
+/// Lines of one host that the watcher is shown: each is searched for the login's secrets, and a host can send
+/// thousands of empty ones.
+const SHOWN_LINES: usize = 128;
+
 /// A connection to a backend, until its relay.
 pub(crate) struct BackendConn<'a> {
     conn: Conn,
     dial: Dial<'a>,
+    /// How many lines it has sent.
+    lines: usize,
     /// What its answers have taken so far, in bytes.
     total: usize,
     /// It can hear a goodbye: it has welcomed us, and the connection works.
@@ -86,6 +92,7 @@ impl<'a> Dial<'a> {
         let mut backend = BackendConn {
             conn: Conn::new(Arc::new(self.open_socket()?), BACKEND_LINE),
             dial: self,
+            lines: 0,
             total: 0,
             hears_goodbye: false,
             has_credentials: false,
@@ -266,7 +273,8 @@ impl BackendConn<'_> {
         }
         let line = self.conn.buffered()[..length].to_vec();
         self.conn.consume(length);
-        if let Some(watcher) = self.dial.watcher {
+        self.lines += 1;
+        if let Some(watcher) = self.dial.watcher.filter(|_| self.lines <= SHOWN_LINES) {
             watcher.received(&line);
         }
         Ok(line)
