@@ -418,6 +418,41 @@ fn control_characters_of_a_backend_reach_no_client() {
 }
 
 #[test]
+fn who_asked_for_an_older_configuration_asks_no_further_hosts() {
+    let may_greet = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&may_greet);
+    let slow = Peer::start(move |talk: &mut Talk| {
+        while !told.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        talk.say("* BYE")
+    });
+    let gone = offering("imap", "IMAP4rev1 IDLE".to_owned());
+    let new = offering("imap", "IMAP4rev1 MOVE".to_owned());
+    let port = free_port();
+    let ini = |hosts: [std::net::SocketAddr; 2]| {
+        format!(
+            "[server imap]\nprotocol = imap\nlisten = 127.0.0.1:{port}\n[routes]\nroute = * b0\n\
+             [backend b0]\nhosts = {}\n[backend b1]\nhosts = {}\n",
+            hosts[0], hosts[1]
+        )
+    };
+    let postern = Postern::start(&ini([slow.address(), gone.address()]));
+    wait::until_true("the first host is asked", PATIENCE, || slow.accepted() == 1);
+    let changed = ini([new.address(), new.address()]);
+    postern.folder().write("postern.ini", &changed);
+    postern.signal(Signal::SIGHUP);
+    postern.wait_for_log("the configuration was read anew");
+    wait::until_true("the new host is asked", PATIENCE, || new.accepted() == 2);
+    may_greet.store(true, Ordering::SeqCst);
+    wait::until_true("the first host is left", PATIENCE, || slow.open() == 0);
+    // It would be next, and at once.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(gone.accepted(), 0);
+    assert!(capabilities(&postern, "imap").contains(&"MOVE".to_owned()));
+}
+
+#[test]
 fn a_reload_asks_again() {
     let has_more = Arc::new(AtomicBool::new(false));
     let more = Arc::clone(&has_more);

@@ -87,7 +87,7 @@ fn run(asker: &Asker, visits: &Weak<Visits>) {
     while let Some(learned) = asker.learned.upgrade() {
         let mut complete = true;
         for backend in asker.router.backends() {
-            complete &= asker.ask(backend, &mut answered);
+            complete &= asker.ask(backend, &mut answered, visits);
         }
         asker.settle(&learned);
         drop(learned);
@@ -98,8 +98,10 @@ fn run(asker: &Asker, visits: &Weak<Visits>) {
 }
 
 impl Asker {
-    /// Asks the hosts of a backend that have not answered lately; whether all have now.
-    fn ask(&self, backend: &Backend, answered: &mut Answered) -> bool {
+    /// Asks the hosts of a backend that have not answered lately; whether all have now. It stops when the
+    /// visits are over: what is known of the backend is that of the next configuration then, whose hosts may
+    /// be others.
+    fn ask(&self, backend: &Backend, answered: &mut Answered, visits: &Weak<Visits>) -> bool {
         let purpose = self.visitor.purpose;
         if backend.conf.hosts(purpose.protocol).is_empty() {
             return true;
@@ -109,10 +111,16 @@ impl Asker {
             return false;
         };
         let addresses: Vec<_> = hosts.iter().map(|host| host.address).collect();
+        if visits.strong_count() == 0 {
+            return false;
+        }
         backend.known.offers.keep_only(purpose, &addresses);
         answered.retain(|_, at| at.elapsed() < REFRESH);
         let mut complete = true;
         for host in &hosts {
+            if visits.strong_count() == 0 {
+                return false;
+            }
             let key = (backend.conf.name.clone(), host.address);
             if answered.contains_key(&key) {
                 continue;
