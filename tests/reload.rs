@@ -256,6 +256,29 @@ fn a_port_moves_from_one_address_to_all_and_back_without_refusing_anybody() {
 }
 
 #[test]
+fn after_a_reload_that_failed_nobody_else_gets_the_address() {
+    let auth = AuthServer::start(|_| Answer::refuse("no"));
+    let port = free_port();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken_port = taken.local_addr().expect("bound").port();
+    let one = imap("imap", port, &auth, "");
+    let all = one.replace("127.0.0.1:", "0.0.0.0:");
+    let postern = Postern::start(&all);
+    let after = format!("{one}{}", imap("other", taken_port, &auth, ""));
+    reload(&postern, &after, "the old one stays in use");
+    let other = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let other = other.expect("a socket");
+    other.set_reuse_address(true).expect("a flag");
+    other.set_reuse_port(true).expect("a flag");
+    let address: std::net::SocketAddr = ([127, 0, 0, 2], port).into();
+    let bound = other.bind(&address.into()).and_then(|()| other.listen(1));
+    let error = bound.expect_err("it is taken");
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    assert!(capability(port).starts_with("* CAPABILITY"));
+    postern.stop();
+}
+
+#[test]
 fn a_listener_that_cannot_be_opened_costs_none_of_those_that_are() {
     let backend = Peer::start(imap_server);
     let address = backend.address();

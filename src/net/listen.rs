@@ -72,11 +72,16 @@ impl Listener {
                 if others.is_empty() {
                     return Err(error);
                 }
-                for other in others {
+                for other in &others {
                     other.set_reuse_port(true)?;
                 }
-                let bound = Listener::bind_alone(listen, Beside::OfOurs)?;
-                // Another process that wants the address is to hear that it is taken.
+                let bound = Listener::bind_alone(listen, Beside::OfOurs);
+                // Another process that wants the address is to hear that it is taken, also where the old
+                // ones stay after all.
+                for other in &others {
+                    other.set_reuse_port(false)?;
+                }
+                let bound = bound?;
                 bound.socket.set_reuse_port(false)?;
                 Ok(bound)
             }
