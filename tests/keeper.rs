@@ -351,7 +351,8 @@ fn a_late_answer_is_not_taken_for_that_to_another_question() {
     postern.signal(Signal::SIGUSR1);
     // It waits no longer than for a slow file system, and goes on with the file that it has.
     postern.wait_for_log("cannot open log file");
-    assert_eq!(postern.count("the keeper does not answer"), 1);
+    let told = postern.count("the keeper does not answer");
+    assert_eq!(told, 1, "{}", postern.log());
     kill(keeper, Signal::SIGCONT).expect("it is there");
     // The log that it opens now is no configuration.
     reload(&postern, &ini, READ_ANEW);

@@ -183,12 +183,24 @@ impl Keeper {
         let mut request = vec![kind.byte()];
         request.extend_from_slice(&self.last.to_ne_bytes());
         request.extend_from_slice(what);
-        send(&self.socket, &request, SendFlags::NOSIGNAL).map_err(|error| told(error.into()))?;
-        // An answer that came too late for an earlier request may stand in front of ours.
         let end = Instant::now() + ANSWER;
+        // A call with a time limit is not gone on with behind a signal (signal(7)), and there are some: the
+        // keeper's own changes of state among them.
+        let is_signal = |error: &io::Error| error.kind() == io::ErrorKind::Interrupted;
+        loop {
+            match send(&self.socket, &request, SendFlags::NOSIGNAL).map_err(io::Error::from) {
+                Ok(_) => break,
+                Err(error) if is_signal(&error) && Instant::now() < end => {}
+                Err(error) => return Err(told(error)),
+            }
+        }
+        // An answer that came too late for an earlier request may stand in front of ours.
         while Instant::now() < end {
             let gone = || io::Error::other("the keeper is gone");
-            let received = receive(self.socket.as_fd()).map_err(told)?;
+            let received = match receive(self.socket.as_fd()) {
+                Err(error) if is_signal(&error) => continue,
+                received => received.map_err(told)?,
+            };
             match received.ok_or_else(gone)? {
                 (number, answer) if number == self.last => {
                     let without = || io::Error::other("the keeper sent no descriptor");
