@@ -421,8 +421,9 @@ impl Process {
     /// Nobody comes in any more; who is not logged in is sent away.
     fn close_door(&mut self) {
         self.tell(|_| service_manager::stopping());
-        self.runtime.admission.stop();
+        // First: who is not accepted waits in a socket that the next process may take over.
         self.fronts.close();
+        self.runtime.admission.stop();
         for entry in self.runtime.live.all() {
             if !entry.is_relayed() {
                 self.runtime.end(&entry, Ending::Stop);

@@ -243,6 +243,7 @@ impl Fronts {
 
     /// Ends accepting. Sockets go with it, unless somebody else holds them.
     pub(crate) fn close(&mut self) {
+        self.open.iter().for_each(|front| front.bell.end());
         for front in self.open.drain(..) {
             front.close();
         }

@@ -86,7 +86,8 @@ fn read_mail(address: SocketAddr, from: &str, user: &str) {
 }
 
 /// Logs in and sends, from this address of loopback.
-fn send_mail(address: SocketAddr, from: &str) {
+fn send_mail(postern: &Postern, postfix: &Postfix, from: &str) {
+    let address = postern.address("submission");
     let said = swaks(&[
         "--server",
         &address.to_string(),
@@ -103,7 +104,9 @@ fn send_mail(address: SocketAddr, from: &str) {
         "--auth-password",
         "secret",
     ]);
-    assert!(said.success, "{}", said.everything());
+    let everything = said.everything();
+    let log = fs::read_to_string(&postfix.log).unwrap_or_default();
+    assert!(said.success, "{everything}\n{}\n{log}", postern.log());
 }
 
 /// Dovecot with these lines of a text, and the socket at which Postfix asks it.
@@ -144,7 +147,7 @@ fn the_small_office_of_the_readme_knows_the_clients_on_both_sides() {
     read_mail(postern.address("imap"), "127.0.0.9", "office");
     let line = wait_for_line(&dovecot.log, "imap-login: Info: Login: user=<office>");
     assert!(line.contains("rip=127.0.0.9,"), "{line}");
-    send_mail(postern.address("submission"), "127.0.0.9");
+    send_mail(&postern, &postfix, "127.0.0.9");
     wait_for_line(&postfix.log, "postern/smtpd");
     wait_for_line(&postfix.log, "connect from unknown[127.0.0.9]");
 }
@@ -262,7 +265,7 @@ fn postfix_behind() {
             (SHOWN_FINGERPRINT, &pin),
         ],
     ));
-    send_mail(postern.address("submission"), "127.0.0.9");
+    send_mail(&postern, &postfix, "127.0.0.9");
     let line = wait_for_line(&postfix.log, "sasl_username=alice");
     assert!(line.contains("submission/smtpd"), "{line}");
     assert!(line.contains("[127.0.0.9]"), "{line}");

@@ -94,6 +94,8 @@ impl OfKeeper {
     fn new(user: &User, group: Gid, file: &Path) -> OfKeeper {
         let served = Served::new(user, group);
         let all = guarded::open_trusted(&absolute(file), &served).err();
+        // One that is only about to be written can still get a good place.
+        let all = all.filter(|refusal| matches!(refusal, Refusal::Writable(_)));
         OfKeeper { served, all }
     }
 

@@ -45,7 +45,6 @@ pub(super) fn translate(tree: &mut Tree, losses: &mut Losses) -> Result<Document
         header,
         sections,
         footer,
-        product: around.product(),
     };
     document.sections.extend(servers);
     lose_servers(&mut document, losses);
@@ -159,17 +158,6 @@ fn process(tree: &Tree, around: &Surroundings, losses: &mut Losses) -> Section {
     }
     section.entries.extend(limits::sessions(tree, around));
     add_process_defaults(&mut section, around);
-    for entry in section
-        .entries
-        .iter_mut()
-        .filter(|entry| entry.key == "user")
-    {
-        entry.comments.push(format!(
-            "# {} reads keys and opens logs as root at each reload, Postern does so as this user: `postern \
-             check` names the files that it may not.",
-            around.product()
-        ));
-    }
     section
 }
 

@@ -39,7 +39,7 @@ pub(super) fn settle(
         let mut remarks = Vec::new();
         let complaints = match config::parse(&text, Path::new(FILE)) {
             Ok(config) => {
-                remarks = remarks_of(&config, document.product);
+                remarks = remarks_of(&config);
                 complaints_about_tls(&config, document)
             }
             Err(mistakes) => mistakes
@@ -61,20 +61,13 @@ pub(super) fn settle(
     Err("too much of it is wrong".to_owned())
 }
 
-/// Our parser's warnings, without the name of a file that is not there, and why they may be new to whoever
-/// moves in.
-fn remarks_of(config: &Config, product: &str) -> Vec<String> {
+/// Our parser's warnings, without the name of a file that is not there.
+fn remarks_of(config: &Config) -> Vec<String> {
     let file = format!("{FILE}:");
     let warnings = config.warnings.iter();
-    let mut remarks: Vec<String> = warnings
+    warnings
         .map(|warning| format!("line {}", warning.strip_prefix(&file).unwrap_or(warning)))
-        .collect();
-    if let Some(user) = config.process.user.as_ref().filter(|_| !remarks.is_empty()) {
-        remarks.push(format!(
-            "{product} reads keys and opens logs as root at each reload, Postern does so as {user}"
-        ));
-    }
-    remarks
+        .collect()
 }
 
 /// Where the text has the mistake, and what to say about it.

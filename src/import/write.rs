@@ -14,8 +14,6 @@ pub(super) struct Document {
     pub(super) sections: Vec<Section>,
     /// Comments below everything.
     pub(super) footer: Vec<String>,
-    /// The program whose configuration it was.
-    pub(super) product: &'static str,
 }
 
 /// One `[section]`.

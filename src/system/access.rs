@@ -7,7 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
-use nix::unistd::{Gid, Uid, User, getgrouplist, setfsgid, setfsuid, setgroups};
+use nix::unistd::{Gid, Uid, User, getgrouplist, setfsgid, setfsuid};
+use rustix::thread::set_thread_groups;
 
 /// What the user is to be able to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,24 +29,20 @@ pub(crate) fn denied(user: &User, group: Gid, wishes: &[Wish]) -> Vec<usize> {
         .ok()
         .and_then(|name| getgrouplist(&name, group).ok())
         .unwrap_or_else(|| vec![group]);
-    // Root's own groups would open what the user's do not.
-    if setgroups(&[]).is_err() {
-        return Vec::new();
-    }
     let ask = || {
-        setfsuid(user.uid);
-        let mut denied = Vec::new();
-        for (place, wish) in wishes.iter().enumerate() {
-            // One group at a time: all at once would be the whole process's.
-            let may = groups.iter().any(|group| {
-                setfsgid(*group);
-                !is_denied(wish)
-            });
-            if !may {
-                denied.push(place);
-            }
+        // Root's own groups would open what the user's do not. The C library's call would be the whole
+        // process's.
+        let groups = groups
+            .iter()
+            .map(|group| rustix::fs::Gid::from_raw(group.as_raw()));
+        if set_thread_groups(&groups.collect::<Vec<_>>()).is_err() {
+            return Vec::new();
         }
-        denied
+        setfsgid(group);
+        setfsuid(user.uid);
+        let wishes = wishes.iter().enumerate();
+        let denied = wishes.filter(|(_, wish)| is_denied(wish));
+        denied.map(|(place, _)| place).collect()
     };
     // Its name is the thread's alone, and goes with it.
     std::thread::scope(|scope| scope.spawn(ask).join()).unwrap_or_default()

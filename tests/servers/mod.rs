@@ -16,7 +16,7 @@ use crate::common::process::Process;
 use crate::common::wait;
 
 /// How long a server may take until it listens.
-const START: Duration = Duration::from_secs(20);
+pub(crate) const START: Duration = Duration::from_secs(20);
 
 /// An address on 127.0.0.1.
 pub(crate) fn local(port: u16) -> SocketAddr {

@@ -10,11 +10,12 @@ use std::sync::OnceLock;
 use nix::unistd::{Group, Uid, User, chown};
 
 use super::dovecot::{self, Dovecot};
-use super::{certificate, fill, local, wait_until_listening};
+use super::{START, certificate, fill, local, wait_until_listening};
 use crate::common::ports::free_port;
 use crate::common::process::Process;
 use crate::common::temp::TempDir;
 use crate::common::tools::run;
+use crate::common::wait;
 
 /// A running Postfix.
 pub(crate) struct Postfix {
@@ -59,18 +60,34 @@ impl Postfix {
         let folder = TempDir::new("postfix");
         let pair = certificate::make(folder.path());
         make_queue(folder.path());
-        let ports: Vec<u16> = (0..6).map(|_| free_port()).collect();
+        let mut ports: Vec<u16> = (0..6).map(|_| free_port()).collect();
         let values = values(&folder, dovecot, &pair, &ports);
         let etc = folder.path().join("etc");
         fs::create_dir(&etc).expect("the folder is ours");
         let main = format!("{}\n{main}", fill(include_str!("main.cf"), &values));
         let master = format!("{}\n{master}", fill(include_str!("master.cf"), &values));
         folder.write("etc/main.cf", main);
-        folder.write("etc/master.cf", master);
+        folder.write("etc/master.cf", &master);
         let log = folder.path().join("mail.log");
         let program = format!("{}/master", daemon_directory());
         let arguments = ["-c".as_ref(), etc.as_os_str(), "-s".as_ref()];
         let mut process = Process::start_silent(&program, arguments);
+        // Its last words, if it cannot have a port, come after it has opened those before.
+        let lines = master
+            .lines()
+            .filter_map(|line| line.strip_prefix("127.0.0.1:"));
+        let further = lines.filter_map(|line| line.split_once(' ')?.0.parse::<u16>().ok());
+        ports.extend(
+            further
+                .filter(|port| !ports.contains(port))
+                .collect::<Vec<_>>(),
+        );
+        // Its log has one reader, which logs too: when all services have something to say before it is there,
+        // its socket is full, and all wait for each other.
+        wait_until_listening(&mut process, &ports[..1], &log);
+        wait::until_true("Postfix logs", START, || {
+            fs::metadata(&log).is_ok_and(|log| log.len() > 0)
+        });
         wait_until_listening(&mut process, &ports, &log);
         Postfix {
             smtp: local(ports[0]),

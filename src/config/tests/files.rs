@@ -124,7 +124,7 @@ fn what_the_keeper_opens_is_not_warned_of() {
     fs::create_dir(folder.0.join("his/logs")).expect("a folder");
     let ini = format!(
         "[postern]\nuser = nobody\npid = pid\nerror_log = log info\nerror_log = his/logs/log info\n\
-         {SERVER}[backend office]\nhosts = 127.0.0.1\n[routes]\nmap = map\nmap = his/map\n"
+         {SERVER}[backend office]\nhosts = 192.0.2.1\n[routes]\nmap = map\nmap = his/map\n"
     );
     let warned = |of: &Path| -> Vec<String> {
         let config = load(of).expect("it can be used");
