@@ -96,6 +96,23 @@ impl Listener {
             Beside::OfOurs => keeper::Kind::BindBeside,
         };
         let socket = keeper::or_bound(bound, kind, &listen.address.to_string())?;
+        Self::open(socket, listen, service_manager::listens())
+    }
+
+    /// Takes over a socket that was opened for us, if it is one that this line asks for; otherwise gives it
+    /// back.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn adopt(listen: &Listen, socket: Socket) -> io::Result<Result<Self, Socket>> {
+        if !is_asked_for(&socket, listen) {
+            return Ok(Err(socket));
+        }
+        Self::open(socket, listen, true).map(Ok)
+    }
+
+    /// Listens, and notes that it is ours.
+    fn open(socket: Socket, listen: &Listen, outlives_us: bool) -> io::Result<Self> {
         // What is accepted inherits them; the window scale must be known before listen.
         if let Some(size) = listen.rcvbuf {
             socket.set_recv_buffer_size(size)?;
@@ -108,34 +125,6 @@ impl Listener {
         }
         socket.listen(listen.backlog)?;
         socket.set_nonblocking(true)?;
-        Ok(Self::open(socket, listen, service_manager::listens()))
-    }
-
-    /// Takes over a socket that was opened for us, if it is one that this line asks for; otherwise gives it
-    /// back.
-    ///
-    /// # Errors
-    /// The system's.
-    pub(crate) fn adopt(listen: &Listen, socket: Socket) -> io::Result<Result<Self, Socket>> {
-        if !is_asked_for(&socket, listen) {
-            return Ok(Err(socket));
-        }
-        if let Some(size) = listen.rcvbuf {
-            socket.set_recv_buffer_size(size)?;
-        }
-        if let Some(size) = listen.sndbuf {
-            socket.set_send_buffer_size(size)?;
-        }
-        if listen.address.port().is_some() {
-            socket.set_tcp_nodelay(true)?;
-        }
-        socket.listen(listen.backlog)?;
-        socket.set_nonblocking(true)?;
-        Ok(Ok(Self::open(socket, listen, true)))
-    }
-
-    /// Notes that it is ours.
-    fn open(socket: Socket, listen: &Listen, outlives_us: bool) -> Self {
         let listener = Self {
             socket,
             listen: listen.clone(),
@@ -145,7 +134,7 @@ impl Listener {
             let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
             open.push((address, listen.clone()));
         }
-        listener
+        Ok(listener)
     }
 
     /// Removes the file of a Unix socket: it is not to be used again.
