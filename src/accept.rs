@@ -2,7 +2,7 @@
 //! client, and they never shut a listener down, which somebody else may hold as well.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -134,18 +134,22 @@ impl AcceptLoop {
         let mut shortage = Shortage::default();
         while let Some(is_there) = self.wait(shortage.patience(), &refusals) {
             if shortage.sheds_now() {
-                self.runtime.make_room_now(&self.runtime.admission.shed());
-            }
-            if shortage.is_over() {
-                self.log(Severity::Notice, "accepting connections again", None);
+                let leaving = self.runtime.admission.shed();
+                self.runtime.make_room_now(&leaving);
+                // Those who have come last may not sleep yet.
+                if leaving.is_empty() && self.are_few_left() {
+                    shortage.is_near();
+                }
             }
             // Without descriptors accept() fails even where nobody comes.
             if !is_there {
+                self.note_recovery(&mut shortage);
                 continue;
             }
             match self.listener.accept() {
                 Ok((socket, peer)) => {
-                    let is_scarce = is_one_of_the_last(&socket);
+                    self.note_recovery(&mut shortage);
+                    let is_scarce = is_one_of_the_last(socket.as_raw_fd());
                     self.let_in(socket, peer, &refusals);
                     if is_scarce {
                         shortage.is_near();
@@ -266,6 +270,22 @@ impl AcceptLoop {
         }
     }
 
+    /// Says that a shortage is over, once there has been none for a while.
+    fn note_recovery(&self, shortage: &mut Shortage) {
+        if shortage.is_over() {
+            self.log(Severity::Notice, "accepting connections again", None);
+        }
+    }
+
+    /// Whether the next descriptor would be one of the last, or there is none.
+    fn are_few_left(&self) -> bool {
+        self.bell
+            .wake
+            .as_fd()
+            .try_clone_to_owned()
+            .map_or(true, |copy| is_one_of_the_last(copy.as_raw_fd()))
+    }
+
     fn log(&self, severity: Severity, text: &str, error: Option<&io::Error>) {
         self.log.write(severity, file!(), text, error, None);
     }
@@ -327,8 +347,8 @@ impl Shortage {
 }
 
 /// Whether few descriptors are left: the system gives the lowest number that is free.
-fn is_one_of_the_last(socket: &socket2::Socket) -> bool {
-    let number = u64::try_from(socket.as_raw_fd()).unwrap_or(0);
+fn is_one_of_the_last(descriptor: RawFd) -> bool {
+    let number = u64::try_from(descriptor).unwrap_or(0);
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
     number + FOR_LOGINS >= limit
 }
