@@ -21,11 +21,12 @@ use std::time::{Duration, Instant};
 
 use crate::net::address::{Address, LimitKey};
 use crate::net::client_conn::ClientWait;
+use crate::system::threads::{Job, Seat};
 use sleepers::Sleepers;
 pub(crate) use sleepers::SleepsFor;
 use slots::Slots;
 use turns::Turns;
-use workers::Workers;
+use workers::{FEWEST, IDLE, Workers};
 
 /// A session beyond `max_prelogin_per_ip` that has been silent for that long is sent away. One that is
 /// not lets the limit be exceeded: the next to be cut would be the one nearest to its login.
@@ -54,9 +55,6 @@ pub(crate) struct Limits {
     /// `send_timeout`
     pub send_timeout: Duration,
 }
-
-/// What is done in one turn of a session.
-pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
 /// The door and the workers behind it.
 #[derive(Debug)]
@@ -120,7 +118,7 @@ impl Admission {
     /// Nobody is inside, and a few workers wait.
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
         let waits = ClientWait::new(limits.client_wait, limits.send_timeout);
-        Arc::new(Self {
+        let admission = Arc::new(Self {
             state: Mutex::new(State {
                 limits,
                 sessions: 0,
@@ -136,7 +134,13 @@ impl Admission {
             end: Condvar::new(),
             numbers: AtomicU64::new(1),
             waits: Arc::new(waits),
-        })
+        });
+        for started in 0..FEWEST {
+            let works = Arc::clone(&admission);
+            let work = move || works.work();
+            admission.lock().workers.start_if_needed(started + 1, work);
+        }
+        admission
     }
 
     /// Other limits from now on; who is inside stays.
@@ -205,8 +209,8 @@ impl Admission {
         self.lock().forget_leaving(number);
     }
 
-    /// What is due now and then: names the sessions that are to make room, lets workers go that are not
-    /// needed, and says when it is to be asked again, if at all.
+    /// What is due now and then: names the sessions that are to make room, and says when it is to be asked
+    /// again, if at all.
     pub(crate) fn look_round(&self) -> (Vec<u64>, Option<Duration>) {
         let mut state = self.lock();
         let addresses: Vec<_> = state.exceeded.iter().copied().collect();
@@ -214,38 +218,60 @@ impl Admission {
         for address in addresses {
             make_room.extend(std::iter::from_fn(|| state.silent_beyond_limit(address)));
         }
-        let crowd = (!state.exceeded.is_empty()).then_some(LOOK);
-        let workers = state.workers.shrink();
-        let again = [crowd, workers].into_iter().flatten().min();
+        let again = (!state.exceeded.is_empty()).then_some(LOOK);
         (make_room, again)
     }
 
-    /// Queues a turn of the session in this place. Whether there are workers to let go later
-    /// (`look_round`).
-    pub(crate) fn queue(self: &Arc<Self>, turn: Turn, job: Job) -> bool {
-        let admission = Arc::clone(self);
+    /// Queues a turn of the session in this place; a worker that waits has it at once.
+    pub(crate) fn queue(self: &Arc<Self>, turn: Turn, job: Job) {
         let mut state = self.lock();
+        if state.turns.len() == 0
+            && let Some(seat) = state.workers.call()
+        {
+            self.note_crowd(&state);
+            drop(state);
+            return seat.give(job);
+        }
         state.turns.push(turn.number_of_turns, turn.address, job);
         let queued = state.turns.len();
-        state.workers.run(queued, move || admission.work());
+        let admission = Arc::clone(self);
+        let work = move || admission.work();
+        state.workers.start_if_needed(queued, work);
         self.note_crowd(&state);
-        state.workers.are_many()
     }
 
-    /// One turn, on a worker: of whoever is next, which need not be the one that was queued last.
+    /// What a worker does: one turn after another, each of whoever is next.
     fn work(&self) {
+        let seat = Seat::of_this_thread();
         let mut state = self.lock();
-        state.workers.begin();
-        let job = state.turns.pop();
-        self.note_crowd(&state);
-        drop(state);
-        if let Some(job) = job {
+        loop {
+            let job = state.turns.pop();
+            match &job {
+                Some(_) => state.workers.begin(),
+                None => state.workers.sit(&seat),
+            }
+            self.note_crowd(&state);
+            drop(state);
+            let Some(job) = job.or_else(|| self.wait_for_job(&seat)) else {
+                return;
+            };
             // Whatever happens in it, the worker is free again afterwards.
             let _ = catch_unwind(AssertUnwindSafe(job));
+            state = self.lock();
+            if state.workers.end() {
+                return;
+            }
         }
-        let mut state = self.lock();
-        state.workers.end();
-        self.note_crowd(&state);
+    }
+
+    /// The next job of a worker that waits; none if it is not needed any more.
+    fn wait_for_job(&self, seat: &Arc<Seat>) -> Option<Job> {
+        loop {
+            let job = seat.wait(IDLE);
+            if job.is_some() || self.lock().workers.may_leave(seat) {
+                return job;
+            }
+        }
     }
 
     fn note_crowd(&self, state: &State) {

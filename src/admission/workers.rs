@@ -1,88 +1,130 @@
 //! The threads that work: as many as are needed, up to `workers`, and fewer again afterwards.
 //!
-//! `threadpool` runs the jobs. Its `set_num_threads` starts threads; those that wait for a job do not
-//! learn from it that they are too many (1.8), so a smaller pool takes the place of a large one, whose
-//! threads end with their last job.
+//! `threadpool` runs them. The job of each is to take one turn after another, for as long as it is needed:
+//! one that is handed a turn while it waits is woken by that alone, and the one that came last is called
+//! first.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use threadpool::ThreadPool;
 
+use crate::system::threads::{Job, Seat, leave};
+
 /// Threads that are always there.
-const FEWEST: usize = 4;
+pub(super) const FEWEST: usize = 4;
 
 /// Stack of a worker.
 const STACK: usize = 512 * 1024;
 
-/// How often it is looked whether there are too many, and how long a failed start is not repeated.
-pub(super) const LOOK: Duration = Duration::from_secs(5);
+/// One that has waited for so long is not needed.
+pub(super) const IDLE: Duration = Duration::from_secs(5);
+
+/// How long a failed start is not repeated.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// The workers of the process.
 #[derive(Debug)]
 pub(super) struct Workers {
     pool: ThreadPool,
+    /// Those that were started and have not left.
     size: usize,
     most: usize,
     busy: usize,
-    /// The most that were busy at a time since the last look.
-    peak: usize,
-    looked: Instant,
+    /// Those that wait, the last one to come at the end.
+    idle: Vec<Arc<Seat>>,
     /// The system had no more threads at this moment.
     failed: Option<Instant>,
 }
 
 impl Workers {
-    /// At most so many; a few are started.
+    /// At most so many; none is started yet.
     pub(super) fn new(most: usize) -> Self {
-        let size = FEWEST.min(most).max(1);
+        let pool = threadpool::Builder::new()
+            .num_threads(1)
+            .thread_name("worker".into())
+            .thread_stack_size(STACK)
+            .build();
         Self {
-            pool: pool(size),
-            size,
+            pool,
+            size: 0,
             most: most.max(1),
             busy: 0,
-            peak: 0,
-            looked: Instant::now(),
+            idle: Vec::new(),
             failed: None,
         }
     }
 
-    /// Runs a job for one of `queued` who wait; another thread is started if all are busy.
-    pub(super) fn run(&mut self, queued: usize, job: impl FnOnce() + Send + 'static) {
+    /// Starts another for one of `queued` turns, if all are busy and it is allowed.
+    pub(super) fn start_if_needed(
+        &mut self,
+        queued: usize,
+        work: impl Fn() + Clone + Send + 'static,
+    ) {
         // A few at a time, where threads could not be started for a while.
         for _ in 0..4 {
             if self.busy + queued > self.size && self.size < self.most {
-                self.start_another();
+                self.start(work.clone());
             }
         }
-        self.pool.execute(job);
     }
 
-    fn start_another(&mut self) {
-        if self.failed.is_some_and(|failed| failed.elapsed() < LOOK) {
+    fn start(&mut self, work: impl Fn() + Send + 'static) {
+        if self.failed.is_some_and(|failed| failed.elapsed() < AGAIN) {
             return;
         }
         let wanted = self.size + 1;
         // It panics where the system has no more threads. Then there are enough to go on.
         let started = catch_unwind(AssertUnwindSafe(|| self.pool.set_num_threads(wanted)));
-        match started {
-            Ok(()) => self.size = wanted,
-            Err(_) => {
-                self.failed = Some(Instant::now());
-                self.pool.set_num_threads(self.size);
-            }
+        if started.is_err() {
+            self.failed = Some(Instant::now());
+            return self.pool.set_num_threads(self.size.max(1));
         }
+        self.size = wanted;
+        self.pool.execute(work);
+    }
+
+    /// A worker has nothing to do.
+    pub(super) fn sit(&mut self, seat: &Arc<Seat>) {
+        self.idle.push(Arc::clone(seat));
+    }
+
+    /// The worker that is to have the next job, and is at work from now on.
+    pub(super) fn call(&mut self) -> Option<Arc<Seat>> {
+        let seat = self.idle.pop()?;
+        self.begin();
+        Some(seat)
+    }
+
+    /// A worker has waited for a while: whether it is to end. Not if a job is on its way to it.
+    pub(super) fn may_leave(&mut self, seat: &Arc<Seat>) -> bool {
+        if self.size <= FEWEST.min(self.most) || !leave(&mut self.idle, seat) {
+            return false;
+        }
+        self.leave();
+        true
     }
 
     /// A worker has begun a job.
     pub(super) fn begin(&mut self) {
         self.busy += 1;
-        self.peak = self.peak.max(self.busy);
     }
 
-    /// It has ended it.
-    pub(super) fn end(&mut self) {
+    /// It has ended it; whether it is to end as well, since there are more than allowed.
+    pub(super) fn end(&mut self) -> bool {
         self.busy -= 1;
+        let is_too_many = self.size > self.most;
+        if is_too_many {
+            self.leave();
+        }
+        is_too_many
+    }
+
+    /// The thread that says so ends: the pool lets go of it when its job is done.
+    fn leave(&mut self) {
+        self.size -= 1;
+        self.pool.set_num_threads(self.size.max(1));
     }
 
     /// Those at work.
@@ -95,51 +137,16 @@ impl Workers {
         self.most
     }
 
-    /// Whether there are more than are always there.
-    pub(super) fn are_many(&self) -> bool {
-        self.size > FEWEST
-    }
-
-    /// Another maximum from now on.
+    /// Another maximum from now on. Those beyond it that wait end at once, others after their job.
     pub(super) fn set_most(&mut self, most: usize) {
         self.most = most.max(1);
-        if self.size > self.most {
-            self.replace();
+        for _ in self.most..self.size {
+            if let Some(seat) = self.call() {
+                let nothing: Job = Box::new(|| {});
+                seat.give(nothing);
+            }
         }
     }
-
-    /// Lets threads go that were not needed lately. Returns when to look again, if there are any to let
-    /// go.
-    pub(super) fn shrink(&mut self) -> Option<Duration> {
-        let idle_since = self.looked.elapsed();
-        if let Some(left) = LOOK.checked_sub(idle_since) {
-            return self.are_many().then_some(left);
-        }
-        let enough = (2 * self.peak).max(FEWEST).min(self.most);
-        self.peak = self.busy;
-        self.looked = Instant::now();
-        if self.size > enough {
-            self.replace();
-        }
-        self.are_many().then_some(LOOK)
-    }
-
-    /// The new pool begins small and grows with need.
-    fn replace(&mut self) {
-        let size = FEWEST.min(self.most);
-        if let Ok(smaller) = catch_unwind(|| pool(size)) {
-            self.pool = smaller;
-            self.size = size;
-        }
-    }
-}
-
-fn pool(threads: usize) -> ThreadPool {
-    threadpool::Builder::new()
-        .num_threads(threads)
-        .thread_name("worker".into())
-        .thread_stack_size(STACK)
-        .build()
 }
 
 #[cfg(test)]
@@ -155,7 +162,7 @@ mod tests {
         let (release, held) = bounded::<()>(0);
         for queued in 1..=8 {
             let (began, held) = (began.clone(), held.clone());
-            workers.run(queued, move || {
+            workers.start_if_needed(queued, move || {
                 began.send(()).expect("the test listens");
                 // Ends when the test lets go.
                 let _ = held.recv();
@@ -169,29 +176,41 @@ mod tests {
         assert_eq!(workers.size, 6);
         assert!(begun.recv_timeout(Duration::from_millis(50)).is_err());
         drop(release);
-        for _ in 0..2 {
-            begun
-                .recv_timeout(Duration::from_secs(10))
-                .expect("then the others");
-        }
     }
 
     #[test]
-    fn a_smaller_pool_takes_over_and_runs_jobs() {
+    fn the_worker_that_came_last_is_called_first_and_those_below_it_may_leave() {
         let mut workers = Workers::new(64);
-        for queued in 1..=64 {
-            workers.run(queued, || {});
-        }
-        assert!(workers.size > FEWEST);
-        workers.looked = Instant::now()
-            .checked_sub(LOOK)
-            .expect("the clock runs for longer");
-        workers.shrink();
+        workers.size = FEWEST + 1;
+        let [first, last] = [Seat::of_this_thread(), Seat::of_this_thread()];
+        workers.sit(&first);
+        workers.sit(&last);
+        let called = workers.call().expect("two wait");
+        assert!(Arc::ptr_eq(&called, &last));
+        assert_eq!(workers.busy(), 1);
+        assert!(!workers.may_leave(&last), "a job is on its way to it");
+        assert!(workers.may_leave(&first));
         assert_eq!(workers.size, FEWEST);
-        let (done, is_done) = bounded(1);
-        workers.run(1, move || done.send(()).expect("the test listens"));
-        is_done
-            .recv_timeout(Duration::from_secs(10))
-            .expect("the job runs");
+        assert!(workers.call().is_none());
+        assert!(!workers.end());
+        workers.sit(&last);
+        assert!(!workers.may_leave(&last), "a few are always there");
+    }
+
+    #[test]
+    fn those_beyond_a_lower_maximum_end() {
+        let mut workers = Workers::new(3);
+        workers.size = 3;
+        let seats = [Seat::of_this_thread(), Seat::of_this_thread()];
+        workers.begin();
+        seats.iter().for_each(|seat| workers.sit(seat));
+        workers.set_most(1);
+        for seat in &seats {
+            let job = seat.wait(Duration::ZERO).expect("it is called to end");
+            job();
+            assert!(workers.end());
+        }
+        assert!(!workers.end(), "the last one stays");
+        assert_eq!(workers.size, 1);
     }
 }

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use super::Step;
 use super::hibernate::at_its_own_cost;
-use crate::admission::{Job, Turn};
+use crate::admission::Turn;
 use crate::net::address::Address;
 use crate::net::socket::Socket;
 use crate::service::Service;
+use crate::system::threads::Job;
 
 /// So long a session that is to make room may still say something.
 pub(super) const MOMENT: Duration = Duration::from_secs(1);
@@ -256,9 +257,7 @@ impl super::Runtime {
 
     /// Queues a turn of a session.
     pub(super) fn queue(&self, turn: Turn, job: Job) {
-        if self.admission.queue(turn, job) {
-            self.hibernation.look_soon();
-        }
+        self.admission.queue(turn, job);
     }
 
     /// What is due now and then; returns when it is due again.
