@@ -277,7 +277,8 @@ impl Admission {
     fn note_crowd(&self, state: &State) {
         let busy = state.workers.busy();
         let few_left = 2 * busy > state.workers.most() + 1 || busy > IN_PLACE;
-        self.waits.set_crowded(state.turns.len() > 0 || few_left);
+        let somebody_waits = state.turns.len() > 0 && !state.workers.may_grow();
+        self.waits.set_crowded(somebody_waits || few_left);
     }
 
     /// Takes a place among the logins in progress towards a backend or auth server: three quarters of

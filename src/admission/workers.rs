@@ -64,16 +64,19 @@ impl Workers {
     ) {
         // A few at a time, where threads could not be started for a while.
         for _ in 0..4 {
-            if self.busy + queued > self.size && self.size < self.most {
+            if self.busy + queued > self.size && self.may_grow() {
                 self.start(work.clone());
             }
         }
     }
 
+    /// Whether another may be started for whoever waits for a turn.
+    pub(super) fn may_grow(&self) -> bool {
+        let has_failed = self.failed.is_some_and(|failed| failed.elapsed() < AGAIN);
+        self.size < self.most && !has_failed
+    }
+
     fn start(&mut self, work: impl Fn() + Send + 'static) {
-        if self.failed.is_some_and(|failed| failed.elapsed() < AGAIN) {
-            return;
-        }
         let wanted = self.size + 1;
         // It panics where the system has no more threads. Then there are enough to go on.
         let started = catch_unwind(AssertUnwindSafe(|| self.pool.set_num_threads(wanted)));

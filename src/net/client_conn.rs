@@ -77,7 +77,7 @@ impl ClientWait {
     }
 
     /// How long to wait in place now; zero is not at all.
-    fn in_place(&self) -> Duration {
+    pub(crate) fn in_place(&self) -> Duration {
         match self.is_crowded() {
             true => Duration::ZERO,
             false => Duration::from_millis(self.in_place.load(Ordering::Relaxed)),

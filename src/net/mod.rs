@@ -12,6 +12,7 @@ mod input;
 pub(crate) mod leg;
 pub(crate) mod line;
 pub(crate) mod listen;
+pub(crate) mod pipe;
 pub(crate) mod proxy_protocol;
 mod race;
 pub(crate) mod resolve;

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{SpliceFFlags, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{SockAddr, TcpKeepalive};
 
@@ -52,6 +53,10 @@ pub(crate) struct Socket {
     write_timeout: AtomicU64,
     /// We have ended reading ourselves: an end of stream means nothing any more.
     ends_reading: AtomicBool,
+    /// We have ended writing: that is said once.
+    ends_writing: AtomicBool,
+    /// The peer has ended its stream: nothing more will come.
+    has_ended: AtomicBool,
     /// A read has failed: the kernel tells that once, and an end of stream afterwards.
     is_broken: AtomicBool,
     /// Whether it is known to the epoll instance of those who wait without a thread.
@@ -83,6 +88,8 @@ impl Socket {
             read_timeout: AtomicU64::new(0),
             write_timeout: AtomicU64::new(0),
             ends_reading: AtomicBool::new(false),
+            ends_writing: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
             in_epoll: AtomicBool::new(false),
         }
@@ -133,6 +140,11 @@ impl Socket {
             Ok(Waited::Done(0)) if self.is_broken.load(Ordering::Relaxed) => {
                 Err(ErrorKind::ConnectionReset.into())
             }
+            Ok(Waited::Done(0)) => {
+                let has_ended = !self.ends_reading.load(Ordering::Relaxed);
+                self.has_ended.fetch_or(has_ended, Ordering::Relaxed);
+                read
+            }
             Err(error) => {
                 self.is_broken.store(true, Ordering::Relaxed);
                 Err(error)
@@ -158,18 +170,48 @@ impl Socket {
         self.remember(retry(read))
     }
 
-    /// Writes what fits, waiting for `limit` at most.
+    /// Moves what is there into a pipe without waiting; `TimedOut` when there is nothing, or no room.
+    pub(super) fn read_into(&self, pipe: impl AsFd, most: usize) -> io::Result<Waited> {
+        let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
+        let read = || Ok(splice(self, None, &pipe, None, most, flags)?);
+        self.remember(retry(read))
+    }
+
+    /// Moves so many bytes out of a pipe, as far as they fit, waiting for `limit` at most.
+    pub(super) fn write_from(
+        &self,
+        pipe: impl AsFd,
+        held: usize,
+        limit: Duration,
+    ) -> io::Result<Waited> {
+        let flags = SpliceFFlags::SPLICE_F_MOVE;
+        let write = |flags| retry(|| Ok(splice(&pipe, None, self, None, held, flags)?));
+        let wrote = write(flags | SpliceFFlags::SPLICE_F_NONBLOCK)?;
+        if matches!(wrote, Waited::Done(_)) {
+            return Ok(wrote);
+        }
+        self.limit_writes(limit)?;
+        write(flags)
+    }
+
+    /// Writes what fits, waiting for `limit` at most; zero is not at all.
     pub(crate) fn write(&self, buf: &[u8], limit: Duration) -> io::Result<Waited> {
         // There is room nearly always, and then no limit has to be set.
-        if let Waited::Done(written) = self.write_now(buf)? {
-            return Ok(Waited::Done(written));
+        let wrote = self.write_now(buf)?;
+        if matches!(wrote, Waited::Done(_)) || limit.is_zero() {
+            return Ok(wrote);
         }
-        let millis = whole_millis(limit);
-        if self.write_timeout.swap(millis, Ordering::Relaxed) != millis {
-            self.inner
-                .set_write_timeout(Some(Duration::from_millis(millis)))?;
-        }
+        self.limit_writes(limit)?;
         retry(|| (&self.inner).write(buf))
+    }
+
+    fn limit_writes(&self, limit: Duration) -> io::Result<()> {
+        let millis = whole_millis(limit);
+        if self.write_timeout.swap(millis, Ordering::Relaxed) == millis {
+            return Ok(());
+        }
+        self.inner
+            .set_write_timeout(Some(Duration::from_millis(millis)))
     }
 
     /// Writes what fits without waiting.
@@ -207,6 +249,12 @@ impl Socket {
         if how != Shutdown::Write {
             self.ends_reading.store(true, Ordering::Relaxed);
         }
+        if how != Shutdown::Read
+            && self.ends_writing.swap(true, Ordering::Relaxed)
+            && how == Shutdown::Write
+        {
+            return;
+        }
         // Fails only when the peer was faster.
         let _ = self.inner.shutdown(how);
     }
@@ -228,6 +276,9 @@ impl Socket {
         const MOST: usize = 64 * 1024;
         const LONGEST: Duration = Duration::from_millis(200);
         self.shutdown(Shutdown::Write);
+        if self.has_ended.load(Ordering::Relaxed) {
+            return;
+        }
         let end = Instant::now() + LONGEST;
         let waits = !self.ends_reading.load(Ordering::Relaxed);
         let mut sink = [0; 1024];

@@ -11,9 +11,14 @@ use zeroize::Zeroizing;
 use super::relay::Relay;
 use crate::net::error::NetError;
 use crate::net::leg::Got;
+use crate::net::pipe::Pipe;
+use crate::net::socket::Waited;
 
 /// What is read while a direction is silent: a command or an answer usually fits.
 const SMALL: usize = 512;
+
+/// A flow that has filled its buffer so many times is worth a pipe.
+const MUCH: u32 = 8;
 
 /// Most bytes that are read on after the destination is gone: as much as was under way, and not what a
 /// peer goes on sending for ever.
@@ -48,6 +53,8 @@ pub(super) enum Outcome {
     Silent,
     /// Both directions are silent: another thread goes on with it when it is needed.
     Left,
+    /// A fault in the program.
+    Fault,
 }
 
 impl Relay {
@@ -84,6 +91,79 @@ impl Relay {
                 return outcome;
             }
         };
+        let limit = self.half_closed();
+        self.pass_on_end(which, is_broken, &mut pending, limit)
+    }
+
+    /// A direction's first moment, on the worker that has said the login's last line: a short session needs
+    /// no thread for it. Nothing is waited for but the source, and that no longer than a worker may wait for
+    /// a client. What is not done by then is a thread's, and is returned.
+    pub(super) fn copy_in_place(
+        self: &Arc<Self>,
+        which: Which,
+        begin: Begin,
+    ) -> Result<Begin, Outcome> {
+        /// A client that says more has a thread.
+        const ROUNDS: u32 = 16;
+        /// For the end of the stream, behind which there is nothing.
+        const TO_END: Duration = Duration::from_millis(100);
+        let mut begin = begin;
+        let mut small = Zeroizing::new([0; SMALL]);
+        for _ in 0..ROUNDS {
+            if !self.write_at_once(which, &mut begin)? {
+                return Ok(begin);
+            }
+            let n = match self.read_in_place(which, &mut small[..]) {
+                Ok(Got::Bytes(n)) => n,
+                Ok(Got::TimedOut) => return Ok(begin),
+                ended => {
+                    let is_broken = ended.is_err();
+                    return Err(self.pass_on_end(which, is_broken, &mut begin.pending, TO_END));
+                }
+            };
+            begin.first = Zeroizing::new(small[..n].to_vec());
+            if n == SMALL {
+                return Ok(begin);
+            }
+        }
+        Ok(begin)
+    }
+
+    /// Writes what is begun without waiting; whether that was all.
+    fn write_at_once(self: &Arc<Self>, which: Which, begin: &mut Begin) -> Result<bool, Outcome> {
+        while !begin.first.is_empty() || !begin.pending.is_empty() {
+            let wrote =
+                self.destination(which)
+                    .write(&begin.first, &mut begin.pending, Duration::ZERO);
+            let Ok(wrote) = wrote else {
+                self.give_up(begin.first.len() + begin.pending.len());
+                return Err(Outcome::WriteFailed);
+            };
+            let Some(n) = wrote else {
+                return Ok(false);
+            };
+            self.touch(which, n);
+            begin.first.drain(..n);
+        }
+        Ok(true)
+    }
+
+    fn read_in_place(&self, which: Which, buf: &mut [u8]) -> Result<Got, NetError> {
+        let limit = self.in_place();
+        match self.patience_awake() {
+            Some(patience) => self.source(which).read_for(buf, patience.min(limit)),
+            None => Ok(Got::TimedOut),
+        }
+    }
+
+    /// The source has ended, or broke: its destination is told so.
+    fn pass_on_end(
+        &self,
+        which: Which,
+        is_broken: bool,
+        pending: &mut Vec<u8>,
+        limit: Duration,
+    ) -> Outcome {
         let Some(patience) = self.patience() else {
             return Outcome::Silent;
         };
@@ -92,8 +172,7 @@ impl Relay {
             true => which.broke(),
             false => which.closed(),
         });
-        let limit = patience.min(self.half_closed());
-        self.destination(which).finish(&mut pending, limit);
+        self.destination(which).finish(pending, patience.min(limit));
         if is_broken && which == Which::Up {
             // A client that is gone hears nothing more: its backend is not waited for. The other way
             // round the client may still be reading what came before.
@@ -165,6 +244,35 @@ impl Relay {
         }
     }
 
+    /// Where neither leg has TLS, much of a flow goes through a pipe, for as long as there is something to
+    /// read at once. A system without a pipe to spare copies.
+    fn splice_flow(self: &Arc<Self>, which: Which) -> Result<(), Outcome> {
+        let Ok(mut pipe) = Pipe::new() else {
+            return Ok(());
+        };
+        let (source, destination) = (self.source(which), self.destination(which));
+        loop {
+            match pipe.take_from(&source.socket) {
+                Ok(Waited::Done(n)) if n > 0 => self.touch(which, n),
+                // An end or an error is found again by the next blocking read.
+                _ if pipe.held() == 0 => return Ok(()),
+                _ => {}
+            }
+            let gave = self.patience().ok_or(Outcome::Silent).and_then(|patience| {
+                let gave = pipe.give_to(&destination.socket, patience);
+                gave.map_err(|_| Outcome::WriteFailed)
+            });
+            match gave {
+                Ok(Waited::Done(_)) => self.touch(which, 0),
+                Ok(Waited::TimedOut) => {}
+                Err(outcome) => {
+                    self.give_up(pipe.held());
+                    return Err(outcome);
+                }
+            }
+        }
+    }
+
     /// Copies with a large buffer for as long as there is something to read at once.
     fn copy_flow(
         self: &Arc<Self>,
@@ -175,7 +283,14 @@ impl Relay {
         let mut buffer = Zeroizing::new(vec![0; self.buffer.max(SMALL)]);
         buffer[..begun.len()].copy_from_slice(begun);
         let mut held = begun.len();
+        let is_plain = !self.source(which).is_tls() && !self.destination(which).is_tls();
+        let mut rounds = 0;
         loop {
+            rounds += 1;
+            if is_plain && rounds > MUCH && held == 0 {
+                drop(buffer);
+                return self.splice_flow(which);
+            }
             while held < buffer.len() {
                 match self.source(which).read_now(&mut buffer[held..]) {
                     Ok(Got::Bytes(n)) => {

@@ -122,14 +122,36 @@ impl Relay {
         });
         let first = |first, pending| Begin { first, pending };
         relay.start(Which::Down, first(from_backend, pending));
-        relay.start(Which::Up, first(from_client, Vec::new()));
+        relay.run_in_place(Which::Up, first(from_client, Vec::new()));
     }
 
-    /// Runs a direction on a thread. If the system has none left, the session ends.
+    /// Begins a direction on the worker; a thread goes on with what is not done in a moment.
+    fn run_in_place(self: &Arc<Self>, which: Which, begin: Begin) {
+        if self.in_place().is_zero() {
+            return self.start(which, begin);
+        }
+        rename(&self.thread_name(which));
+        match caught(|| self.copy_in_place(which, begin)).unwrap_or(Err(Outcome::Fault)) {
+            Ok(begin) => self.start(which, begin),
+            // That waits for nobody.
+            Err(Outcome::Finished) if !self.keeps_watch() => self.end_of(which),
+            Err(outcome) => self.on_thread(which, move |relay| relay.conclude(which, outcome)),
+        }
+    }
+
+    /// Runs a direction on a thread.
     fn start(self: &Arc<Self>, which: Which, begin: Begin) {
+        self.on_thread(which, move |relay| {
+            rename(&relay.thread_name(which));
+            let outcome = caught(|| relay.copy(which, begin)).unwrap_or(Outcome::Fault);
+            relay.conclude(which, outcome);
+        });
+    }
+
+    /// If the system has no thread left, the session ends.
+    fn on_thread(self: &Arc<Self>, which: Which, job: impl FnOnce(&Arc<Self>) + Send + 'static) {
         let relay = Arc::clone(self);
-        let run = move || relay.run(which, begin);
-        if let Err(error) = self.runtime.threads.run(run) {
+        if let Err(error) = self.runtime.threads.run(move || job(&relay)) {
             self.no_thread(&error);
             self.end_of(which);
         }
@@ -143,25 +165,28 @@ impl Relay {
         self.stop("no thread");
     }
 
-    /// One direction, until it has ended, or has left because of the silence.
-    fn run(self: Arc<Self>, which: Which, begin: Begin) {
-        rename(&self.thread_name(which));
-        // A panic costs this session alone, and its other thread must learn of it.
-        let copy = || self.copy(which, begin);
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(copy));
+    /// What follows when a direction has ended, or has left because of the silence.
+    fn conclude(self: &Arc<Self>, which: Which, outcome: Outcome) {
         match outcome {
-            Ok(Outcome::Left) => return,
-            Ok(Outcome::Finished) => {}
-            Ok(Outcome::WriteFailed) => {
+            Outcome::Left => return,
+            Outcome::Finished => {}
+            Outcome::WriteFailed => {
                 self.give_reason(which.other().closed());
                 self.limit_silence();
                 self.begin_discarding(which);
                 self.discard(which);
             }
-            Ok(Outcome::Silent) => self.stop("silent"),
-            Err(_) => self.stop("internal error"),
+            Outcome::Silent => self.stop(self.kind_of_silence()),
+            Outcome::Fault => self.stop("internal error"),
         }
         self.end_of(which);
+    }
+
+    fn kind_of_silence(&self) -> &'static str {
+        match self.lock().directions.contains(&Direction::Ended) {
+            true => "silent after half-close",
+            false => "silent",
+        }
     }
 
     fn thread_name(&self, which: Which) -> String {
@@ -210,6 +235,11 @@ impl Relay {
     /// Says whether a direction only waits for more.
     pub(super) fn set_idle(&self, which: Which, idle: bool) {
         self.idle[which as usize].store(idle, Ordering::SeqCst);
+    }
+
+    /// How long the worker may wait in place for the client.
+    pub(super) fn in_place(&self) -> Duration {
+        self.runtime.admission.waits().in_place()
     }
 
     /// How long a direction may wait for more now; `None` when the session has been silent for too long.
@@ -307,8 +337,7 @@ impl Relay {
         is_at_work || self.destination(which).socket.unacknowledged() > 0
     }
 
-    /// A direction has ended. The other may go on, but no longer silent for longer than `timeout`: the
-    /// first to end keeps watch over it, since a blocked read does not learn of a new limit. The last
+    /// A direction has ended. The other may go on, but no longer silent for longer than `timeout`. The last
     /// closes the session.
     fn end_of(self: &Arc<Self>, which: Which) {
         let other = which.other() as usize;
@@ -320,20 +349,11 @@ impl Relay {
             // It left before, and nobody has put it to sleep.
             return self.sleep(state);
         }
-        while matches!(
-            state.directions[other],
-            Direction::Running | Direction::Discarding
-        ) {
-            let Some(patience) = self.clock.patience() else {
-                drop(state);
-                if self.patience().is_none() {
-                    return self.stop("silent after half-close");
-                }
-                state = self.lock();
-                continue;
+        if self.keeps_watch() {
+            let Some(watched) = self.watch(state, other) else {
+                return self.stop("silent after half-close");
             };
-            let waited = self.changed.wait_timeout(state, patience);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state = watched;
         }
         let session = match state.directions[other] {
             Direction::Ended => state.session.take(),
@@ -344,6 +364,35 @@ impl Relay {
         if let Some(session) = session {
             self.close(&session, reason);
         }
+    }
+
+    /// Whether the first direction to end keeps watch over the other: its blocked read does not learn of a
+    /// new limit, unless it looks round before that to see whether it can leave.
+    fn keeps_watch(&self) -> bool {
+        let limit = millis(self.half_closed);
+        self.clock.hibernate.is_none_or(|looks| looks > limit)
+    }
+
+    /// Waits until a direction does not run any more; `None` when it has been silent for too long.
+    fn watch<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        other: usize,
+    ) -> Option<MutexGuard<'a, State>> {
+        while matches!(
+            state.directions[other],
+            Direction::Running | Direction::Discarding
+        ) {
+            let Some(patience) = self.clock.patience() else {
+                drop(state);
+                self.patience()?;
+                state = self.lock();
+                continue;
+            };
+            let waited = self.changed.wait_timeout(state, patience);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Some(state)
     }
 
     /// Counts what was read and will not be written.
@@ -443,6 +492,11 @@ impl Sleeper for Asleep {
             relay.start(which, Begin::default());
         }
     }
+}
+
+/// A panic costs a session alone, and its other thread must learn of it.
+fn caught<T>(copy: impl FnOnce() -> T) -> std::thread::Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(copy))
 }
 
 impl Clock {
