@@ -10,7 +10,9 @@
 
 use std::fmt;
 
-use zeroize::Zeroizing;
+use std::ops::{Deref, DerefMut};
+
+use zeroize::{Zeroize, Zeroizing};
 
 /// A password, a token or a response computed from one.
 #[derive(Clone, Default)]
@@ -42,6 +44,30 @@ impl From<&[u8]> for Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
+    }
+}
+
+/// A buffer for much at a time, wiped in one piece when it is dropped. `Zeroizing` wipes arrays and vectors
+/// byte by byte, which takes as long as copying a mail through them.
+pub(crate) struct Wiped<B: AsMut<[u8]>>(pub B);
+
+impl<B: AsMut<[u8]> + AsRef<[u8]>> Deref for Wiped<B> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.as_ref()
+    }
+}
+
+impl<B: AsMut<[u8]> + AsRef<[u8]>> DerefMut for Wiped<B> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.0.as_mut()
+    }
+}
+
+impl<B: AsMut<[u8]>> Drop for Wiped<B> {
+    fn drop(&mut self) {
+        self.0.as_mut().zeroize();
     }
 }
 

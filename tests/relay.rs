@@ -1,5 +1,6 @@
 //! After login: bytes pass unread, in order, all of them; ends pass per direction; silence ends it.
 
+use std::fs;
 use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use crate::peers::unruly::{
 };
 use crate::peers::{Peer, Talk};
 use crate::servers::dovecot;
+use crossbeam_channel::bounded;
 use nix::sys::signal::Signal;
 
 struct Setting {
@@ -293,6 +295,59 @@ fn flooded(leg: Leg, more: &str) -> (Stage, End) {
     });
     let client = stage.log_in("alice");
     (stage, client)
+}
+
+/// Ends of pipes that it holds.
+fn pipes(postern: &Postern) -> usize {
+    let folder = format!("/proc/{}/fd", postern.id());
+    let entries = fs::read_dir(folder).expect("a running process is in /proc");
+    let targets = entries
+        .flatten()
+        .flat_map(|entry| fs::read_link(entry.path()));
+    let is_pipe = |target: &std::path::PathBuf| target.to_string_lossy().starts_with("pipe:");
+    targets.filter(is_pipe).count()
+}
+
+#[test]
+fn a_flow_between_legs_without_tls_goes_through_a_pipe_for_as_long_as_it_lasts() {
+    for leg in Leg::ALL {
+        let (let_flow, may_flow) = bounded(1);
+        let stage = Stage::start((leg, leg), "", "", move |end, _| {
+            may_flow.recv().expect("the test goes on");
+            let _ = end.write(&pattern(0, FLOOD));
+            // The client closes.
+            let _ = end.read(&mut [0; 1]);
+        });
+        let client = stage.log_in("alice");
+        let before = pipes(stage.postern());
+        let_flow.send(()).expect("the backend waits");
+        let mut received = Vec::new();
+        let mut most = 0;
+        while received.len() < FLOOD {
+            received.extend(client.bytes((FLOOD - received.len()).min(1 << 20)));
+            most = most.max(pipes(stage.postern()));
+        }
+        let is_plain = matches!(leg, Leg::Plain);
+        assert_eq!(most, before + if is_plain { 2 } else { 0 });
+        assert!(received == pattern(0, FLOOD));
+        wait::until_true("the pipe is gone", PATIENCE, || {
+            pipes(stage.postern()) == before
+        });
+    }
+}
+
+#[test]
+fn a_flow_without_a_descriptor_for_a_pipe_is_copied() {
+    let stage = Stage::start((Leg::Plain, Leg::Plain), "", "", |end, _| {
+        let mut go_on = [0; 1];
+        if matches!(end.read(&mut go_on), Ok(1)) {
+            let _ = end.write(&pattern(0, FLOOD));
+        }
+    });
+    let client = stage.log_in("alice");
+    stage.postern().leave_descriptors(0);
+    client.write(b"x").expect("the proxy listens");
+    assert!(client.bytes(FLOOD) == pattern(0, FLOOD));
 }
 
 /// What lies in the client's kernel.

@@ -111,33 +111,42 @@ impl Leg {
                 Plain::Closed | Plain::Truncated => return Ok(Got::End),
                 Plain::NeedMore => {}
             }
+            // Where plain text has room for a record, so has its ciphertext, before it.
+            let room = if buf.len() < RECORD {
+                &mut small[..]
+            } else {
+                &mut *buf
+            };
             let read = match end {
-                None => self.socket.read_now(&mut small),
+                None => self.socket.read_now(room),
                 // One limit for all reads: a peer gains no time by sending pieces of a record.
                 Some(end) => match end.checked_duration_since(Instant::now()) {
                     None => return Ok(Got::TimedOut),
-                    Some(left) => self.socket.read(&mut small, left),
+                    Some(left) => self.socket.read(room, left),
                 },
             };
             match read.map_err(NetError::Io)? {
                 Waited::TimedOut => return Ok(Got::TimedOut),
                 Waited::Done(0) => lock(tls).engine.take_eof(),
-                Waited::Done(n) if n < small.len() => lock(tls).feed(&small[..n]),
                 Waited::Done(n) => {
-                    let mut large = vec![0; RECORD];
-                    large[..n].copy_from_slice(&small);
-                    let more = self.socket.read_now(&mut large[n..]);
-                    // An end or an error is found again by the next read.
-                    let more = if let Ok(Waited::Done(more)) = more {
-                        more
-                    } else {
-                        0
-                    };
-                    lock(tls).feed(&large[..n + more]);
+                    let shows_more = room.len() < RECORD && n == room.len();
+                    lock(tls).feed(&room[..n]);
+                    if shows_more {
+                        self.feed_rest(tls);
+                    }
                 }
             }
         }
         Ok(Got::TimedOut)
+    }
+
+    /// Takes the rest of a record at once, where a small read has shown that there is more.
+    fn feed_rest(&self, tls: &Mutex<Tls>) {
+        let mut rest = vec![0; RECORD];
+        // An end or an error is found again by the next read.
+        if let Ok(Waited::Done(n)) = self.socket.read_now(&mut rest) {
+            lock(tls).feed(&rest[..n]);
+        }
     }
 
     /// Writes a part of `data`, waiting for `limit` at most; `None` when nothing went out in time.
@@ -225,7 +234,17 @@ impl Leg {
 
 impl Tls {
     fn feed(&mut self, ciphertext: &[u8]) {
-        self.unfed.extend_from_slice(ciphertext);
+        let mut rest = ciphertext;
+        if self.unfed.is_empty() && self.failed.is_none() {
+            match self.engine.take(ciphertext) {
+                Ok(taken) => rest = &ciphertext[taken..],
+                Err(error) => {
+                    self.failed = Some(error);
+                    return;
+                }
+            }
+        }
+        self.unfed.extend_from_slice(rest);
     }
 
     /// Decrypts; what the engine had no room for goes in as soon as it has.

@@ -3,9 +3,9 @@
 //!
 //! Who may be copied so, and when, is the relay's business.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
@@ -39,11 +39,6 @@ impl Pipe {
         })
     }
 
-    /// Bytes in it.
-    pub(crate) fn held(&self) -> usize {
-        self.held
-    }
-
     /// Takes what a socket has, without waiting, as much as there is room for.
     ///
     /// # Errors
@@ -56,15 +51,27 @@ impl Pipe {
         Ok(took)
     }
 
-    /// Gives a socket what it takes, waiting for `limit` at most.
+    /// Gives a socket what it takes without waiting; whether that was all.
     ///
     /// # Errors
-    /// As those of `Socket::write`.
-    pub(crate) fn give_to(&mut self, socket: &Socket, limit: Duration) -> io::Result<Waited> {
-        let gave = socket.write_from(&self.read, self.held, limit)?;
-        if let Waited::Done(n) = gave {
-            self.held = self.held.saturating_sub(n);
+    /// As those of `Socket::write_now`.
+    pub(crate) fn give_to(&mut self, socket: &Socket) -> io::Result<bool> {
+        while self.held > 0 {
+            match socket.write_from(&self.read, self.held)? {
+                Waited::Done(n) => self.held = self.held.saturating_sub(n),
+                Waited::TimedOut => return Ok(false),
+            }
         }
-        Ok(gave)
+        Ok(true)
+    }
+
+    /// What is still in it, taken out.
+    ///
+    /// # Errors
+    /// None that is known: it is there.
+    pub(crate) fn into_held(mut self) -> io::Result<Vec<u8>> {
+        let mut held = vec![0; std::mem::take(&mut self.held)];
+        File::from(self.read).read_exact(&mut held)?;
+        Ok(held)
     }
 }

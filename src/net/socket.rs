@@ -172,26 +172,19 @@ impl Socket {
 
     /// Moves what is there into a pipe without waiting; `TimedOut` when there is nothing, or no room.
     pub(super) fn read_into(&self, pipe: impl AsFd, most: usize) -> io::Result<Waited> {
+        // For TCP the flag is about the pipe alone: without data it would wait as long as a read.
+        if self.wait(WaitFor::Data, Duration::ZERO)? == Seen::Nothing {
+            return Ok(Waited::TimedOut);
+        }
         let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
         let read = || Ok(splice(self, None, &pipe, None, most, flags)?);
         self.remember(retry(read))
     }
 
-    /// Moves so many bytes out of a pipe, as far as they fit, waiting for `limit` at most.
-    pub(super) fn write_from(
-        &self,
-        pipe: impl AsFd,
-        held: usize,
-        limit: Duration,
-    ) -> io::Result<Waited> {
-        let flags = SpliceFFlags::SPLICE_F_MOVE;
-        let write = |flags| retry(|| Ok(splice(&pipe, None, self, None, held, flags)?));
-        let wrote = write(flags | SpliceFFlags::SPLICE_F_NONBLOCK)?;
-        if matches!(wrote, Waited::Done(_)) {
-            return Ok(wrote);
-        }
-        self.limit_writes(limit)?;
-        write(flags)
+    /// Moves so many bytes out of a pipe, as far as they fit, without waiting.
+    pub(super) fn write_from(&self, pipe: impl AsFd, held: usize) -> io::Result<Waited> {
+        let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
+        retry(|| Ok(splice(&pipe, None, self, None, held, flags)?))
     }
 
     /// Writes what fits, waiting for `limit` at most; zero is not at all.
@@ -201,17 +194,12 @@ impl Socket {
         if matches!(wrote, Waited::Done(_)) || limit.is_zero() {
             return Ok(wrote);
         }
-        self.limit_writes(limit)?;
-        retry(|| (&self.inner).write(buf))
-    }
-
-    fn limit_writes(&self, limit: Duration) -> io::Result<()> {
         let millis = whole_millis(limit);
-        if self.write_timeout.swap(millis, Ordering::Relaxed) == millis {
-            return Ok(());
+        if self.write_timeout.swap(millis, Ordering::Relaxed) != millis {
+            self.inner
+                .set_write_timeout(Some(Duration::from_millis(millis)))?;
         }
-        self.inner
-            .set_write_timeout(Some(Duration::from_millis(millis)))
+        retry(|| (&self.inner).write(buf))
     }
 
     /// Writes what fits without waiting.

@@ -13,6 +13,7 @@ use crate::net::error::NetError;
 use crate::net::leg::Got;
 use crate::net::pipe::Pipe;
 use crate::net::socket::Waited;
+use crate::secret::Wiped;
 
 /// What is read while a direction is silent: a command or an answer usually fits.
 const SMALL: usize = 512;
@@ -68,7 +69,7 @@ impl Relay {
             return outcome;
         }
         drop(first);
-        let mut small = Zeroizing::new([0; SMALL]);
+        let mut small = Wiped([0; SMALL]);
         let is_broken = loop {
             let n = match self.read(which, &mut small[..]) {
                 Ok(Got::Bytes(n)) => n,
@@ -108,7 +109,7 @@ impl Relay {
         /// For the end of the stream, behind which there is nothing.
         const TO_END: Duration = Duration::from_millis(100);
         let mut begin = begin;
-        let mut small = Zeroizing::new([0; SMALL]);
+        let mut small = Wiped([0; SMALL]);
         for _ in 0..ROUNDS {
             if !self.write_at_once(which, &mut begin)? {
                 return Ok(begin);
@@ -230,7 +231,7 @@ impl Relay {
     pub(super) fn discard(&self, which: Which) {
         /// How long the end of the other direction may go unnoticed.
         const LOOK: Duration = Duration::from_millis(100);
-        let mut sink = Zeroizing::new([0; 4096]);
+        let mut sink = Wiped([0; 4096]);
         let mut left = DISCARDED;
         while left > 0 && self.delivers(which.other()) {
             let Some(patience) = self.patience() else {
@@ -245,32 +246,27 @@ impl Relay {
     }
 
     /// Where neither leg has TLS, much of a flow goes through a pipe, for as long as there is something to
-    /// read at once. A system without a pipe to spare copies.
-    fn splice_flow(self: &Arc<Self>, which: Which) -> Result<(), Outcome> {
+    /// read at once, and the destination takes it. What it does not take is copied: a call that waits until
+    /// a pipe is empty would not show whether the peer reads slowly or not at all. A system without a pipe to
+    /// spare copies everything. Returns what is left to copy.
+    fn splice_flow(self: &Arc<Self>, which: Which) -> Result<Vec<u8>, Outcome> {
         let Ok(mut pipe) = Pipe::new() else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let (source, destination) = (self.source(which), self.destination(which));
-        loop {
-            match pipe.take_from(&source.socket) {
-                Ok(Waited::Done(n)) if n > 0 => self.touch(which, n),
-                // An end or an error is found again by the next blocking read.
-                _ if pipe.held() == 0 => return Ok(()),
-                _ => {}
-            }
-            let gave = self.patience().ok_or(Outcome::Silent).and_then(|patience| {
-                let gave = pipe.give_to(&destination.socket, patience);
-                gave.map_err(|_| Outcome::WriteFailed)
-            });
-            match gave {
-                Ok(Waited::Done(_)) => self.touch(which, 0),
-                Ok(Waited::TimedOut) => {}
-                Err(outcome) => {
-                    self.give_up(pipe.held());
-                    return Err(outcome);
+        // An end or an error is found again by the next blocking read.
+        while let Ok(Waited::Done(n @ 1..)) = pipe.take_from(&source.socket) {
+            self.touch(which, n);
+            match pipe.give_to(&destination.socket) {
+                Ok(true) => {}
+                Ok(false) => return pipe.into_held().map_err(|_| Outcome::Fault),
+                Err(_) => {
+                    self.give_up(pipe.into_held().map_or(0, |held| held.len()));
+                    return Err(Outcome::WriteFailed);
                 }
             }
         }
+        Ok(Vec::new())
     }
 
     /// Copies with a large buffer for as long as there is something to read at once.
@@ -280,7 +276,7 @@ impl Relay {
         begun: &[u8],
         pending: &mut Vec<u8>,
     ) -> Result<(), Outcome> {
-        let mut buffer = Zeroizing::new(vec![0; self.buffer.max(SMALL)]);
+        let mut buffer = Wiped(vec![0; self.buffer.max(SMALL)]);
         buffer[..begun.len()].copy_from_slice(begun);
         let mut held = begun.len();
         let is_plain = !self.source(which).is_tls() && !self.destination(which).is_tls();
@@ -289,7 +285,8 @@ impl Relay {
             rounds += 1;
             if is_plain && rounds > MUCH && held == 0 {
                 drop(buffer);
-                return self.splice_flow(which);
+                let left = Wiped(self.splice_flow(which)?);
+                return self.write_all(which, &left, pending);
             }
             while held < buffer.len() {
                 match self.source(which).read_now(&mut buffer[held..]) {

@@ -507,13 +507,13 @@ impl Clock {
 
     /// The silence is too long for what we see: neither side has sent anything, and the kernel has taken
     /// nothing. But a slow reader behind a large buffer is not silent: as long as it acknowledges
-    /// something of what is under way, it has a quarter of the time again.
+    /// something of what is under way, it has half of the time again: a window opens in steps.
     fn notice_progress(&self, unacknowledged: u64) {
         let before = self.unacknowledged.swap(unacknowledged, Ordering::Relaxed);
         if unacknowledged == 0 || unacknowledged >= before {
             return;
         }
-        let again = self.limit.load(Ordering::Relaxed) / 4;
+        let again = self.limit.load(Ordering::Relaxed) / 2;
         let limit = self.limit.load(Ordering::Relaxed);
         let active = self.now().saturating_sub(limit - again.max(1).min(limit));
         self.active.fetch_max(active, Ordering::SeqCst);
