@@ -2,6 +2,7 @@
 //! keeper will not do for it: they are read and opened again long after root's rights are gone, at a renewal,
 //! at HUP and USR1. Nothing is read here.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Group, User};
@@ -20,7 +21,7 @@ pub(super) fn check_log_folders(drafts: &Drafts<'_>, report: &mut Report) {
         for entry in section.lines("error_log") {
             if let Some(Named::Log(log)) = named(entry, folder)
                 && let Some(above) = log.parent()
-                && !above.is_dir()
+                && is_missing(above)
             {
                 let here = At {
                     line: entry.line,
@@ -30,6 +31,14 @@ pub(super) fn check_log_folders(drafts: &Drafts<'_>, report: &mut Report) {
                 report.mistake(here, &text);
             }
         }
+    }
+}
+
+/// One that is closed to us may still be there, for the keeper.
+fn is_missing(folder: &Path) -> bool {
+    match std::fs::metadata(folder) {
+        Ok(found) => !found.is_dir(),
+        Err(error) => error.kind() != ErrorKind::PermissionDenied,
     }
 }
 
