@@ -6,17 +6,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::RecvTimeoutError;
+use nix::unistd::User;
 
 use crate::admission::Limits;
 use crate::backend::Visits;
-use crate::config::{self, Config, Mistake};
+use crate::config::{self, Config, ListenAddress, Mistake};
 use crate::dialect;
 use crate::front::{self, Fronts, Listening};
-use crate::log::{Log, Severity};
+use crate::log::{Log, LogDestination, Severity};
 use crate::net::resolve;
 use crate::service::{self, Kept, Service};
 use crate::session::Runtime;
 use crate::session::live::Ending;
+use crate::system::confinement::{self, Use};
 use crate::system::pid_file::PidFile;
 use crate::system::signals::{self, Wish};
 use crate::system::threads::spawn;
@@ -83,7 +85,7 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
     for warning in &config.warnings {
         log.write(Severity::Warn, file!(), warning, None, None);
     }
-    // Before the first thread, which would keep what it has now.
+    // This and what follows up to the signals holds for threads that start later, so it comes first.
     privileges::renounce_new()?;
     // Who opens for us what we no longer may once we are this user.
     let become_user = privileges::target(&process.user, &process.group)?;
@@ -93,6 +95,11 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
             Some(keeper::start(file, &user.name, group)?)
         }
         _ => None,
+    };
+    // The demo has threads already, and servers that need files of their own.
+    let confined = match file {
+        Some(_) => Some(confine(config, become_user.as_ref().map(|(user, _)| user))?),
+        None => None,
     };
     // First: who reads that we listen may send a signal at once.
     let wishes = signals::listen()?;
@@ -115,6 +122,9 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
     if privileges::is_root() {
         let text = "running as root: name a `user` in [postern] to become once the ports are bound";
         log.write(Severity::Warn, file!(), text, None, None);
+    }
+    if let Some(landlock) = confined {
+        say_what_holds(&landlock, &log);
     }
     warn_of_few_threads(process, &log);
     warn_of_wrong_clock(&log);
@@ -140,6 +150,49 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
     };
     process.tell(service_manager::ready);
     Ok(process)
+}
+
+/// Gives up what the process needs neither now nor later, for good; the keeper is another process. Whether
+/// Landlock holds, and how, or why not.
+fn confine(config: &Config, becomes: Option<&User>) -> Result<Result<String, String>, String> {
+    privileges::limit_capabilities(becomes)?;
+    if !config.process.landlock {
+        return Ok(Err("`landlock = off`".to_owned()));
+    }
+    let mut named: Vec<(Use, &Path)> = Vec::new();
+    named.extend(config.files.iter().map(|file| (Use::Read, file.as_path())));
+    named.extend(
+        config
+            .process
+            .pid
+            .iter()
+            .map(|file| (Use::Pid, file.as_path())),
+    );
+    let of_servers = config.servers.iter().flat_map(|server| &server.error_log);
+    for log in config.process.error_log.iter().chain(of_servers) {
+        if let LogDestination::File(file) = &log.destination {
+            named.push((Use::Log, file));
+        }
+    }
+    for listen in config.servers.iter().flat_map(|server| &server.listen) {
+        if let ListenAddress::Unix(file) = &listen.address {
+            named.push((Use::Socket, file));
+        }
+    }
+    Ok(confinement::confine(&named))
+}
+
+fn say_what_holds(landlock: &Result<String, String>, log: &Log) {
+    let capabilities = privileges::show_capabilities();
+    let text = match landlock {
+        Ok(holds) => {
+            format!("confined: {holds}, no new privileges, capabilities: {capabilities}")
+        }
+        Err(why) => format!(
+            "not confined to its files: {why}; no new privileges, capabilities: {capabilities}"
+        ),
+    };
+    log.write(Severity::Notice, file!(), &text, None, None);
 }
 
 fn visit_backends(services: &[Arc<Service>]) -> Result<Arc<Visits>, String> {
@@ -357,6 +410,7 @@ impl Process {
             user: self.conf.user.take(),
             group: self.conf.group.take(),
             pid: self.conf.pid.take(),
+            landlock: self.conf.landlock,
             ..process.clone()
         };
         self.end_older_sessions(began);
@@ -369,6 +423,7 @@ impl Process {
             ("user", new.user != self.conf.user),
             ("group", new.group != self.conf.group),
             ("pid", new.pid != self.conf.pid),
+            ("landlock", new.landlock != self.conf.landlock),
         ];
         let changed = changed.into_iter().filter(|(_, changed)| *changed);
         changed.map(|(name, _)| name).collect()

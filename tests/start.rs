@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use crate::common::auth_server::{Answer, AuthServer};
 use crate::common::line_client::LineClient;
 use crate::common::postern::Postern;
-use crate::common::process::{Process, children_of};
+use crate::common::process::children_of;
+use crate::common::started::{RUN, Started, field, idle};
 use crate::common::temp::TempDir;
 use crate::common::tools::wait_for_line;
 use crate::common::wait::{self, PATIENCE};
@@ -42,14 +43,6 @@ fn run_with(ini: &str) -> Output {
     let folder = TempDir::new("start");
     let file = folder.write("postern.ini", ini);
     postern(&["--config", &file.display().to_string()])
-}
-
-/// A configuration that starts; nobody logs in there.
-fn idle(process: &str) -> String {
-    format!(
-        "[postern]\n{process}\n[server imap]\nprotocol = imap\nlisten = 127.0.0.1:0\n\
-         auth_http = 127.0.0.1:9\n"
-    )
 }
 
 #[test]
@@ -220,84 +213,6 @@ fn a_limit_below_every_max_sessions_does_not_suggest_an_impossible_one() {
     assert!(told.contains("the limit is 64"), "{told}");
     assert!(!told.contains("max_sessions = 0`"), "{told}");
 }
-
-/// A proxy started by a command of the test's own; its pid file tells that it runs.
-struct Started {
-    process: Process,
-    folder: TempDir,
-}
-
-impl Started {
-    /// `script` runs as `sh -c`; `$0` is the program and `$1` the configuration file.
-    fn by(script: &str, process: &str) -> Started {
-        let folder = TempDir::new("start");
-        fs::set_permissions(
-            folder.path(),
-            std::os::unix::fs::PermissionsExt::from_mode(0o777),
-        )
-        .expect("the folder is ours");
-        let file = folder.write("postern.ini", idle(&format!("pid = pid\n{process}")));
-        // Where other users can run it.
-        let program = folder.path().join("postern");
-        fs::copy(POSTERN, &program).expect("the program can be copied");
-        let (program, file) = (program.display().to_string(), file.display().to_string());
-        let process = Process::start_silent("sh", ["-c", script, &program, &file]);
-        let mut started = Started { process, folder };
-        wait::until("the proxy runs", PATIENCE, || {
-            if let Some(status) = started.process.try_status() {
-                panic!("it ended with {status}");
-            }
-            // Its last thread is the one that accepts.
-            started
-                .tasks()
-                .iter()
-                .any(|(_, name)| name == "accept")
-                .then_some(())
-        });
-        started
-    }
-
-    /// Status and name of each thread.
-    fn tasks(&self) -> Vec<(String, String)> {
-        let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.process.id())) else {
-            return Vec::new();
-        };
-        let statuses = tasks.flatten().map(|task| task.path().join("status"));
-        let statuses = statuses.filter_map(|file| fs::read_to_string(file).ok());
-        statuses
-            .map(|status| {
-                let name = field(&status, "Name").join(" ");
-                (status, name)
-            })
-            .collect()
-    }
-
-    fn limit(&self, name: &str) -> String {
-        let file = format!("/proc/{}/limits", self.process.id());
-        let limits = fs::read_to_string(file).expect("a running process is in /proc");
-        let line = limits.lines().find(|line| line.starts_with(name));
-        line.expect("the limit is listed").to_owned()
-    }
-
-    /// What is in the file `log` so far.
-    fn log(&self) -> String {
-        let file = self.folder.path().join("log");
-        fs::read_to_string(file).expect("`error_log = log` is configured")
-    }
-
-    fn pid_file(&self) -> std::path::PathBuf {
-        self.folder.path().join("pid")
-    }
-}
-
-/// The words behind `NAME:` in a status file.
-fn field<'a>(status: &'a str, name: &str) -> Vec<&'a str> {
-    let mut lines = status.lines();
-    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    value.unwrap_or_default().split_ascii_whitespace().collect()
-}
-
-const RUN: &str = "exec \"$0\" --config \"$1\"";
 
 #[test]
 fn the_limit_of_open_files_is_raised_as_far_as_allowed() {

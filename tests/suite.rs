@@ -7,6 +7,7 @@ mod backend_capabilities;
 mod client_name;
 mod common;
 mod config;
+mod confinement;
 mod crowds;
 mod demo;
 mod descriptors;

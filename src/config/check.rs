@@ -75,6 +75,7 @@ pub(super) fn check(drafts: Drafts<'_>, files: Files, report: &mut Report) -> Co
             .collect(),
         routes: routes.map(|(_, line)| line).collect(),
         warnings: Vec::new(),
+        files: Vec::new(),
     }
 }
 

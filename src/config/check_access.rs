@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Group, User};
 
+use super::ListenAddress;
 use super::check::at;
 use super::draft::Drafts;
 use super::names::{Named, named};
 use super::source::{At, Report, Section};
 use crate::system::access::{Wish, denied};
+use crate::system::confinement::{Use, outside};
 use crate::system::guarded::{self, Refusal, Served};
+use crate::system::keeper;
 
 /// A log in a folder that is not there could not be opened.
 pub(super) fn check_log_folders(drafts: &Drafts<'_>, report: &mut Report) {
@@ -39,6 +42,37 @@ fn is_missing(folder: &Path) -> bool {
     match std::fs::metadata(folder) {
         Ok(found) => !found.is_dir(),
         Err(error) => error.kind() != ErrorKind::PermissionDenied,
+    }
+}
+
+/// A process that runs has confined itself, and can neither make a log nor a Unix socket in a new folder.
+/// What cannot be read says so where it is read; where there is a keeper, it may open either.
+pub(super) fn check_confinement(drafts: &Drafts<'_>, report: &mut Report) {
+    if keeper::is_there() {
+        return;
+    }
+    let folder = &drafts.process.folder;
+    for section in sections(drafts) {
+        for entry in &section.entries {
+            let why = match named(entry, folder) {
+                Some(Named::Log(log)) => outside(&log, Use::Log),
+                Some(Named::Listen(listens)) => listens.iter().find_map(|listen| {
+                    let ListenAddress::Unix(socket) = &listen.address else {
+                        return None;
+                    };
+                    outside(socket, Use::Socket)
+                }),
+                Some(Named::File(_) | Named::Pid(_)) | None => None,
+            };
+            if let Some(why) = why {
+                let here = At {
+                    line: entry.line,
+                    section: &section.name,
+                    key: &entry.key,
+                };
+                report.mistake(here, &why);
+            }
+        }
     }
 }
 
@@ -70,7 +104,7 @@ pub(super) fn check(drafts: &Drafts<'_>, file: &Path, report: &mut Report) {
                     let above = file.parent().unwrap_or(folder).to_owned();
                     wish(here, Wish::CreateIn(above));
                 }
-                None => {}
+                Some(Named::Listen(_)) | None => {}
             }
         }
     }

@@ -514,6 +514,14 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "File that gets the number of the process.",
     )
     .example("/run/postern.pid"),
+    row(
+        "landlock",
+        POSTERN,
+        SWITCH,
+        Text("on"),
+        Is(|d, v| put(&mut d.process.landlock, flag(v))),
+        "Whether the process confines itself, for good, where the kernel has Landlock (Linux 5.13): it          reads below /etc, /usr, /opt, /srv, /run, /var/lib and the folders of all files that are named          here at the start, writes logs below /var/log and the folders of those named here, makes Unix          sockets below /run and the folders of those named here, and starts no program. A reload that          names a file elsewhere fails and says so; as root with user, the keeper opens it. A change takes          effect at the next start.",
+    ),
     // Where servers are, and who they are.
     row(
         "listen",

@@ -374,6 +374,7 @@ fn empty_process() -> Process {
         user: None,
         group: None,
         pid: None,
+        landlock: false,
         error_log: Vec::new(),
         error_log_user_tag: Vec::new(),
         log_format: TextLayout::Angie,

@@ -90,6 +90,7 @@ fn build(
     check_access::check(&drafts, file, &mut report);
     if files == Files::Read {
         check_access::check_log_folders(&drafts, &mut report);
+        check_access::check_confinement(&drafts, &mut report);
     }
     let checked = check::check(drafts, files, &mut report);
 
@@ -99,6 +100,7 @@ fn build(
     }
     Ok(Config {
         warnings,
+        files: names::of_sections(&sections, file).files,
         ..checked
     })
 }
@@ -140,6 +142,8 @@ pub struct Config {
     pub routes: Vec<RouteLine>,
     /// What is merely without effect, as `FILE:LINE: [section] key: …`; for the log and for `check`.
     pub warnings: Vec<String>,
+    /// Itself, and every file that it names to be read.
+    pub(crate) files: Vec<PathBuf>,
 }
 
 /// `[postern]`.
@@ -165,6 +169,8 @@ pub struct Process {
     pub group: Option<String>,
     /// File that gets the process id.
     pub pid: Option<PathBuf>,
+    /// Whether the process confines itself to its files.
+    pub landlock: bool,
     /// Where lines outside sessions go, and those of servers without their own `error_log`.
     pub error_log: Vec<LogTarget>,
     /// Tags of the process's own lines, for `filter=tag:`.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::directives;
 use super::listen::listen;
 use super::log_target::error_log;
-use super::source::{self, Entry, Report};
+use super::source::{self, Entry, Report, Section};
 use super::value::path;
 use super::{Listen, folder_of};
 use crate::log::LogDestination;
@@ -24,31 +24,32 @@ pub(crate) struct Names {
 
 /// What the text of a configuration names. A line with a mistake names nothing.
 pub(crate) fn names(bytes: &[u8], file: &Path) -> Names {
+    let sections = match bytes.len() {
+        ..=source::MAX_FILE => source::read(bytes, &mut Report::new(String::new())),
+        _ => Vec::new(),
+    };
+    of_sections(&sections, file)
+}
+
+/// The same for what was read already.
+pub(super) fn of_sections(sections: &[Section], file: &Path) -> Names {
+    let folder = folder_of(file);
     let mut names = Names {
         files: vec![file.to_owned()],
         ..Names::default()
     };
-    if bytes.len() > source::MAX_FILE {
-        return names;
-    }
-    let folder = folder_of(file);
-    let sections = source::read(bytes, &mut Report::new(String::new()));
     for entry in sections.iter().flat_map(|section| &section.entries) {
         match named(entry, &folder) {
             Some(Named::File(file)) => names.files.push(file),
             Some(Named::Log(log)) => names.logs.push(log),
-            Some(Named::Pid(_)) => {}
-            None if entry.key == "listen" => {
-                let listens = listen(&entry.value, &folder, |_| Vec::new(), &mut Vec::new());
-                names.listen.extend(listens.into_iter().flatten());
-            }
-            None => {}
+            Some(Named::Listen(listens)) => names.listen.extend(listens),
+            Some(Named::Pid(_)) | None => {}
         }
     }
     names
 }
 
-/// The file of a line.
+/// What a line names.
 pub(super) enum Named {
     /// It is read while the process runs.
     File(PathBuf),
@@ -56,9 +57,11 @@ pub(super) enum Named {
     Log(PathBuf),
     /// `pid`.
     Pid(PathBuf),
+    /// `listen`, without host names.
+    Listen(Vec<Listen>),
 }
 
-/// The file that a line names, if it names one.
+/// What a line names on its machine, if anything.
 pub(super) fn named(entry: &Entry, folder: &Path) -> Option<Named> {
     match entry.key.as_str() {
         "pid" => path(&entry.value, folder).ok().map(Named::Pid),
@@ -66,6 +69,10 @@ pub(super) fn named(entry: &Entry, folder: &Path) -> Option<Named> {
             LogDestination::File(file) => Some(Named::Log(file)),
             LogDestination::Stderr | LogDestination::Syslog(_) => None,
         },
+        "listen" => {
+            let listens = listen(&entry.value, folder, |_| Vec::new(), &mut Vec::new());
+            listens.ok().map(Named::Listen)
+        }
         key if directives::find(key)?.is_file_to_read() => {
             path(&entry.value, folder).ok().map(Named::File)
         }

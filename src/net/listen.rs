@@ -12,6 +12,7 @@ use socket2::{Domain, SockAddr, SockFilter, Socket, Type};
 use super::address::Address;
 use super::socket::keep_alive;
 use crate::config::{Keepalive, Listen, ListenAddress};
+use crate::system::confinement::{self, Use};
 use crate::system::{keeper, service_manager};
 
 /// What this process listens on now, without Unix sockets: real addresses, and the lines they were bound
@@ -95,7 +96,11 @@ impl Listener {
             Beside::None => keeper::Kind::Bind,
             Beside::OfOurs => keeper::Kind::BindBeside,
         };
-        let socket = keeper::or_bound(bound, kind, &listen.address.to_string())?;
+        let bound = keeper::or_bound(bound, kind, &listen.address.to_string());
+        let socket = bound.map_err(|error| match &listen.address {
+            ListenAddress::Unix(path) => confinement::explain(error, path, Use::Socket),
+            ListenAddress::Tcp(_) => error,
+        })?;
         Self::open(socket, listen, service_manager::listens())
     }
 

@@ -26,6 +26,8 @@ use rustix::net::{
     socketpair,
 };
 
+use super::confinement::{self, Use};
+
 /// How long an answer may take: a file system may be slow.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -119,7 +121,8 @@ pub(crate) fn is_there() -> bool {
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     let options = options.read(true).custom_flags(nix::libc::O_NONBLOCK);
-    or_ask(options.open(path), Kind::Read, || of_path(path))
+    let opened = or_ask(options.open(path), Kind::Read, || of_path(path));
+    opened.map_err(|error| confinement::explain(error, path, Use::Read))
 }
 
 /// What is known of a file, links followed.
@@ -138,7 +141,8 @@ pub(crate) fn metadata(path: &Path) -> io::Result<Metadata> {
 /// # Errors
 /// The system's, or the keeper's.
 pub(crate) fn or_log(opened: io::Result<File>, path: &Path) -> io::Result<File> {
-    or_ask(opened, Kind::Log, || of_path(path))
+    let opened = or_ask(opened, Kind::Log, || of_path(path));
+    opened.map_err(|error| confinement::explain(error, path, Use::Log))
 }
 
 /// Gives the socket that was bound, or asks for it where that was denied; `kind` is one of the two for that,

@@ -1,6 +1,7 @@
-//! What the operating system has to give: threads that are used again, limits, privileges, access to files, their changes, files that stay root's, systemd, signals.
+//! What the operating system has to give: threads that are used again, limits, privileges, access to files, confinement, their changes, files that stay root's, systemd, signals.
 
 pub(crate) mod access;
+pub(crate) mod confinement;
 pub(crate) mod files;
 pub(crate) mod guarded;
 pub(crate) mod keeper;

@@ -1,5 +1,5 @@
-//! Giving up root once the ports are bound, as a visible list, and making sure that it is gone; and what of it
-//! the keeper keeps.
+//! Giving up root once the ports are bound, as a visible list, and making sure that it is gone; what of it
+//! the keeper keeps, and which capabilities a process keeps that stays who it is.
 
 use std::ffi::CString;
 
@@ -18,6 +18,12 @@ use rustix::thread::{
 const OF_KEEPER: CapabilitySet = CapabilitySet::DAC_OVERRIDE
     .union(CapabilitySet::CHOWN)
     .union(CapabilitySet::NET_BIND_SERVICE);
+
+/// What a process has a use for that stays who it is, root or a user who was given them: ports below 1024, and
+/// files of others.
+const OF_SERVICE: CapabilitySet = CapabilitySet::NET_BIND_SERVICE
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH);
 
 /// Whom to become: `user`, and `group` or else the user's own. `None` when not started as root, or when
 /// nobody is named: then the process stays who it is.
@@ -61,34 +67,70 @@ pub(crate) fn drop_root(user: &User, gid: Gid) -> Result<(), String> {
 /// # Errors
 /// For people: the system refused; then nothing may go on.
 pub(crate) fn keep_those_of_keeper() -> Result<(), String> {
-    let keep = || -> Result<(), Errno> {
-        let own = capabilities(None)?.permitted;
-        for bit in 0..u64::BITS {
-            let one = CapabilitySet::from_bits_retain(1 << bit);
-            if OF_KEEPER.contains(one) {
-                continue;
-            }
-            match remove_capability_from_bounding_set(one) {
-                // What this kernel does not know, and what a container has taken away already.
-                Ok(()) | Err(Errno::INVAL) => {}
-                Err(Errno::PERM) if !own.contains(CapabilitySet::SETPCAP) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let kept = own.intersection(OF_KEEPER);
-        set_capabilities(
-            None,
-            CapabilitySets {
-                effective: kept,
-                permitted: kept,
-                inheritable: CapabilitySet::empty(),
-            },
-        )
-    };
     let failed = |error: String| format!("cannot give up what the keeper has no use for: {error}");
     setgroups(&[]).map_err(|error| failed(error.to_string()))?;
-    keep().map_err(|error| failed(error.to_string()))?;
+    bound(OF_KEEPER).map_err(|error| failed(error.to_string()))?;
+    keep(OF_KEEPER).map_err(|error| failed(error.to_string()))?;
     renounce_new()
+}
+
+/// Gives up the capabilities that this process has no use for. One that is about to become another user needs
+/// root's until then, and has none afterwards (capabilities(7)). Holds for this thread and those that it starts.
+///
+/// # Errors
+/// For people: the system refused; then nothing may go on.
+pub(crate) fn limit_capabilities(becomes: Option<&User>) -> Result<(), String> {
+    let (bounding, permitted) = match becomes {
+        Some(user) if !user.uid.is_root() => (CapabilitySet::empty(), CapabilitySet::all()),
+        Some(_) | None => (OF_SERVICE, OF_SERVICE),
+    };
+    let limit = || bound(bounding).and_then(|()| keep(permitted));
+    limit().map_err(|error| format!("cannot give up capabilities: {error}"))
+}
+
+/// The capabilities that this thread can use, for people: their names in capabilities(7), in lower case.
+pub(crate) fn show_capabilities() -> String {
+    let own = capabilities(None).map(|sets| sets.permitted);
+    let own = own.unwrap_or(CapabilitySet::empty());
+    let mut names: Vec<String> = own
+        .iter_names()
+        .map(|(name, _)| name.to_lowercase())
+        .collect();
+    if names.is_empty() {
+        names.push("none".to_owned());
+    }
+    names.join(" ")
+}
+
+/// Takes all others out of the bounding set: no program could give them back.
+fn bound(kept: CapabilitySet) -> Result<(), Errno> {
+    let own = capabilities(None)?.permitted;
+    for bit in 0..u64::BITS {
+        let one = CapabilitySet::from_bits_retain(1 << bit);
+        if kept.contains(one) {
+            continue;
+        }
+        match remove_capability_from_bounding_set(one) {
+            // What this kernel does not know, and what a container has taken away already.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(Errno::PERM) if !own.contains(CapabilitySet::SETPCAP) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Gives up all others, and leaves none to programs: the ambient ones go with the inheritable.
+fn keep(kept: CapabilitySet) -> Result<(), Errno> {
+    let kept = capabilities(None)?.permitted.intersection(kept);
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: kept,
+            permitted: kept,
+            inheritable: CapabilitySet::empty(),
+        },
+    )
 }
 
 /// Ends by no signal that is meant for somebody else: a terminal, a service manager and `pkill` send them to

@@ -10,6 +10,7 @@ pub(crate) mod line_client;
 pub(crate) mod ports;
 pub(crate) mod postern;
 pub(crate) mod process;
+pub(crate) mod started;
 pub(crate) mod temp;
 pub(crate) mod tools;
 pub(crate) mod wait;

@@ -20,7 +20,16 @@ impl TempDir {
 
     /// The same where only root can pass, and nobody else can write to a folder above it.
     pub(crate) fn of_root(name: &str) -> TempDir {
-        let folder = TempDir::within(Path::new("/var/lib"), name);
+        TempDir::closed_within(Path::new("/var/lib"), name)
+    }
+
+    /// The same where a confined proxy reads nothing, unless its configuration has named the folder.
+    pub(crate) fn in_home(name: &str) -> TempDir {
+        TempDir::closed_within(Path::new("/root"), name)
+    }
+
+    fn closed_within(above: &Path, name: &str) -> TempDir {
+        let folder = TempDir::within(above, name);
         let closed = fs::Permissions::from_mode(0o700);
         fs::set_permissions(folder.path(), closed).expect("the folder is ours");
         folder
