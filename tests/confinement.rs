@@ -345,6 +345,35 @@ fn a_map_is_replaced_and_a_log_is_rotated_in_folders_that_were_named() {
 }
 
 #[test]
+fn a_log_on_standard_output_is_opened_again_and_opens_no_folder() {
+    let script = "exec \"$0\" --config \"$1\" >\"$1.out\"";
+    let logs = TempDir::new("confinement");
+    let (log, old) = (logs.path().join("log"), logs.path().join("log.1"));
+    let more = format!(
+        "error_log = /dev/stdout info\nerror_log = {} info",
+        log.display()
+    );
+    let started = Started::by(script, &more);
+    let output = started.folder.path().join("postern.ini.out");
+    let line = wait_for_line(&output, "confined: ");
+    let (_, of_logs) = line.split_once("logs under ").expect("it names them");
+    let of_logs = of_logs.split(';').next().unwrap_or_default();
+    assert!(of_logs.starts_with("/dev/stdout, /"), "{line}");
+    assert!(
+        !of_logs.contains(&started.folder.path().display().to_string()),
+        "{line}"
+    );
+    fs::rename(&log, &old).expect("the folder is ours");
+    started.process.signal(Signal::SIGUSR1);
+    wait::until_true("the log is there again", PATIENCE, || log.exists());
+    started.process.signal(Signal::SIGHUP);
+    wait_for_line(&log, READ_ANEW);
+    wait_for_line(&output, READ_ANEW);
+    let log = fs::read_to_string(&log).expect("it is there");
+    assert!(!log.contains("cannot open"), "{log}");
+}
+
+#[test]
 fn a_unix_socket_comes_and_goes_where_one_was_named() {
     let root = TempDir::in_home("confinement");
     let at = |name: &str| root.path().join(name);
