@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::RecvTimeoutError;
-use nix::unistd::User;
 
 use crate::admission::Limits;
 use crate::backend::Visits;
@@ -97,8 +96,11 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
         _ => None,
     };
     // The demo has threads already, and servers that need files of their own.
-    let confined = match file {
-        Some(_) => Some(confine(config, become_user.as_ref().map(|(user, _)| user))?),
+    let landlock = match file {
+        Some(_) => {
+            privileges::limit_capabilities(become_user.as_ref().map(|(user, _)| user))?;
+            Some(confine(config))
+        }
         None => None,
     };
     // First: who reads that we listen may send a signal at once.
@@ -123,7 +125,7 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
         let text = "running as root: name a `user` in [postern] to become once the ports are bound";
         log.write(Severity::Warn, file!(), text, None, None);
     }
-    if let Some(landlock) = confined {
+    if let Some(landlock) = landlock {
         say_what_holds(&landlock, &log);
     }
     warn_of_few_threads(process, &log);
@@ -152,12 +154,14 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
     Ok(process)
 }
 
-/// Gives up what the process needs neither now nor later, for good; the keeper is another process. Whether
-/// Landlock holds, and how, or why not.
-fn confine(config: &Config, becomes: Option<&User>) -> Result<Result<String, String>, String> {
-    privileges::limit_capabilities(becomes)?;
+/// Confines the process to what its configuration names, for good; the keeper is another process. Returns what
+/// holds, for people.
+///
+/// # Errors
+/// For people: why nothing does. The process goes on all the same.
+fn confine(config: &Config) -> Result<String, String> {
     if !config.process.landlock {
-        return Ok(Err("`landlock = off`".to_owned()));
+        return Err("`landlock = off`".to_owned());
     }
     let mut named: Vec<(Use, &Path)> = Vec::new();
     named.extend(config.files.iter().map(|file| (Use::Read, file.as_path())));
@@ -179,7 +183,7 @@ fn confine(config: &Config, becomes: Option<&User>) -> Result<Result<String, Str
             named.push((Use::Socket, file));
         }
     }
-    Ok(confinement::confine(&named))
+    confinement::confine(&named)
 }
 
 fn say_what_holds(landlock: &Result<String, String>, log: &Log) {

@@ -150,11 +150,9 @@ pub(crate) fn confine(named: &[(Use, &Path)]) -> Result<String, String> {
             kernel_abi,
         } => kernel_abi.unwrap_or(effective_abi as i32),
         LandlockStatus::NotEnabled | LandlockStatus::NotImplemented => {
-            return Err(
-                "this system has no Landlock (Linux 5.13 or later has it, unless it is \
-                        switched off at boot or in a container)"
-                    .to_owned(),
-            );
+            let why = "this system has no Landlock (Linux 5.13 or later has it, unless it is switched \
+                       off at boot or in a container)";
+            return Err(why.to_owned());
         }
     };
     let text = format!("Landlock ABI {abi} ({})", show(&held));
@@ -235,7 +233,7 @@ fn rules(named: &[(Use, &Path)]) -> Vec<Rule> {
         }
     }
     for (purpose, path) in named {
-        match is_device(path) {
+        match is_device(path) || is_device(&real(path)) {
             true => all.push((*purpose, path.to_path_buf())),
             false => all.extend(folders_of(*purpose, path)),
         }
