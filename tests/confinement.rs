@@ -17,6 +17,7 @@ use crate::common::tools::wait_for_line;
 use crate::common::wait::{self, PATIENCE};
 use crate::peers::{Peer, imap_server};
 use crate::servers::pki::{Key, NAMES, Pair, Pki, State};
+use nix::libc::{ENOSYS, EPERM, SYS_capset, SYS_landlock_create_ruleset, c_long};
 use nix::sys::signal::Signal;
 
 const READ_ANEW: &str = "the configuration was read anew";
@@ -396,25 +397,56 @@ fn a_unix_socket_comes_and_goes_where_one_was_named() {
     assert!(!at("third").exists());
 }
 
-/// Answers ENOSYS to landlock_create_ruleset(2), as a kernel before 5.13 does, and becomes what its arguments
-/// name. The filter is classic BPF, its numbers those of <linux/seccomp.h>.
-const WITHOUT_LANDLOCK: &str = "\
+/// Answers one system call (first argument) with an error (second), and becomes what the other arguments name.
+/// The filter is classic BPF, its numbers those of <linux/seccomp.h>.
+const WITHOUT_A_CALL: &str = "\
 import ctypes, os, struct, sys
-code = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (6, 0, 0, 0x50000 | 38), (6, 0, 0, 0x7fff0000)]
+code = [(0x20, 0, 0, 0), (0x15, 0, 1, int(sys.argv[1])), (6, 0, 0, 0x50000 | int(sys.argv[2])), (6, 0, 0, 0x7fff0000)]
 code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *one) for one in code))
 class Program(ctypes.Structure):
     _fields_ = [('length', ctypes.c_ushort), ('code', ctypes.c_void_p)]
 program = Program(4, ctypes.addressof(code))
 prctl = ctypes.CDLL(None, use_errno=True).prctl
 assert prctl(38, 1, 0, 0, 0) == 0 and prctl(22, 2, ctypes.byref(program), 0, 0) == 0
-os.execv(sys.argv[1], sys.argv[1:])
+os.execv(sys.argv[3], sys.argv[3:])
 ";
+
+/// The command that runs the rest of its line without this system call, as any user.
+fn without(folder: &TempDir, call: c_long, error: i32) -> String {
+    let script = folder.write("without.py", WITHOUT_A_CALL);
+    format!("/usr/bin/python3 {} {call} {error}", script.display())
+}
+
+#[test]
+fn a_unit_that_refuses_to_change_capabilities_does_not_keep_it_from_starting() {
+    let folder = TempDir::new("confinement");
+    let without = without(&folder, SYS_capset, EPERM);
+    let script = format!(
+        "exec setpriv --reuid=65534 --regid=65534 --clear-groups \
+         --bounding-set=-all,+net_bind_service --inh-caps=-all,+net_bind_service \
+         --ambient-caps=+net_bind_service {without} \"$0\" --config \"$1\""
+    );
+    let started = Started::by(&script, "error_log = log info");
+    let low_ports = "0000000000000400";
+    expect_capabilities(
+        &started,
+        &[
+            ("CapPrm", low_ports),
+            ("CapEff", low_ports),
+            ("CapBnd", low_ports),
+            ("CapAmb", NONE),
+        ],
+    );
+    let line = told(&started);
+    assert!(line.contains("capabilities: net_bind_service"), "{line}");
+}
 
 #[test]
 fn a_system_without_landlock_is_told_once_and_served() {
     let folder = TempDir::new("confinement");
-    let script = folder.write("without.py", WITHOUT_LANDLOCK);
-    let script = format!("exec python3 {} \"$0\" --config \"$1\"", script.display());
+    // As a kernel before 5.13 answers.
+    let script = without(&folder, SYS_landlock_create_ruleset, ENOSYS);
+    let script = format!("exec {script} \"$0\" --config \"$1\"");
     let mut started = Started::by(&script, "user = nobody\nerror_log = log info");
     let line = told(&started);
     let text = "not confined to its files: this system has no Landlock";

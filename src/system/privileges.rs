@@ -9,8 +9,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Group, Uid, User, geteuid, initgroups, setgid, setgroups, setuid};
 use rustix::io::Errno;
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set,
-    set_capabilities,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities,
 };
 
 /// What the keeper does with root's rights: it opens what is anybody's, gives logs and sockets away, and binds
@@ -120,9 +120,15 @@ fn bound(kept: CapabilitySet) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Gives up all others, and leaves none to programs: the ambient ones go with the inheritable.
+/// Gives up all others. Where there are none capset(2) is not called: filters of system calls refuse it, or kill
+/// for it. The inheritable ones may stay then, which give nothing to a program without new privileges.
 fn keep(kept: CapabilitySet) -> Result<(), Errno> {
-    let kept = capabilities(None)?.permitted.intersection(kept);
+    clear_ambient_capability_set()?;
+    let own = capabilities(None)?.permitted;
+    if kept.contains(own) {
+        return Ok(());
+    }
+    let kept = own.intersection(kept);
     set_capabilities(
         None,
         CapabilitySets {
