@@ -199,9 +199,11 @@ fn hup_reads_what_only_root_can_read() {
 #[test]
 fn usr1_makes_a_log_in_a_folder_of_roots() {
     let folder = TempDir::of_root("keeper");
-    let (log, old) = (folder.path().join("log"), folder.path().join("log.1"));
+    let logs = folder.path().join("logs");
+    fs::create_dir(&logs).expect("the folder is ours");
+    let (log, old) = (logs.join("log"), logs.join("log.1"));
     let ini = format!(
-        "error_log = log info\nerror_log = stderr info\n{}",
+        "error_log = logs/log info\nerror_log = stderr info\n{}",
         imap("127.0.0.1:0", "")
     );
     let postern = proxy(folder, &ini);
