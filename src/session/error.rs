@@ -89,7 +89,10 @@ impl Cause {
             Self::Stopped(Ending::ReloadTimeout) => {
                 "session ended because the configuration was read anew"
             }
-            Self::Stopped(_) => "session ended because the program stops",
+            Self::Stopped(Ending::Kicked) => "session ended by an operator",
+            Self::Stopped(Ending::Stop | Ending::ShutdownTimeout) => {
+                "session ended because the program stops"
+            }
             Self::Refused => "session closed after a refused login",
             Self::ClientProtocol(text) | Self::Internal(text) => text,
             Self::ClientCertificate { text, .. } | Self::AuthService(text, _) => text,

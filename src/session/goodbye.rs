@@ -54,6 +54,7 @@ pub(super) fn say(
 ) {
     let (severity, kind) = (cause.severity(), cause.reason());
     let is_of_client = cause.is_of_client();
+    session.entry.note_goodbye();
     if !is_of_client || session.may_log(severity, kind) {
         let text = session.describe(cause);
         session.log_failure(severity, file!(), &text, cause.io_error());

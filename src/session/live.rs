@@ -31,6 +31,8 @@ pub(crate) enum Ending {
     ShutdownTimeout,
     /// The session began before a reload, `reload_timeout` ago.
     ReloadTimeout,
+    /// An operator has ended it.
+    Kicked,
 }
 
 impl Ending {
@@ -40,6 +42,7 @@ impl Ending {
             Self::Stop => "stopped",
             Self::ShutdownTimeout => "shutdown timeout",
             Self::ReloadTimeout => "reload timeout",
+            Self::Kicked => "kicked",
         }
     }
 }
@@ -61,6 +64,10 @@ pub(crate) struct Entry {
     pub bytes: [AtomicU64; 2],
     /// Whether it waits without a thread.
     pub sleeps: AtomicBool,
+    /// When it last did something, in milliseconds after `accepted`. A relay's clock sets it too.
+    pub(super) active: Arc<AtomicU64>,
+    /// Whether it says goodbye.
+    leaves: AtomicBool,
     /// Whether it is to make room for others, unless it has something to say.
     makes_room: AtomicBool,
     client: Arc<Socket>,
@@ -109,6 +116,27 @@ impl Entry {
         self.makes_room.store(false, Ordering::Relaxed);
     }
 
+    /// It does something at this moment.
+    pub(super) fn note_activity(&self) {
+        let now = u64::try_from(self.accepted.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.active.store(now, Ordering::Relaxed);
+    }
+
+    /// When it last did something, counted from accept.
+    pub(super) fn active(&self) -> Duration {
+        Duration::from_millis(self.active.load(Ordering::Relaxed))
+    }
+
+    /// It has nothing to say any more but its last line.
+    pub(super) fn note_goodbye(&self) {
+        self.leaves.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was told to end, or ends by itself.
+    pub(super) fn is_ending(&self, facts: &Facts) -> bool {
+        facts.ending.is_some() || self.leaves.load(Ordering::Relaxed)
+    }
+
     /// Whether it is logged in and its bytes pass unread.
     pub(crate) fn is_relayed(&self) -> bool {
         self.facts().backend.is_some()
@@ -127,7 +155,7 @@ impl Entry {
     }
 
     /// Tells it to end in good order. The first reason counts.
-    fn end(&self, ending: Ending) {
+    pub(super) fn end(&self, ending: Ending) {
         let mut facts = self.facts();
         facts.ending.get_or_insert(ending);
         self.client.shutdown(Shutdown::Read);
@@ -172,6 +200,8 @@ impl Live {
             accepted: Instant::now(),
             bytes: [AtomicU64::new(0), AtomicU64::new(0)],
             sleeps: AtomicBool::new(false),
+            active: Arc::default(),
+            leaves: AtomicBool::new(false),
             makes_room: AtomicBool::new(false),
             client: Arc::clone(client),
             facts: Mutex::new(Facts {
@@ -278,7 +308,7 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::Read;
     use std::os::unix::net::UnixStream;
     use std::path::Path;
@@ -286,14 +316,14 @@ mod tests {
     use super::*;
     use crate::net::socket::Waited;
 
-    fn service() -> Arc<Service> {
+    pub(crate) fn service() -> Arc<Service> {
         let ini = "[server imap]\nlisten = 127.0.0.1:143\nauth_http = 127.0.0.1:9\n";
         let config = crate::config::parse(ini, Path::new("live.ini")).expect("a configuration");
         let mut services = crate::service::build(&config, &Default::default()).expect("a service");
         services.remove(0)
     }
 
-    fn socket() -> (Arc<Socket>, UnixStream) {
+    pub(crate) fn socket() -> (Arc<Socket>, UnixStream) {
         let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
         let ours = socket2::Socket::from(std::os::fd::OwnedFd::from(ours));
         (Arc::new(Socket::accepted(ours)), theirs)

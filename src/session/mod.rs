@@ -14,6 +14,7 @@ mod quoted;
 mod relay;
 mod run;
 mod slot;
+pub(crate) mod snapshot;
 pub(crate) mod turn;
 
 use std::fmt;

@@ -49,8 +49,8 @@ pub(super) struct Relay {
 /// The silence of both directions together.
 struct Clock {
     began: Instant,
-    /// Milliseconds after `began` at which a byte last moved.
-    active: AtomicU64,
+    /// Milliseconds after `began` at which a byte last moved: that of the session's entry.
+    active: Arc<AtomicU64>,
     /// Longest silence, in milliseconds.
     limit: AtomicU64,
     /// `hibernate_timeout`, in milliseconds.
@@ -94,6 +94,7 @@ impl Relay {
         let (client, from_client, pending) = client.into_parts();
         let (backend, from_backend) = backend.into_leg();
         session.entry.set_backend(&backend.socket);
+        session.entry.note_activity();
         let conf = &session.service.conf;
         let relay = Arc::new(Self {
             client,
@@ -103,8 +104,8 @@ impl Relay {
             idle: [AtomicBool::new(false), AtomicBool::new(false)],
             away: [AtomicBool::new(false), AtomicBool::new(false)],
             clock: Clock {
-                began: Instant::now(),
-                active: AtomicU64::new(0),
+                began: session.accepted(),
+                active: Arc::clone(&session.entry.active),
                 limit: AtomicU64::new(millis(conf.proxy_timeout)),
                 hibernate: conf.hibernate_timeout.map(millis),
                 unacknowledged: AtomicU64::new(NOT_LOOKED),

@@ -144,6 +144,7 @@ fn serve(script: Box<Script>) {
 }
 
 fn take_turn(mut script: Box<Script>) {
+    script.session.entry.note_activity();
     match run(&mut script) {
         Ok(backend) => {
             script.session.log_event(file!(), "client logged in");
