@@ -310,6 +310,11 @@ impl Admission {
         self.lock().sessions
     }
 
+    /// Addresses with more sessions before login than they may have.
+    pub(crate) fn crowded_addresses(&self) -> usize {
+        self.lock().exceeded.len()
+    }
+
     /// Waits until no session is left, or until `deadline`; whether none is.
     pub(crate) fn wait_empty(&self, deadline: Instant) -> bool {
         let mut state = self.lock();

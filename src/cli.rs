@@ -1,7 +1,10 @@
 //! The command line: which command, which file, and the exit status.
 //!
 //! 0 is success, 1 a failure while running, 2 a wrong configuration or usage, 3 an import that left
-//! something out.
+//! something out, or that no running process was reached. The commands for such a process are in `operate`.
+
+mod operate;
+mod table;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -16,8 +19,7 @@ use crate::demo;
 use crate::import;
 use crate::keeper;
 
-/// Where packages put the configuration.
-const CONFIG: &str = "/etc/postern/postern.ini";
+const CONFIG: &str = config::USUAL_FILE;
 
 const FAILED: u8 = 1;
 const WRONG: u8 = 2;
@@ -61,6 +63,8 @@ enum Command {
     },
     /// Runs on loopback ports with a small mail store behind it, and prints what to try.
     Demo,
+    #[command(flatten)]
+    Operate(operate::Operate),
 }
 
 /// What a Postern that is started as root runs beside itself. For nobody else, so neither the help nor the
@@ -110,6 +114,7 @@ fn run(cli: Cli) -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Command::ImportNginx { file }) => import_nginx(&file),
+        Some(Command::Operate(command)) => operate::run(command),
         Some(Command::Demo) => ended(demo::run(print)),
     }
 }

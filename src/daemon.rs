@@ -5,11 +5,13 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::RecvTimeoutError;
+use crossbeam_channel::{Receiver, after, never, select};
 
 use crate::admission::Limits;
 use crate::backend::Visits;
 use crate::config::{self, Config, ListenAddress, Mistake};
+use crate::control::status::{self, LastReload};
+use crate::control::{Asked, Control, Desk, Wanted};
 use crate::dialect;
 use crate::front::{self, Fronts, Listening};
 use crate::log::{Log, LogDestination, Severity};
@@ -112,6 +114,7 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
     let mut fronts = Fronts::new(passed);
     let bound = fronts.bind(&services)?;
     let pid_file = PidFile::write(process.pid.as_deref())?;
+    let control = Control::bind(process, &log)?;
     if let Some((user, group)) = become_user {
         // What was opened as root must be writable afterwards too, to be opened again (USR1).
         for error in crate::log::hand_over(user.uid, group) {
@@ -119,6 +122,9 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
         }
         pid_file.hand_over(&user, group);
         front::hand_over(&bound, user.uid, group);
+        if let Some(control) = &control {
+            control.hand_over(user.uid, group)?;
+        }
         privileges::drop_root(&user, group)?;
     }
     if privileges::is_root() {
@@ -135,6 +141,10 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
     let visits = visit_backends(&services)?;
     let prepared = Fronts::prepare(bound, &runtime, &log)?;
     fronts.change_to(prepared, &log);
+    let (desk, asked) = Desk::new(&runtime, &log);
+    if let Some(control) = &control {
+        control.serve(&desk).map_err(no_thread)?;
+    }
     log.write(Severity::Notice, file!(), "ready", None, None);
     let process = Process {
         file: file.map(Path::to_owned),
@@ -147,7 +157,11 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
         kept,
         conf: process.clone(),
         pulse: Pulse::new(),
-        reload_failed: false,
+        began: Instant::now(),
+        last_reload: None,
+        control,
+        desk,
+        asked,
         _pid_file: pid_file,
     };
     process.tell(service_manager::ready);
@@ -182,6 +196,9 @@ fn confine(config: &Config) -> Result<String, String> {
         if let ListenAddress::Unix(file) = &listen.address {
             named.push((Use::Socket, file));
         }
+    }
+    if let config::Control::At(file) = &config.process.control {
+        named.push((Use::Socket, file));
     }
     confinement::confine(&named)
 }
@@ -224,7 +241,7 @@ struct Process {
     keeper: Option<Child>,
     log: Log,
     runtime: Arc<Runtime>,
-    wishes: crossbeam_channel::Receiver<Wish>,
+    wishes: Receiver<Wish>,
     fronts: Fronts,
     /// Those of the configuration in use; to be held, not read.
     _visits: Arc<Visits>,
@@ -232,9 +249,21 @@ struct Process {
     kept: Kept,
     conf: config::Process,
     pulse: Option<Pulse>,
-    /// Whether the last HUP changed nothing.
-    reload_failed: bool,
+    began: Instant,
+    last_reload: Option<LastReload>,
+    control: Option<Control>,
+    desk: Arc<Desk>,
+    /// What is asked for over the control socket.
+    asked: Receiver<Asked>,
     _pid_file: PidFile,
+}
+
+/// What the main thread is waiting for.
+enum Event {
+    Signal(Wish),
+    Asked(Asked),
+    /// The service manager is to hear of us.
+    Pulse,
 }
 
 /// When the service manager is to hear of us next.
@@ -265,23 +294,38 @@ impl Process {
     fn wait_for_end(mut self) -> Result<(), Failure> {
         // It may have ended before signals were listened for.
         while !self.keeper_has_ended() {
-            let wish = match self.pulse {
-                None => self.wishes.recv().map_err(RecvTimeoutError::from),
-                Some(pulse) => self.wishes.recv_deadline(pulse.next),
-            };
-            match wish {
-                Err(RecvTimeoutError::Timeout) => self.beat(),
-                Ok(Wish::Reopen) => self.reopen(),
-                Ok(Wish::Reload) => self.reload(),
-                Ok(Wish::LookAfterChild) => {}
-                Ok(Wish::Drain) => {
+            match self.next() {
+                Event::Pulse => self.beat(),
+                Event::Signal(Wish::Reopen) => self.reopen(),
+                Event::Signal(Wish::Reload) => drop(self.reload()),
+                Event::Signal(Wish::LookAfterChild) => {}
+                Event::Signal(Wish::Drain) => {
                     self.drain();
                     return Ok(());
                 }
-                Ok(Wish::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                Event::Signal(Wish::Stop) => {
                     self.stop();
                     return Ok(());
                 }
+                Event::Asked(asked) => match asked.wanted {
+                    Wanted::Status => self.answer_status(asked, false),
+                    Wanted::Reload => {
+                        let done = self.reload();
+                        asked.answer(status::of_reload(&done));
+                    }
+                    Wanted::Drain => {
+                        asked.answer_before_the_end(status::of_end(
+                            self.conf.shutdown_timeout + STOP,
+                        ));
+                        self.drain();
+                        return Ok(());
+                    }
+                    Wanted::Stop => {
+                        asked.answer_before_the_end(status::of_end(STOP));
+                        self.stop();
+                        return Ok(());
+                    }
+                },
             }
         }
         // Renewed keys, logs and the configuration itself would be out of reach from now on.
@@ -289,6 +333,34 @@ impl Process {
         self.log.write(Severity::Alert, file!(), text, None, None);
         self.stop();
         Err(Failure::Running(text.to_owned()))
+    }
+
+    /// Waits for the next thing to do.
+    fn next(&self) -> Event {
+        let pulse = match self.pulse {
+            None => never(),
+            Some(pulse) => after(pulse.next.saturating_duration_since(Instant::now())),
+        };
+        select! {
+            recv(self.wishes) -> wish => Event::Signal(wish.unwrap_or(Wish::Stop)),
+            recv(self.asked) -> asked => match asked {
+                Ok(asked) => Event::Asked(asked),
+                // The desk is there as long as we are.
+                Err(_) => Event::Pulse,
+            },
+            recv(pulse) -> _ => Event::Pulse,
+        }
+    }
+
+    fn answer_status(&self, asked: Asked, is_draining: bool) {
+        asked.answer(status::answer(&status::Process {
+            runtime: &self.runtime,
+            fronts: &self.fronts,
+            max_sessions: self.conf.max_sessions,
+            began: self.began,
+            last_reload: self.last_reload.as_ref(),
+            is_draining,
+        }));
     }
 
     /// Whether there was one, and it is gone.
@@ -326,7 +398,11 @@ impl Process {
             "{} sessions, {relayed} of them logged in; {} listeners{}",
             self.runtime.admission.sessions(),
             self.fronts.listening().len(),
-            match self.reload_failed {
+            match self
+                .last_reload
+                .as_ref()
+                .is_some_and(LastReload::is_refused)
+            {
                 true => "; the last reload failed, see the log",
                 false => "",
             },
@@ -346,32 +422,39 @@ impl Process {
     }
 
     /// HUP: reads everything anew. If anything is wrong, everything stays as it is.
-    fn reload(&mut self) {
+    ///
+    /// Returns the warnings about the new configuration, or its mistakes.
+    fn reload(&mut self) -> Result<Vec<String>, Vec<String>> {
         let Some(file) = self.file.clone() else {
-            return self.say("HUP: there is no configuration file to read again");
+            let text = "HUP: there is no configuration file to read again";
+            self.say(text);
+            return Err(vec![text.to_owned()]);
         };
         self.tell(|_| service_manager::reloading());
-        let changed = match config::load(&file) {
-            Ok(config) => self.change_to(&config).map_err(|error| vec![error]),
+        let done = match config::load(&file) {
+            Ok(config) => {
+                let changed = self.change_to(&config).map_err(|error| vec![error]);
+                changed.map(|()| config.warnings)
+            }
             Err(mistakes) => Err(mistakes.iter().map(ToString::to_string).collect()),
         };
-        self.reload_failed = changed.is_err();
-        match changed {
-            Ok(()) => self.say("the configuration was read anew"),
-            Err(errors) => {
-                for error in errors {
-                    self.log.write(Severity::Error, file!(), &error, None, None);
-                }
-                self.log.write(
-                    Severity::Error,
-                    file!(),
-                    "the new configuration has mistakes; the old one stays in use",
-                    None,
-                    None,
-                );
-            }
+        let mistakes = done.as_ref().err().map_or(&[][..], Vec::as_slice);
+        self.last_reload = Some(LastReload::now(mistakes));
+        for error in mistakes {
+            self.log.write(Severity::Error, file!(), error, None, None);
+        }
+        match mistakes {
+            [] => self.say("the configuration was read anew"),
+            _ => self.log.write(
+                Severity::Error,
+                file!(),
+                "the new configuration has mistakes; the old one stays in use",
+                None,
+                None,
+            ),
         }
         self.tell(service_manager::ready);
+        done
     }
 
     /// Everything that can fail comes first, while everything is still as it was. Sockets that stay are
@@ -392,6 +475,7 @@ impl Process {
         let prepared = Fronts::prepare(bound, &self.runtime, &log)?;
         // What is known of the backends is what clients are told as soon as they are let in.
         let visits = visit_backends(&services)?;
+        let control = Control::change(self.control.as_ref(), process, &self.desk, &log)?;
 
         // From here on nothing fails.
         for warning in &config.warnings {
@@ -409,6 +493,9 @@ impl Process {
         self._visits = visits;
         self.runtime.admission.set_limits(admission_limits(process));
         self.kept = kept;
+        Control::change_to(&mut self.control, control);
+        self.desk.set_log(&log);
+        crate::log::set_level(None);
         self.log = log;
         self.conf = config::Process {
             user: self.conf.user.take(),
@@ -465,6 +552,21 @@ impl Process {
                 Ok(Wish::Stop) => break,
                 Ok(Wish::Reopen) => self.reopen(),
                 _ => {}
+            }
+            let Ok(asked) = self.asked.try_recv() else {
+                continue;
+            };
+            let left = end.saturating_duration_since(Instant::now());
+            match asked.wanted {
+                Wanted::Status => self.answer_status(asked, true),
+                Wanted::Reload => asked.answer(status::of_reload(&Err(vec![
+                    "the process is about to end, and reads nothing anew".to_owned(),
+                ]))),
+                Wanted::Drain => asked.answer_before_the_end(status::of_end(left + STOP)),
+                Wanted::Stop => {
+                    asked.answer_before_the_end(status::of_end(STOP));
+                    break;
+                }
             }
         }
         self.finish(Ending::ShutdownTimeout);

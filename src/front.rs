@@ -255,6 +255,24 @@ impl Fronts {
         slept.count() == 0
     }
 
+    /// The servers that they lead to, each once.
+    pub(crate) fn services(&self) -> Vec<Arc<Service>> {
+        let mut services: Vec<Arc<Service>> = Vec::new();
+        for entrance in self
+            .open
+            .iter()
+            .flat_map(|front| front.entrances.current().to_vec())
+        {
+            if !services
+                .iter()
+                .any(|known| Arc::ptr_eq(known, &entrance.service))
+            {
+                services.push(entrance.service);
+            }
+        }
+        services
+    }
+
     /// The servers that they lead to, each with its real address.
     pub(crate) fn listening(&self) -> Vec<Listening> {
         self.open.iter().flat_map(Front::listening).collect()

@@ -5,6 +5,7 @@
 //! what stands above it; `.ci/arrows` makes sure of that.
 //!
 //! - `cli`, `daemon`, `front`, `accept`: the process, from arguments to accepted sockets.
+//! - `control`: the socket over which an operator asks a running process, and the asking side.
 //! - `session::turn`: how a session gets its turns on a worker, and sleeps in between; `session::run`: what
 //!   it does in them, up to the end of its login.
 //! - `dialect`: the three protocols, a client-facing and a backend-facing half each. `session::dial` finds a
@@ -36,6 +37,7 @@ mod accept;
 mod admission;
 mod auth;
 mod backend;
+mod control;
 mod daemon;
 mod demo;
 mod dialect;

@@ -8,6 +8,7 @@ mod client_name;
 mod common;
 mod config;
 mod confinement;
+mod control;
 mod crowds;
 mod demo;
 mod descriptors;

@@ -31,14 +31,64 @@ complete -c postern -n "__fish_postern_needs_command" -f -a "check" -d 'Validate
 complete -c postern -n "__fish_postern_needs_command" -f -a "reference" -d 'Prints every directive with its sections, type, default and meaning'
 complete -c postern -n "__fish_postern_needs_command" -f -a "import-nginx" -d 'Turns an nginx or Angie configuration of a mail proxy into ours, on standard output'
 complete -c postern -n "__fish_postern_needs_command" -f -a "demo" -d 'Runs on loopback ports with a small mail store behind it, and prints what to try'
+complete -c postern -n "__fish_postern_needs_command" -f -a "status" -d 'Says how the running process is; the exit status is 1 when something is wrong with it'
+complete -c postern -n "__fish_postern_needs_command" -f -a "sessions" -d 'Lists the sessions, or some of them'
+complete -c postern -n "__fish_postern_needs_command" -f -a "kick" -d 'Ends sessions; the exit status is 1 when there are none'
+complete -c postern -n "__fish_postern_needs_command" -f -a "reload" -d 'Reads the configuration anew, as the signal HUP does, and prints what is wrong with it'
+complete -c postern -n "__fish_postern_needs_command" -f -a "stop" -d 'Ends the process at once, as the signal TERM does, and waits until it is gone'
+complete -c postern -n "__fish_postern_needs_command" -f -a "drain" -d 'Lets nobody in any more, as the signal QUIT does, and waits until the process is gone'
+complete -c postern -n "__fish_postern_needs_command" -f -a "log-level" -d 'Sets one level for all logs, until the next reload or restart'
 complete -c postern -n "__fish_postern_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c postern -n "__fish_postern_using_subcommand check" -s c -l config -d 'The configuration file' -r -F
 complete -c postern -n "__fish_postern_using_subcommand check" -s h -l help -d 'Print help'
 complete -c postern -n "__fish_postern_using_subcommand reference" -s h -l help -d 'Print help'
 complete -c postern -n "__fish_postern_using_subcommand import-nginx" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c postern -n "__fish_postern_using_subcommand demo" -s h -l help -d 'Print help'
-complete -c postern -n "__fish_postern_using_subcommand help; and not __fish_seen_subcommand_from check reference import-nginx demo help" -f -a "check" -d 'Validates the configuration and prints what would listen where'
-complete -c postern -n "__fish_postern_using_subcommand help; and not __fish_seen_subcommand_from check reference import-nginx demo help" -f -a "reference" -d 'Prints every directive with its sections, type, default and meaning'
-complete -c postern -n "__fish_postern_using_subcommand help; and not __fish_seen_subcommand_from check reference import-nginx demo help" -f -a "import-nginx" -d 'Turns an nginx or Angie configuration of a mail proxy into ours, on standard output'
-complete -c postern -n "__fish_postern_using_subcommand help; and not __fish_seen_subcommand_from check reference import-nginx demo help" -f -a "demo" -d 'Runs on loopback ports with a small mail store behind it, and prints what to try'
-complete -c postern -n "__fish_postern_using_subcommand help; and not __fish_seen_subcommand_from check reference import-nginx demo help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c postern -n "__fish_postern_using_subcommand status" -s c -l config -d 'The configuration file that says where the control socket is' -r -F
+complete -c postern -n "__fish_postern_using_subcommand status" -l control -d 'The control socket itself' -r -F
+complete -c postern -n "__fish_postern_using_subcommand status" -l json -d 'Prints JSON'
+complete -c postern -n "__fish_postern_using_subcommand status" -s h -l help -d 'Print help'
+complete -c postern -n "__fish_postern_using_subcommand sessions" -l user -d 'Those of this login' -r
+complete -c postern -n "__fish_postern_using_subcommand sessions" -l address -d 'Those whose client has this address, or one of this range' -r
+complete -c postern -n "__fish_postern_using_subcommand sessions" -l server -d 'Those of [server NAME]' -r
+complete -c postern -n "__fish_postern_using_subcommand sessions" -l backend -d 'Those with a backend at this address, with or without its port' -r
+complete -c postern -n "__fish_postern_using_subcommand sessions" -s c -l config -d 'The configuration file that says where the control socket is' -r -F
+complete -c postern -n "__fish_postern_using_subcommand sessions" -l control -d 'The control socket itself' -r -F
+complete -c postern -n "__fish_postern_using_subcommand sessions" -l json -d 'Prints JSON'
+complete -c postern -n "__fish_postern_using_subcommand sessions" -s h -l help -d 'Print help'
+complete -c postern -n "__fish_postern_using_subcommand kick" -l user -d 'Those of this login' -r
+complete -c postern -n "__fish_postern_using_subcommand kick" -l address -d 'Those whose client has this address, or one of this range' -r
+complete -c postern -n "__fish_postern_using_subcommand kick" -l server -d 'Those of [server NAME]' -r
+complete -c postern -n "__fish_postern_using_subcommand kick" -l backend -d 'Those with a backend at this address, with or without its port' -r
+complete -c postern -n "__fish_postern_using_subcommand kick" -s c -l config -d 'The configuration file that says where the control socket is' -r -F
+complete -c postern -n "__fish_postern_using_subcommand kick" -l control -d 'The control socket itself' -r -F
+complete -c postern -n "__fish_postern_using_subcommand kick" -l json -d 'Prints JSON'
+complete -c postern -n "__fish_postern_using_subcommand kick" -s h -l help -d 'Print help'
+complete -c postern -n "__fish_postern_using_subcommand reload" -s c -l config -d 'The configuration file that says where the control socket is' -r -F
+complete -c postern -n "__fish_postern_using_subcommand reload" -l control -d 'The control socket itself' -r -F
+complete -c postern -n "__fish_postern_using_subcommand reload" -l json -d 'Prints JSON'
+complete -c postern -n "__fish_postern_using_subcommand reload" -s h -l help -d 'Print help'
+complete -c postern -n "__fish_postern_using_subcommand stop" -s c -l config -d 'The configuration file that says where the control socket is' -r -F
+complete -c postern -n "__fish_postern_using_subcommand stop" -l control -d 'The control socket itself' -r -F
+complete -c postern -n "__fish_postern_using_subcommand stop" -l json -d 'Prints JSON'
+complete -c postern -n "__fish_postern_using_subcommand stop" -s h -l help -d 'Print help'
+complete -c postern -n "__fish_postern_using_subcommand drain" -s c -l config -d 'The configuration file that says where the control socket is' -r -F
+complete -c postern -n "__fish_postern_using_subcommand drain" -l control -d 'The control socket itself' -r -F
+complete -c postern -n "__fish_postern_using_subcommand drain" -l json -d 'Prints JSON'
+complete -c postern -n "__fish_postern_using_subcommand drain" -s h -l help -d 'Print help'
+complete -c postern -n "__fish_postern_using_subcommand log-level" -s c -l config -d 'The configuration file that says where the control socket is' -r -F
+complete -c postern -n "__fish_postern_using_subcommand log-level" -l control -d 'The control socket itself' -r -F
+complete -c postern -n "__fish_postern_using_subcommand log-level" -l json -d 'Prints JSON'
+complete -c postern -n "__fish_postern_using_subcommand log-level" -s h -l help -d 'Print help'
+complete -c postern -n "__fish_postern_using_subcommand help; and not __fish_seen_subcommand_from check reference import-nginx demo status sessions kick reload stop drain log-level help" -f -a "check" -d 'Validates the configuration and prints what would listen where'
+complete -c postern -n "__fish_postern_using_subcommand help; and not __fish_seen_subcommand_from check reference import-nginx demo status sessions kick reload stop drain log-level help" -f -a "reference" -d 'Prints every directive with its sections, type, default and meaning'
+complete -c postern -n "__fish_postern_using_subcommand help; and not __fish_seen_subcommand_from check reference import-nginx demo status sessions kick reload stop drain log-level help" -f -a "import-nginx" -d 'Turns an nginx or Angie configuration of a mail proxy into ours, on standard output'
+complete -c postern -n "__fish_postern_using_subcommand help; and not __fish_seen_subcommand_from check reference import-nginx demo status sessions kick reload stop drain log-level help" -f -a "demo" -d 'Runs on loopback ports with a small mail store behind it, and prints what to try'
+complete -c postern -n "__fish_postern_using_subcommand help; and not __fish_seen_subcommand_from check reference import-nginx demo status sessions kick reload stop drain log-level help" -f -a "status" -d 'Says how the running process is; the exit status is 1 when something is wrong with it'
+complete -c postern -n "__fish_postern_using_subcommand help; and not __fish_seen_subcommand_from check reference import-nginx demo status sessions kick reload stop drain log-level help" -f -a "sessions" -d 'Lists the sessions, or some of them'
+complete -c postern -n "__fish_postern_using_subcommand help; and not __fish_seen_subcommand_from check reference import-nginx demo status sessions kick reload stop drain log-level help" -f -a "kick" -d 'Ends sessions; the exit status is 1 when there are none'
+complete -c postern -n "__fish_postern_using_subcommand help; and not __fish_seen_subcommand_from check reference import-nginx demo status sessions kick reload stop drain log-level help" -f -a "reload" -d 'Reads the configuration anew, as the signal HUP does, and prints what is wrong with it'
+complete -c postern -n "__fish_postern_using_subcommand help; and not __fish_seen_subcommand_from check reference import-nginx demo status sessions kick reload stop drain log-level help" -f -a "stop" -d 'Ends the process at once, as the signal TERM does, and waits until it is gone'
+complete -c postern -n "__fish_postern_using_subcommand help; and not __fish_seen_subcommand_from check reference import-nginx demo status sessions kick reload stop drain log-level help" -f -a "drain" -d 'Lets nobody in any more, as the signal QUIT does, and waits until the process is gone'
+complete -c postern -n "__fish_postern_using_subcommand help; and not __fish_seen_subcommand_from check reference import-nginx demo status sessions kick reload stop drain log-level help" -f -a "log-level" -d 'Sets one level for all logs, until the next reload or restart'
+complete -c postern -n "__fish_postern_using_subcommand help; and not __fish_seen_subcommand_from check reference import-nginx demo status sessions kick reload stop drain log-level help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

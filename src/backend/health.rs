@@ -26,6 +26,17 @@ impl Health {
         until.is_some_and(|until| Instant::now() < until)
     }
 
+    /// The addresses that have not answered since they failed, and failed lately or less than `grace` before
+    /// that was over.
+    pub(crate) fn down(&self, grace: Duration) -> Vec<SocketAddr> {
+        let now = Instant::now();
+        let failed = self.lock();
+        let lately = failed.iter().filter(|(_, until)| now < **until + grace);
+        let mut down: Vec<SocketAddr> = lately.map(|(address, _)| *address).collect();
+        down.sort_unstable();
+        down
+    }
+
     /// Notes a failure; true if the address was good so far.
     pub(crate) fn failed(&self, address: SocketAddr, fail_timeout: Duration) -> bool {
         let mut failed = self.lock();

@@ -157,6 +157,13 @@ impl Backend {
         }
     }
 
+    /// The addresses that do not serve at present, as far as is known: those that are tried last, and those
+    /// that the next health check has not found well yet.
+    pub(crate) fn down(&self) -> Vec<SocketAddr> {
+        let between_checks = self.conf.health_check.unwrap_or_default();
+        self.known.health.down(2 * between_checks)
+    }
+
     /// Notes that an address does not serve, and says so once.
     pub(crate) fn note_failure(&self, address: SocketAddr, failure: &BeforeCredentials) {
         if self.known.health.failed(address, self.conf.fail_timeout) {

@@ -196,11 +196,17 @@ fn check_accounts(drafts: &Drafts<'_>, report: &mut Report) {
         let text = "needs `user` beside it: a group alone would leave root's rights in place";
         report.mistake(at(postern, "group"), text);
     }
-    if let Some(group) = &process.group
-        && !matches!(Group::from_name(group), Ok(Some(_)))
-    {
-        let text = format!("the system knows no group {}", shown(group));
-        report.mistake_of_kind(MistakeKind::UnknownAccount, at(postern, "group"), &text);
+    let groups = [
+        ("group", &process.group),
+        ("control_group", &process.control_group),
+    ];
+    for (key, group) in groups {
+        if let Some(group) = group
+            && !matches!(Group::from_name(group), Ok(Some(_)))
+        {
+            let text = format!("the system knows no group {}", shown(group));
+            report.mistake_of_kind(MistakeKind::UnknownAccount, at(postern, key), &text);
+        }
     }
 }
 

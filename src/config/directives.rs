@@ -4,7 +4,7 @@
 //! Its order is the order of the reference. Defaults are text and take the way of the operator's
 //! text. A directive of later work is a row with `NotYet`. One table, therefore a long file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::address::{http_url, resolver, trusted_peer};
 use super::backend;
@@ -22,8 +22,8 @@ use super::value::{
     size, tags, time, time_or_off,
 };
 use super::{
-    AuthKind, AuthMechanism, Balance, Capabilities, PlainLoginAnswer, ProxyProtocol, ProxySsl,
-    RouteLine, Starttls, Xclient,
+    AuthKind, AuthMechanism, Balance, Capabilities, Control, PlainLoginAnswer, ProxyProtocol,
+    ProxySsl, RouteLine, Starttls, Xclient,
 };
 use crate::log::TextLayout;
 use crate::protocol::Protocol::{self, Imap, Pop3, Smtp};
@@ -351,6 +351,14 @@ fn add_file(
     Ok(())
 }
 
+/// `control`.
+pub(super) fn control(text: &str, folder: &Path) -> Result<Control, String> {
+    match text.eq_ignore_ascii_case("off") {
+        true => Ok(Control::Off),
+        false => path(text, folder).map(Control::At),
+    }
+}
+
 fn add<T>(list: &mut Vec<T>, item: Result<T, String>) -> Result<(), WrongValue> {
     list.push(item?);
     Ok(())
@@ -520,8 +528,34 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         SWITCH,
         Text("on"),
         Is(|d, v| put(&mut d.process.landlock, flag(v))),
-        "Whether the process confines itself, for good, where the kernel has Landlock (Linux 5.13): it          reads below /etc, /usr, /opt, /srv, /run, /var/lib and the folders of all files that are named          here at the start, writes logs below /var/log and the folders of those named here, makes Unix          sockets below /run and the folders of those named here, and starts no program. A reload that          names a file elsewhere fails and says so; as root with user, the keeper opens it. A change takes          effect at the next start.",
+        "Whether the process confines itself, for good, where the kernel has Landlock (Linux 5.13): it \
+         reads below /etc, /usr, /opt, /srv, /run, /var/lib and the folders of all files that are named \
+         here at the start, writes logs below /var/log and the folders of those named here, makes Unix \
+         sockets below /run and the folders of those named here, and starts no program. A reload that \
+         names a file elsewhere fails and says so; as root with user, the keeper opens it. A change takes \
+         effect at the next start.",
     ),
+    row(
+        "control",
+        POSTERN,
+        "file | off",
+        Unset("/run/postern/control where that folder exists, otherwise off"),
+        Is(|d, v| put(&mut d.process.control, control(v, &d.folder))),
+        "Unix socket for postern status, sessions, kick, reload, stop, drain, log-level and rawlog, with \
+         mode 0660. It is made before root's rights are given up; one that is new at a reload is made by \
+         the user, who must be able to write to its folder.",
+    )
+    .example("/run/postern/control"),
+    row(
+        "control_group",
+        POSTERN,
+        WORD,
+        Unset("that of the process"),
+        Is(|d, v| put(&mut d.process.control_group, account(v).map(Some))),
+        "Group whose members may use the control socket, besides the user and root. Without root's \
+         rights it has to be a group of the user's.",
+    )
+    .example("adm"),
     // Where servers are, and who they are.
     row(
         "listen",

@@ -15,8 +15,8 @@ use super::route::REJECT;
 use super::source::{At, Report, Section};
 use super::value::{nearest, not_yet, shown};
 use super::{
-    AuthKind, AuthMechanism, Backend, Balance, Listen, PlainLoginAnswer, Process, ProxyProtocol,
-    ProxySsl, RouteLine, Server, Starttls, Xclient,
+    AuthKind, AuthMechanism, Backend, Balance, Control, Listen, PlainLoginAnswer, Process,
+    ProxyProtocol, ProxySsl, RouteLine, Server, Starttls, Xclient,
 };
 use crate::protocol::{PerProtocol, Protocol};
 use crate::tls::{ClientDirectives, ClientSettings, ServerSettings};
@@ -375,6 +375,8 @@ fn empty_process() -> Process {
         group: None,
         pid: None,
         landlock: false,
+        control: Control::WhereFolderExists,
+        control_group: None,
         error_log: Vec::new(),
         error_log_user_tag: Vec::new(),
         log_format: TextLayout::Angie,

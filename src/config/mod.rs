@@ -47,6 +47,9 @@ pub use route::{
     Pattern, Route, RouteLine, RouteMap, RouteTarget, parse_map, parse_route, read_map,
 };
 
+/// Where packages put the configuration.
+pub const USUAL_FILE: &str = "/etc/postern/postern.ini";
+
 /// Reads a configuration file of at most 1 MiB, and the keys, certificates and maps it names. File names in
 /// it are relative to its folder.
 ///
@@ -171,12 +174,55 @@ pub struct Process {
     pub pid: Option<PathBuf>,
     /// Whether the process confines itself to its files.
     pub landlock: bool,
+    /// Where the control socket is.
+    pub control: Control,
+    /// Group of the control socket; that of the process if unset.
+    pub control_group: Option<String>,
     /// Where lines outside sessions go, and those of servers without their own `error_log`.
     pub error_log: Vec<LogTarget>,
     /// Tags of the process's own lines, for `filter=tag:`.
     pub error_log_user_tag: Vec<String>,
     /// How lines of text name their session, in every log of the process.
     pub log_format: TextLayout,
+}
+
+/// `control`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Control {
+    /// There is none.
+    Off,
+    /// Not said: [`Control::USUAL`], where its folder exists.
+    WhereFolderExists,
+    /// There.
+    At(PathBuf),
+}
+
+impl Control {
+    /// Where packages have it.
+    pub const USUAL: &str = "/run/postern/control";
+}
+
+/// What a configuration file says of `control`, whatever else it says: a file with mistakes is no reason
+/// not to find a process that runs. The file is read by the caller himself.
+///
+/// # Errors
+/// The system's; or the file is larger than a configuration can be.
+pub fn control_of(file: &Path) -> io::Result<Control> {
+    let bytes = read_text(std::fs::File::open(file)?)?;
+    if bytes.len() > source::MAX_FILE {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let mut report = source::Report::new(String::new());
+    let sections = source::read(&bytes, &mut report);
+    let mut lines = sections
+        .iter()
+        .filter(|section| section.name == "postern")
+        .flat_map(|section| section.lines("control"));
+    Ok(match lines.next() {
+        None => Control::WhereFolderExists,
+        Some(entry) => directives::control(&entry.value, &folder_of(file))
+            .unwrap_or(Control::WhereFolderExists),
+    })
 }
 
 /// One `[server NAME]`.

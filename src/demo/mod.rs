@@ -81,7 +81,7 @@ fn start_servers(store: &Arc<Store>) -> Result<SocketAddr, String> {
 fn configuration(auth: SocketAddr, certificate: &Certificate) -> String {
     let capabilities = imap::CAPABILITIES;
     let mut text = format!(
-        "[postern]\nworkers = 16\nmax_sessions = 64\nerror_log = stderr info\n\n\
+        "[postern]\nworkers = 16\nmax_sessions = 64\ncontrol = off\nerror_log = stderr info\n\n\
          [mail]\nserver_name = localhost\nauth_http = http://{auth}/auth\n\
          imap_capabilities = {capabilities}\npop3_capabilities = TOP USER UIDL PIPELINING\n\
          smtp_capabilities = \"SIZE {size}\" 8BITMIME PIPELINING ENHANCEDSTATUSCODES\n\

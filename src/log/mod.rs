@@ -18,6 +18,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub(crate) use brake::{Allowance, Brake, Whose};
@@ -37,6 +38,24 @@ const LINE_LIMIT: usize = 4096;
 
 /// Longest line in a syslog datagram, in bytes, header excluded.
 const DATAGRAM_LIMIT: usize = 2048;
+
+/// The level that holds for all targets instead of their own: 0 is none, otherwise its place in
+/// [`Severity::ALL`] from 1.
+static LEVEL: AtomicUsize = AtomicUsize::new(0);
+
+/// Lets this level hold for all targets, instead of their own; `None` gives them these back.
+pub(crate) fn set_level(level: Option<Severity>) {
+    LEVEL.store(
+        level.map_or(0, |level| level as usize + 1),
+        Ordering::Relaxed,
+    );
+}
+
+/// The level that was set for all targets, if one was.
+pub(crate) fn level() -> Option<Severity> {
+    let place = LEVEL.load(Ordering::Relaxed).checked_sub(1)?;
+    Severity::ALL.get(place).copied()
+}
 
 /// The targets and tags of one section; clones share them.
 #[derive(Clone)]
@@ -143,7 +162,8 @@ impl Log {
 
     /// Whether a line of this severity reaches any target: to be asked before a costly message is made.
     pub(crate) fn enabled(&self, severity: Severity) -> bool {
-        self.section.least.is_some_and(|least| severity >= least)
+        let least = self.section.least;
+        least.is_some_and(|least| severity >= level().unwrap_or(least))
     }
 
     /// Writes one line to every target that wants it. Never fails: what cannot be written is forgotten.
@@ -162,8 +182,9 @@ impl Log {
             return;
         }
         let line = Line::now(severity, src, message, error, context, &self.section.tags);
+        let of_all = level();
         for target in &self.section.targets {
-            if severity >= target.level {
+            if severity >= of_all.unwrap_or(target.level) {
                 target.write(&line);
             }
         }
@@ -224,7 +245,8 @@ pub enum Severity {
 }
 
 impl Severity {
-    const ALL: [Severity; 8] = [
+    /// Most harmless first.
+    pub(crate) const ALL: [Severity; 8] = [
         Severity::Debug,
         Severity::Info,
         Severity::Notice,

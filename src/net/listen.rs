@@ -295,8 +295,11 @@ fn is_asked_for(socket: &Socket, listen: &Listen) -> bool {
     is_there && has_family && socket.r#type().is_ok_and(|kind| kind == Type::STREAM)
 }
 
-/// A socket file on which nobody listens is what an unclean end leaves behind.
-fn remove_stale(path: &Path) -> io::Result<()> {
+/// Removes a socket file on which nobody listens, as an unclean end leaves it behind.
+///
+/// # Errors
+/// Somebody listens there (`AddrInUse`), as far as can be seen; it is no socket; or the system's.
+pub(crate) fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(found) = std::fs::symlink_metadata(path) else {
         return Ok(());
     };
@@ -306,8 +309,14 @@ fn remove_stale(path: &Path) -> io::Result<()> {
             "the file exists and is no socket",
         ));
     }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
-        Err(_) => std::fs::remove_file(path),
+    let client = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // Who listens there, and accepts nobody, is not waited for.
+    client.set_nonblocking(true)?;
+    match client.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        _ => Err(io::ErrorKind::AddrInUse.into()),
     }
 }

@@ -3,6 +3,7 @@
 //! A snapshot is made one session at a time, while it is asked for: no lock is held from one to the next,
 //! and ten thousand sessions need no more memory than one. How a session is ended is in `live`.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -86,7 +87,12 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    fn of(entry: &Entry, facts: &Facts) -> Self {
+    /// A session as it is now.
+    pub(crate) fn of(entry: &Entry) -> Self {
+        Self::with(entry, &entry.facts())
+    }
+
+    fn with(entry: &Entry, facts: &Facts) -> Self {
         let bytes = |which: usize| entry.bytes[which].load(Ordering::Relaxed);
         let age = entry.accepted.elapsed();
         Self {
@@ -166,6 +172,26 @@ impl Filter {
     }
 }
 
+/// For the log.
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let said = [
+            ("id", self.number.map(|number| number.to_string())),
+            ("user", self.user.clone()),
+            ("address", self.address.map(|net| net.to_string())),
+            ("server", self.server.clone()),
+            ("backend", self.backend.clone()),
+        ];
+        let said = said.iter();
+        let said =
+            said.filter_map(|(name, value)| Some((name, escape(value.as_deref()?.as_bytes()))));
+        let said: Vec<String> = said
+            .map(|(name, value)| format!("{name} \"{value}\""))
+            .collect();
+        f.write_str(&said.join(", "))
+    }
+}
+
 /// `192.0.2.1` or `192.0.2.0/24`; nothing for anything else.
 pub(crate) fn address_or_range(text: &str) -> Option<IpNet> {
     let range = || text.parse::<IpNet>().ok();
@@ -194,7 +220,7 @@ impl Live {
         self.oldest_first().into_iter().filter_map(|entry| {
             let facts = entry.facts();
             let fits = filter.fits(&entry, &facts);
-            fits.then(|| Snapshot::of(&entry, &facts))
+            fits.then(|| Snapshot::with(&entry, &facts))
         })
     }
 

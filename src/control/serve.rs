@@ -1,0 +1,313 @@
+//! The connections to the control socket: who may have how many, how long each may take, and what is done
+//! for it.
+//!
+//! Members of the group are no enemies of root's, but a script of theirs may hang or run wild: a line is
+//! bounded in size, each connection in time, and those of one user in number, so that nobody keeps root out.
+
+use std::collections::HashMap;
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, never};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::{Uid, User};
+use serde_json::{Value, json};
+
+use super::request::{COMMANDS, Request};
+use super::socket::ControlSocket;
+use super::{Asked, Desk, VERSION, Wanted};
+use crate::log::{self, Severity};
+use crate::session::live::Ending;
+use crate::session::snapshot::{Filter, Snapshot};
+use crate::system::threads::spawn;
+
+/// Connections of one user at a time.
+const OF_USER: usize = 8;
+
+/// Connections at a time.
+const IN_ALL: usize = 64;
+
+/// Longest request, in bytes.
+const LONGEST: usize = 4096;
+
+/// How long a request may take to arrive, and what is written to be taken.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a whole answer may take.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// How long a session that is kicked gets to end in good order.
+const IN_ORDER: Duration = Duration::from_millis(300);
+
+/// How long accepting rests where the system lacks something.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts until the socket is closed.
+pub(super) fn run(socket: &ControlSocket, desk: &Arc<Desk>) {
+    let counts = Arc::new(Counts::default());
+    while !socket.is_closed() {
+        match socket.listener.accept() {
+            Ok((stream, _)) => begin(stream, desk, &counts),
+            // Its other end is gone, or descriptors are short.
+            Err(_) if !socket.is_closed() => std::thread::sleep(PAUSE),
+            Err(_) => {}
+        }
+    }
+}
+
+fn begin(stream: UnixStream, desk: &Arc<Desk>, counts: &Arc<Counts>) {
+    let Ok(peer) = getsockopt(&stream, PeerCredentials) else {
+        return;
+    };
+    let user = Uid::from_raw(peer.uid());
+    let Some(place) = Counts::take(counts, user) else {
+        // What it does not take at once it does not hear.
+        let _ = stream.set_nonblocking(true);
+        let told = refusal("too many connections to the control socket at a time");
+        let _ = (&stream).write_all(format!("{told}\n").as_bytes());
+        return;
+    };
+    let desk = Arc::clone(desk);
+    // Where no thread is to be had the connection is closed.
+    let _ = spawn("control", move || {
+        let _place = place;
+        // Who is not there any more hears nothing.
+        let _ = Connection { stream, desk, user }.serve();
+    });
+}
+
+/// How many connections each user has.
+#[derive(Debug, Default)]
+struct Counts(Mutex<HashMap<Uid, usize>>);
+
+struct Place {
+    counts: Arc<Counts>,
+    user: Uid,
+}
+
+impl Counts {
+    fn take(counts: &Arc<Self>, user: Uid) -> Option<Place> {
+        let mut of_users = counts.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = of_users.values().sum();
+        // The last of them are root's.
+        let limit = match user.is_root() {
+            true => IN_ALL,
+            false => IN_ALL - OF_USER,
+        };
+        let own = of_users.entry(user).or_default();
+        if *own >= OF_USER || all >= limit {
+            return None;
+        }
+        *own += 1;
+        Some(Place {
+            counts: Arc::clone(counts),
+            user,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut of_users = (self.counts.0.lock()).unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = of_users.get_mut(&self.user) {
+            *own -= 1;
+            if *own == 0 {
+                of_users.remove(&self.user);
+            }
+        }
+    }
+}
+
+/// One connection, which is one request.
+struct Connection {
+    stream: UnixStream,
+    desk: Arc<Desk>,
+    user: Uid,
+}
+
+impl Connection {
+    fn serve(&self) -> io::Result<()> {
+        let line = self.read_line()?;
+        self.stream.set_write_timeout(Some(PATIENCE))?;
+        let mut answer = Answer {
+            lines: BufWriter::new(&self.stream),
+            until: Instant::now() + ANSWER,
+        };
+        let line = line.ok_or("the line is too long".to_owned());
+        match line.and_then(|line| Request::parse(&line)) {
+            Ok(request) => self.carry_out(request, &mut answer),
+            Err(error) => {
+                answer.line(&refusal(&error))?;
+                answer.lines.flush()
+            }
+        }
+    }
+
+    /// The request; `None` where it is too long.
+    fn read_line(&self) -> io::Result<Option<Vec<u8>>> {
+        let until = Instant::now() + PATIENCE;
+        let mut line = Vec::new();
+        let mut buffer = [0; LONGEST];
+        while line.len() <= LONGEST {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            let n = (&self.stream).read(&mut buffer)?;
+            if n == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            line.extend_from_slice(&buffer[..n]);
+            if let Some(end) = line.iter().position(|&byte| byte == b'\n') {
+                line.truncate(end);
+                return Ok((end <= LONGEST).then_some(line));
+            }
+        }
+        Ok(None)
+    }
+
+    fn carry_out(&self, request: Request, answer: &mut Answer<'_>) -> io::Result<()> {
+        match request {
+            Request::Status => answer.line(&self.ask_main(Wanted::Status)),
+            Request::Sessions(filter) => self.list(&filter, answer),
+            Request::Kick(filter) => self.kick(&filter, answer),
+            Request::Reload => {
+                self.note("a reload");
+                answer.line(&self.ask_main(Wanted::Reload))
+            }
+            Request::Stop => self.end("a stop", Wanted::Stop, answer),
+            Request::Drain => self.end("a graceful stop", Wanted::Drain, answer),
+            Request::LogLevel(level) => {
+                let name = level.map_or("configured", Severity::name);
+                self.note(&format!("the log level {name}"));
+                log::set_level(level);
+                answer.line(&json!({ "ok": true, "level": name }))
+            }
+        }?;
+        answer.lines.flush()
+    }
+
+    fn list(&self, filter: &Filter, answer: &mut Answer<'_>) -> io::Result<()> {
+        let mut count = 0_u64;
+        for session in self.desk.runtime.live.snapshots(filter) {
+            answer.line(&json!({ "session": of_session(&session) }))?;
+            count += 1;
+        }
+        answer.line(&json!({ "ok": true, "sessions": count }))
+    }
+
+    /// Ends those that fit: in good order, and after a moment in any case. Before its login a session says
+    /// goodbye; one that waits for its backend ends when that has answered.
+    fn kick(&self, filter: &Filter, answer: &mut Answer<'_>) -> io::Result<()> {
+        let runtime = &self.desk.runtime;
+        let chosen = runtime.live.that_fit(filter);
+        let shown: Vec<Value> = chosen
+            .iter()
+            .map(|entry| of_session(&Snapshot::of(entry)))
+            .collect();
+        self.note(&format!("the end of {} sessions: {filter}", chosen.len()));
+        for entry in &chosen {
+            runtime.end(entry, Ending::Kicked);
+        }
+        let until = Instant::now() + IN_ORDER;
+        let is_there = |number| runtime.live.find(number).is_some();
+        while Instant::now() < until && chosen.iter().any(|entry| is_there(entry.number)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for entry in chosen.iter().filter(|entry| is_there(entry.number)) {
+            runtime.cut(entry, Ending::Kicked);
+        }
+        for session in &shown {
+            answer.line(&json!({ "session": session }))?;
+        }
+        answer.line(&json!({ "ok": true, "sessions": shown.len() }))
+    }
+
+    /// The connection stays open until the process is gone, or its other end has seen enough.
+    fn end(&self, what: &str, wanted: Wanted, answer: &mut Answer<'_>) -> io::Result<()> {
+        self.note(what);
+        let (writing, written) = bounded(0);
+        answer.line(&self.ask_main_with(wanted, written))?;
+        answer.lines.flush()?;
+        drop(writing);
+        self.stream.set_read_timeout(None)?;
+        let mut sink = [0; 64];
+        while (&self.stream).read(&mut sink)? > 0 {}
+        Ok(())
+    }
+
+    /// What the main thread answers, which may be busy with another reload.
+    fn ask_main(&self, wanted: Wanted) -> Value {
+        self.ask_main_with(wanted, never())
+    }
+
+    fn ask_main_with(&self, wanted: Wanted, written: Receiver<()>) -> Value {
+        let (answer, answered) = bounded(1);
+        let asked = Asked {
+            wanted,
+            answer,
+            written,
+        };
+        if self.desk.to_main.send(asked).is_err() {
+            return refusal("the process is about to end");
+        }
+        match answered.recv_timeout(ANSWER) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Disconnected) => refusal("the process is about to end"),
+            Err(RecvTimeoutError::Timeout) => refusal("the process is busy; the log may say more"),
+        }
+    }
+
+    /// Says in the log who wants something.
+    fn note(&self, what: &str) {
+        let uid = self.user.as_raw();
+        let name = match User::from_uid(self.user) {
+            Ok(Some(user)) => log::escape(user.name.as_bytes()),
+            _ => "no name".to_owned(),
+        };
+        let text = format!("control socket: uid {uid} ({name}) asks for {what}");
+        self.desk.log(Severity::Notice, &text);
+    }
+}
+
+/// Lines to a client that takes them in time.
+struct Answer<'a> {
+    lines: BufWriter<&'a UnixStream>,
+    until: Instant,
+}
+
+impl Answer<'_> {
+    fn line(&mut self, value: &Value) -> io::Result<()> {
+        if Instant::now() >= self.until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        writeln!(self.lines, "{value}")
+    }
+}
+
+fn refusal(error: &str) -> Value {
+    json!({ "error": error, "versions": [VERSION], "commands": COMMANDS })
+}
+
+fn of_session(session: &Snapshot) -> Value {
+    let seconds = |time: Duration| (time.as_secs_f64() * 1000.0).round() / 1000.0;
+    json!({
+        "id": session.number,
+        "protocol": session.protocol,
+        "server": session.server,
+        "client": session.client.to_string(),
+        "user": session.user,
+        "state": session.state.name(),
+        "action": session.action,
+        "backend": session.backend,
+        "tls": session.tls,
+        "backend_tls": session.backend_tls,
+        "age": seconds(session.age),
+        "idle": seconds(session.idle),
+        "bytes_in": session.bytes_up,
+        "bytes_out": session.bytes_down,
+    })
+}
