@@ -12,7 +12,7 @@
 //!   host that serves. `session::relay` and `session::copy`: the two threads of a session that is
 //!   logged in, and how it falls silent or ends.
 //! - `session`: what a session carries along; `session::live`: all sessions as others may see and end them;
-//!   `session::snapshot`: what an operator is shown of them;
+//!   `session::snapshot`: what an operator is shown of them; `session::rawlog`: what he reads along;
 //!   `session::hibernate`: who waits without a thread; `session::goodbye`: the end before a relay;
 //!   `session::lines` and `session::quoted`: what may stand in a session's log.
 //! - `admission`: who is let in, and whose turn it is; `service`: one `[server]` at work.

@@ -717,3 +717,162 @@ fn where_nobody_listens_the_command_line_says_so() {
         err(&missing)
     );
 }
+
+/// A session that is told the message, and says the password.
+fn read_mail(address: std::net::SocketAddr, user: &str) -> LineClient {
+    let (mut client, _) = LineClient::greeted(address);
+    client.send(&format!("a LOGIN {user} {PASSWORD}"));
+    let answer = client.lines_until("a ").pop().expect("an answer");
+    assert!(answer.starts_with("a OK"), "{answer}");
+    client.send("b SELECT INBOX");
+    client.lines_until("b OK");
+    client.send("c FETCH 1 BODY[]");
+    let told = client.lines_until("c OK").join("\n");
+    assert!(told.contains("the secret text"), "{told}");
+    client
+}
+
+const PASSWORD: &str = "hunter2-of-the-test";
+
+fn mail_server(talk: &mut crate::peers::Talk) -> std::io::Result<()> {
+    talk.say("* OK [CAPABILITY IMAP4rev1] ready")?;
+    loop {
+        let line = talk.line()?;
+        let tag = line.split(' ').next().unwrap_or_default().to_owned();
+        if line.ends_with("{3}") || line.ends_with('}') {
+            let length = line.rsplit('{').next().unwrap_or_default();
+            let length = length.trim_end_matches(['}', '+']).parse().unwrap_or(0);
+            talk.say("+ go on")?;
+            talk.bytes(length)?;
+            continue_literals(talk)?;
+        }
+        if line.contains("FETCH") {
+            talk.say("* 1 FETCH (BODY[] {45}")?;
+            talk.send(b"Subject: x\r\n\r\nthe secret text 250 OK\r\na5 FETCH\r\n")?;
+            talk.say(")")?;
+        }
+        talk.say(&format!("{tag} OK done"))?;
+    }
+}
+
+/// The rest of a command whose first literal has been read.
+fn continue_literals(talk: &mut crate::peers::Talk) -> std::io::Result<()> {
+    loop {
+        let line = talk.line()?;
+        let Some((_, length)) = line.trim_end_matches(['}', '+']).rsplit_once('{') else {
+            return Ok(());
+        };
+        talk.say("+ go on")?;
+        talk.bytes(length.parse().unwrap_or(0))?;
+    }
+}
+
+#[test]
+fn a_rawlog_shows_what_chosen_sessions_say_and_no_secret() {
+    let backend = Peer::start(mail_server);
+    let address = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(address));
+    let postern = proxy("", &imap(&auth, "hibernate_timeout = 300ms\n"));
+    let file = |name: &str| postern.folder().path().join(name);
+    let on = |name: &str, more: &[&str]| {
+        let to = file(name);
+        let to = to.to_str().expect("a name");
+        operate(&postern, &[&["rawlog", "on", "--to", to], more].concat())
+    };
+    let read = |name: &str| fs::read_to_string(file(name)).expect("it is there");
+    // One that is relayed already is read from now on.
+    let mut before = read_mail(postern.address("imap"), "bob");
+    well(on("bob", &["--user", "bob"]));
+    well(on("all", &["--address", "127.0.0.0/8", "--with-content"]));
+    postern.wait_for_log("uid 0 (root) asks for a rawlog without content: user \"bob\"");
+    let mode = fs::metadata(file("bob")).expect("it is there").mode();
+    assert_eq!(mode & 0o7777, 0o600);
+    before.send("d NOOP");
+    before.lines_until("d OK");
+    drop(read_mail(postern.address("imap"), "bob"));
+    drop(read_mail(postern.address("imap"), "alice"));
+    until_true("it is written", SOON, || {
+        read("bob").matches("FETCH").count() >= 2 && read("all").contains("alice")
+    });
+    let ended = well(operate(&postern, &["rawlog", "off"]));
+    assert_eq!(ended, "2 rawlogs ended\n");
+    postern.wait_for_log("the rawlog of user \"bob\" has ended: it was told to");
+    let (bob, all) = (read("bob"), read("all"));
+    for text in [
+        "sent to upstream: ",
+        "*** NOOP *** (8 bytes)",
+        "client: *** FETCH *** (18 bytes)",
+        "backend: * *** FETCH *** (24 bytes)",
+    ] {
+        assert!(bob.contains(text), "{text}:\n{bob}");
+    }
+    assert!(!bob.contains("alice") && !bob.contains("secret"), "{bob}");
+    for text in [
+        "received from client: \"a LOGIN ***\"",
+        "sent to client: \"* OK IMAP4 ready\"",
+        r#"client: "c FETCH 1 BODY[]\r\n""#,
+        "the secret text 250 OK",
+        "d NOOP",
+    ] {
+        assert!(all.contains(text), "{text}:\n{all}");
+    }
+    assert!(!bob.contains(PASSWORD) && !all.contains(PASSWORD), "{all}");
+    // Afterwards nothing more is written.
+    drop(read_mail(postern.address("imap"), "bob"));
+    assert_eq!(read("bob"), bob);
+    postern.stop();
+}
+
+#[test]
+fn a_rawlog_is_bounded_and_is_given_a_new_file() {
+    let backend = Peer::start(mail_server);
+    let address = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(address));
+    let postern = proxy("", &imap(&auth, ""));
+    let on = |name: &str, more: &[&str]| {
+        let to = postern.folder().path().join(name);
+        let to = to.to_str().expect("a name");
+        let said = ["rawlog", "on", "--to", to, "--user", "bob"];
+        operate(&postern, &[&said, more].concat())
+    };
+    well(on("small", &["--size", "2000"]));
+    well(on("short", &["--time", "1"]));
+    for _ in 0..20 {
+        drop(read_mail(postern.address("imap"), "bob"));
+    }
+    postern.wait_for_log("has ended: it has 2000 bytes");
+    postern.wait_for_log("has ended: its time is over");
+    let small = fs::metadata(postern.folder().path().join("small")).expect("it is there");
+    assert!((1000..=2000).contains(&small.len()), "{}", small.len());
+
+    // A file that is there, a link: neither is written to.
+    let again = on("small", &[]);
+    assert_eq!(code(&again), 1);
+    assert!(err(&again).contains("cannot be made"), "{}", err(&again));
+    let link = postern.folder().path().join("link");
+    std::os::unix::fs::symlink("/nowhere/at/all", &link).expect("the folder is ours");
+    assert_eq!(code(&on("link", &[])), 1);
+    let nobody_is_meant = operate(&postern, &["rawlog", "on", "--to", "/tmp/x"]);
+    assert_eq!(code(&nobody_is_meant), 2);
+    for number in 0..4 {
+        well(on(&format!("r{number}"), &[]));
+    }
+    let refused = on("r4", &[]);
+    assert_eq!(code(&refused), 1);
+    assert!(
+        err(&refused).contains("there are 4 rawlogs already"),
+        "{}",
+        err(&refused)
+    );
+    assert!(!postern.folder().path().join("r4").exists());
+    let said = said_to(
+        &socket(&postern),
+        b"{\"postern\":1,\"do\":\"rawlog\",\"user\":\"bob\"}\n",
+    );
+    assert!(
+        said[0]["error"]
+            .to_string()
+            .contains("a file must come along")
+    );
+    postern.stop();
+}

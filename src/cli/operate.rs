@@ -3,6 +3,8 @@
 //!
 //! 0 is success, 1 that something is wrong or was refused, 2 wrong usage, 3 that no process was reached.
 
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -113,6 +115,44 @@ pub(super) enum Operate {
         #[command(flatten)]
         reach: Reach,
     },
+    /// Writes what both sides say of some sessions into a file, without credentials.
+    Rawlog {
+        #[command(subcommand)]
+        switch: Rawlog,
+    },
+}
+
+/// What is done about rawlogs.
+#[derive(Debug, Subcommand)]
+pub(super) enum Rawlog {
+    /// Begins one. Without content a relay shows commands and answers by their words alone.
+    #[command(group = clap::ArgGroup::new("whom").required(true).multiple(true)
+        .args(["user", "address", "server", "backend"]))]
+    On {
+        #[command(flatten)]
+        whom: Whom,
+        /// The file, which must not be there yet.
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        /// Everything that passes is shown, messages too.
+        #[arg(long)]
+        with_content: bool,
+        /// Most bytes of the file, 10 MiB if nothing is said.
+        #[arg(long, value_name = "BYTES")]
+        size: Option<u64>,
+        /// Most seconds that it goes on, an hour if nothing is said.
+        #[arg(long, value_name = "SECONDS")]
+        time: Option<u64>,
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Ends the one that was begun for these sessions, or all.
+    Off {
+        #[command(flatten)]
+        whom: Whom,
+        #[command(flatten)]
+        reach: Reach,
+    },
 }
 
 /// Carries a command out.
@@ -135,6 +175,7 @@ pub(super) fn run(command: Operate) -> ExitCode {
             print("the configuration was read anew\n");
             ExitCode::SUCCESS
         }),
+        Operate::Rawlog { switch } => rawlog(switch),
         Operate::Stop { reach } => end(&reach, "stop"),
         Operate::Drain { reach } => end(&reach, "drain"),
         Operate::LogLevel { level, reach } => {
@@ -149,6 +190,65 @@ pub(super) fn run(command: Operate) -> ExitCode {
     }
 }
 
+fn rawlog(switch: Rawlog) -> ExitCode {
+    let (whom, to, with_content, size, time, reach) = match switch {
+        Rawlog::On {
+            whom,
+            to,
+            with_content,
+            size,
+            time,
+            reach,
+        } => (whom, to, with_content, size, time, reach),
+        Rawlog::Off { whom, reach } => {
+            return one(&reach, "rawlog-off", whom.members(), |answer| {
+                let ended = answer["rawlogs"].as_u64().unwrap_or_default();
+                print(&format!("{ended} rawlogs ended\n"));
+                ExitCode::SUCCESS
+            });
+        }
+    };
+    let mut members = whom.members();
+    members.insert("with_content".to_owned(), with_content.into());
+    for (name, value) in [("size", size), ("time", time)] {
+        members.extend(value.map(|value| (name.to_owned(), value.into())));
+    }
+    // A new file of ours alone, and whatever stands under its name is followed nowhere.
+    let opened = File::options()
+        .append(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&to);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) => {
+            complain(&format!(
+                "postern: {} cannot be made: {error}\n",
+                to.display()
+            ));
+            return ExitCode::from(FAILED);
+        }
+    };
+    let asked = ask_with(&reach, "rawlog", members, Some(file));
+    match asked {
+        Ok((_, answer, _)) if reach.json => print(&format!("{answer}\n")),
+        Ok((_, answer, _)) => {
+            let most = |name: &str| answer[name].as_u64().unwrap_or_default();
+            let (bytes, time) = (size_text(most("size")), duration(most("time")));
+            print(&format!(
+                "what they say goes into {} until it has {bytes} or {time} are over\n",
+                to.display()
+            ));
+        }
+        Err(code) => {
+            // Nothing was written to it.
+            let _ = std::fs::remove_file(&to);
+            return code;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
 /// The member of a filter that an argument without a name stands for.
 fn meant(who: &str) -> (&'static str, Value) {
     if let Ok(number) = who.parse::<u64>() {
@@ -160,12 +260,17 @@ fn meant(who: &str) -> (&'static str, Value) {
     }
 }
 
-fn begin(reach: &Reach, command: &str, members: Map<String, Value>) -> Result<Asking, ExitCode> {
+fn begin(
+    reach: &Reach,
+    command: &str,
+    members: Map<String, Value>,
+    file: Option<File>,
+) -> Result<Asking, ExitCode> {
     let place = match &reach.control {
         Some(path) => Ok(path.clone()),
         None => client::place(reach.config.as_deref()),
     };
-    let asking = place.and_then(|place| Asking::begin(&place, command, members));
+    let asking = place.and_then(|place| Asking::begin(&place, command, members, file));
     asking.map_err(|error| failed(reach, &error))
 }
 
@@ -195,7 +300,17 @@ fn ask(
     command: &str,
     members: Map<String, Value>,
 ) -> Result<(Vec<Value>, Value, Asking), ExitCode> {
-    let mut asking = begin(reach, command, members)?;
+    ask_with(reach, command, members, None)
+}
+
+/// The same, and passes a file on.
+fn ask_with(
+    reach: &Reach,
+    command: &str,
+    members: Map<String, Value>,
+    file: Option<File>,
+) -> Result<(Vec<Value>, Value, Asking), ExitCode> {
+    let mut asking = begin(reach, command, members, file)?;
     let mut items = Vec::new();
     loop {
         match asking.next() {
@@ -361,7 +476,7 @@ fn table(items: &[Value]) -> String {
     for item in items {
         let session = &item["session"];
         let seconds = |name: &str| duration(session[name].as_f64().unwrap_or_default() as u64);
-        let bytes = |name: &str| size(session[name].as_u64().unwrap_or_default());
+        let bytes = |name: &str| size_text(session[name].as_u64().unwrap_or_default());
         let or_dash = |name: &str| match &session[name] {
             Value::Null => "-".to_owned(),
             value => text(value),
@@ -404,7 +519,7 @@ fn duration(seconds: u64) -> String {
 }
 
 /// `312`, `4.0K`, `1.2M`.
-fn size(bytes: u64) -> String {
+fn size_text(bytes: u64) -> String {
     let mut left = bytes as f64;
     for unit in ["", "K", "M", "G"] {
         if left < 1024.0 {
@@ -434,7 +549,7 @@ mod tests {
     fn times_and_sizes_are_short() {
         let times = [0, 59, 61, 3600, 90_061].map(duration);
         assert_eq!(times, ["0s", "59s", "1m1s", "1h0m", "1d1h"]);
-        let sizes = [0, 1023, 4096, 5 << 20, 7 << 40].map(size);
+        let sizes = [0, 1023, 4096, 5 << 20, 7 << 40].map(size_text);
         assert_eq!(sizes, ["0", "1023", "4.0K", "5.0M", "7.0T"]);
     }
 }

@@ -1,13 +1,17 @@
 //! The asking side of the control socket: finds it, asks, and reads the answer line by line. What is made of
 //! the answer for people is the command line's business.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::{Gid, Group};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Map, Value};
 
 use super::VERSION;
@@ -54,7 +58,7 @@ pub(crate) struct Asking {
 }
 
 impl Asking {
-    /// Asks for this command with these members.
+    /// Asks for this command with these members, and passes a file on, if there is one.
     ///
     /// # Errors
     /// For people: nobody is to be reached there.
@@ -62,13 +66,14 @@ impl Asking {
         socket: &Path,
         command: &str,
         mut members: Map<String, Value>,
+        file: Option<File>,
     ) -> Result<Asking, String> {
         members.insert("postern".to_owned(), VERSION.into());
         members.insert("do".to_owned(), command.into());
         let line = format!("{}\n", Value::Object(members));
         let stream = UnixStream::connect(socket).map_err(|error| unreachable(socket, &error))?;
         let prepared = stream.set_read_timeout(Some(PATIENCE));
-        let sent = prepared.and_then(|()| (&stream).write_all(line.as_bytes()));
+        let sent = prepared.and_then(|()| send(&stream, line.as_bytes(), file.as_ref()));
         match sent {
             // It was turned away before it could say anything, and reads why.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -114,6 +119,20 @@ impl Asking {
             Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
         }
     }
+}
+
+/// Sends the line, which is short enough for the kernel to take it in one piece.
+fn send(stream: &UnixStream, line: &[u8], file: Option<&File>) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut beside = SendAncillaryBuffer::new(&mut space);
+    let descriptors: Vec<BorrowedFd<'_>> = file.iter().map(|file| file.as_fd()).collect();
+    if !descriptors.is_empty() {
+        beside.push(SendAncillaryMessage::ScmRights(&descriptors));
+    }
+    let parts = [IoSlice::new(line)];
+    let sent = sendmsg(stream, &parts, &mut beside, SendFlags::NOSIGNAL)?;
+    let mut stream = stream;
+    stream.write_all(&line[sent..])
 }
 
 /// Why nobody is reached there, and what to do.

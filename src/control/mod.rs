@@ -106,9 +106,13 @@ impl Desk {
     }
 
     fn log(&self, severity: Severity, text: &str) {
+        self.current_log()
+            .write(severity, file!(), text, None, None);
+    }
+
+    fn current_log(&self) -> Log {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let log = log.clone();
-        log.write(severity, file!(), text, None, None);
+        log.clone()
     }
 }
 

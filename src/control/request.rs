@@ -7,19 +7,26 @@
 //! | `kick` | those of a filter, at least one | the same for those that were told to end |
 //! | `reload` | | `{"ok":true,"warnings":[...]}`, or `{"error":"...","mistakes":[...]}` |
 //! | `stop`, `drain` | | `{"ok":true,"pid":N}`; the connection stays open until the process is gone |
+//! | `rawlog` | those of a filter, at least one; `with_content`, `size` in bytes, `time` in seconds | `{"ok":true,"size":N,"time":N}` |
+//! | `rawlog-off` | those of the filter that it began with; none means all | `{"ok":true,"rawlogs":N}` |
 //! | `log-level` | `level`: a level of `error_log`, or `configured` | `{"ok":true,"level":"..."}` |
 //!
 //! The members of a filter: `id` (a number), `user`, `address` (or a range), `server`, `backend`. A member that
 //! is not known is refused: a filter that is written wrongly must not mean everybody.
+//!
+//! With `rawlog` comes a descriptor (SCM_RIGHTS, unix(7)): the file, opened for writing by whoever asks.
+
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use super::VERSION;
 use crate::log::Severity;
+use crate::session::rawlog::Wanted;
 use crate::session::snapshot::{Filter, address_or_range};
 
 /// Every command.
-pub(super) const COMMANDS: [&str; 7] = [
+pub(super) const COMMANDS: [&str; 9] = [
     "status",
     "sessions",
     "kick",
@@ -27,9 +34,17 @@ pub(super) const COMMANDS: [&str; 7] = [
     "stop",
     "drain",
     "log-level",
+    "rawlog",
+    "rawlog-off",
 ];
 
 const OF_FILTER: [&str; 5] = ["id", "user", "address", "server", "backend"];
+
+/// Bytes of a rawlog: by default 10 MiB, at most 1 GiB.
+const SIZE: (u64, u64) = (10 << 20, 1 << 30);
+
+/// Seconds of a rawlog: by default an hour, at most a day.
+const TIME: (u64, u64) = (3600, 86400);
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +57,8 @@ pub(super) enum Request {
     Drain,
     /// `None` is what the configuration says.
     LogLevel(Option<Severity>),
+    Rawlog(Wanted),
+    RawlogOff(Filter),
 }
 
 impl Request {
@@ -67,13 +84,14 @@ impl Request {
         let request = match command.as_str() {
             "status" => Request::Status,
             "sessions" => Request::Sessions(take_filter(&mut members)?),
-            "kick" => match take_filter(&mut members)? {
-                filter if filter.is_empty() => {
-                    let of_filter = OF_FILTER.join(", ");
-                    return Err(format!("`kick` needs to know whom: one of {of_filter}"));
-                }
-                filter => Request::Kick(filter),
-            },
+            "kick" => Request::Kick(take_some(&mut members)?),
+            "rawlog" => Request::Rawlog(Wanted {
+                filter: take_some(&mut members)?,
+                with_content: take_flag(&mut members, "with_content")?,
+                size: take_number(&mut members, "size", SIZE)?,
+                time: Duration::from_secs(take_number(&mut members, "time", TIME)?),
+            }),
+            "rawlog-off" => Request::RawlogOff(take_filter(&mut members)?),
             "reload" => Request::Reload,
             "stop" => Request::Stop,
             "drain" => Request::Drain,
@@ -104,6 +122,41 @@ fn take_filter(members: &mut Map<String, Value>) -> Result<Filter, String> {
     filter.server = take_text(members, "server")?;
     filter.backend = take_text(members, "backend")?;
     Ok(filter)
+}
+
+/// A filter that does not mean everybody.
+fn take_some(members: &mut Map<String, Value>) -> Result<Filter, String> {
+    let filter = take_filter(members)?;
+    match filter.is_empty() {
+        true => Err(format!(
+            "it must be said whom: one of {}",
+            OF_FILTER.join(", ")
+        )),
+        false => Ok(filter),
+    }
+}
+
+fn take_flag(members: &mut Map<String, Value>, name: &str) -> Result<bool, String> {
+    match members.remove(name) {
+        None => Ok(false),
+        Some(Value::Bool(flag)) => Ok(flag),
+        Some(_) => Err(format!("`{name}` is neither true nor false")),
+    }
+}
+
+/// A number from 1 up to the second of these; the first holds where nothing is said.
+fn take_number(
+    members: &mut Map<String, Value>,
+    name: &str,
+    (default, most): (u64, u64),
+) -> Result<u64, String> {
+    match members.remove(name) {
+        None => Ok(default),
+        Some(value) => match value.as_u64() {
+            Some(number) if (1..=most).contains(&number) => Ok(number),
+            _ => Err(format!("`{name}` is not a number from 1 to {most}")),
+        },
+    }
 }
 
 fn take_text(members: &mut Map<String, Value>, name: &str) -> Result<Option<String>, String> {
@@ -153,10 +206,10 @@ mod tests {
             (r#"{"postern":1}"#, "`do`, the command, is missing"),
             (r#"{"postern":1,"do":"dance"}"#, "\"dance\" is not known"),
             (r#"{"postern":1,"do":"stop","now":1}"#, "no member \"now\""),
-            (r#"{"postern":1,"do":"kick"}"#, "needs to know whom"),
+            (r#"{"postern":1,"do":"kick"}"#, "must be said whom"),
             (
                 r#"{"postern":1,"do":"kick","usr":"bob"}"#,
-                "needs to know whom",
+                "must be said whom",
             ),
             (
                 r#"{"postern":1,"do":"kick","user":1}"#,

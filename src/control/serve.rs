@@ -5,7 +5,9 @@
 //! bounded in size, each connection in time, and those of one user in number, so that nobody keeps root out.
 
 use std::collections::HashMap;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +15,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, never};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{Uid, User};
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::{Value, json};
 
 use super::request::{COMMANDS, Request};
@@ -20,6 +24,7 @@ use super::socket::ControlSocket;
 use super::{Asked, Desk, VERSION, Wanted};
 use crate::log::{self, Severity};
 use crate::session::live::Ending;
+use crate::session::rawlog::Wanted as WantedRawlog;
 use crate::session::snapshot::{Filter, Snapshot};
 use crate::system::threads::spawn;
 
@@ -129,7 +134,7 @@ struct Connection {
 
 impl Connection {
     fn serve(&self) -> io::Result<()> {
-        let line = self.read_line()?;
+        let (line, file) = self.read_line()?;
         self.stream.set_write_timeout(Some(PATIENCE))?;
         let mut answer = Answer {
             lines: BufWriter::new(&self.stream),
@@ -137,7 +142,7 @@ impl Connection {
         };
         let line = line.ok_or("the line is too long".to_owned());
         match line.and_then(|line| Request::parse(&line)) {
-            Ok(request) => self.carry_out(request, &mut answer),
+            Ok(request) => self.carry_out(request, file, &mut answer),
             Err(error) => {
                 answer.line(&refusal(&error))?;
                 answer.lines.flush()
@@ -145,10 +150,11 @@ impl Connection {
         }
     }
 
-    /// The request; `None` where it is too long.
-    fn read_line(&self) -> io::Result<Option<Vec<u8>>> {
+    /// The request, `None` where it is too long; and the descriptor that came with it, if one did.
+    fn read_line(&self) -> io::Result<(Option<Vec<u8>>, Option<OwnedFd>)> {
         let until = Instant::now() + PATIENCE;
         let mut line = Vec::new();
+        let mut file = None;
         let mut buffer = [0; LONGEST];
         while line.len() <= LONGEST {
             let left = until.saturating_duration_since(Instant::now());
@@ -156,20 +162,46 @@ impl Connection {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             self.stream.set_read_timeout(Some(left))?;
-            let n = (&self.stream).read(&mut buffer)?;
+            let (n, came) = self.receive(&mut buffer)?;
             if n == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            file = came.or(file);
             line.extend_from_slice(&buffer[..n]);
             if let Some(end) = line.iter().position(|&byte| byte == b'\n') {
                 line.truncate(end);
-                return Ok((end <= LONGEST).then_some(line));
+                return Ok(((end <= LONGEST).then_some(line), file));
             }
         }
-        Ok(None)
+        Ok((None, None))
     }
 
-    fn carry_out(&self, request: Request, answer: &mut Answer<'_>) -> io::Result<()> {
+    /// Reads, and takes a descriptor that comes along. More than one are closed by the system.
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut beside = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(buffer)];
+        let received = recvmsg(
+            &self.stream,
+            &mut parts,
+            &mut beside,
+            RecvFlags::CMSG_CLOEXEC,
+        )?;
+        let mut file = None;
+        for message in beside.drain() {
+            if let RecvAncillaryMessage::ScmRights(mut descriptors) = message {
+                file = descriptors.next();
+            }
+        }
+        Ok((received.bytes, file))
+    }
+
+    fn carry_out(
+        &self,
+        request: Request,
+        file: Option<OwnedFd>,
+        answer: &mut Answer<'_>,
+    ) -> io::Result<()> {
         match request {
             Request::Status => answer.line(&self.ask_main(Wanted::Status)),
             Request::Sessions(filter) => self.list(&filter, answer),
@@ -186,8 +218,39 @@ impl Connection {
                 log::set_level(level);
                 answer.line(&json!({ "ok": true, "level": name }))
             }
+            Request::Rawlog(wanted) => {
+                let (size, time) = (wanted.size, wanted.time.as_secs());
+                answer.line(&match self.begin_rawlog(wanted, file) {
+                    Ok(()) => json!({ "ok": true, "size": size, "time": time }),
+                    Err(error) => refusal(&error),
+                })
+            }
+            Request::RawlogOff(filter) => {
+                self.note(&format!("the end of rawlogs: {filter}"));
+                let ended = self.desk.runtime.rawlogs.end(&filter);
+                answer.line(&json!({ "ok": true, "rawlogs": ended }))
+            }
         }?;
         answer.lines.flush()
+    }
+
+    fn begin_rawlog(&self, wanted: WantedRawlog, file: Option<OwnedFd>) -> Result<(), String> {
+        let file = file.ok_or("a file must come along, as a descriptor (SCM_RIGHTS)")?;
+        let is_file = |file: &OwnedFd| -> io::Result<bool> {
+            let writes = fcntl_getfl(file)? & (OFlags::WRONLY | OFlags::RDWR);
+            let kind = FileType::from_raw_mode(fstat(file)?.st_mode);
+            Ok(!writes.is_empty() && kind == FileType::RegularFile)
+        };
+        if !is_file(&file).unwrap_or(false) {
+            return Err("what came along is no file to be written".to_owned());
+        }
+        let content = match wanted.with_content {
+            true => "with all content",
+            false => "without content",
+        };
+        self.note(&format!("a rawlog {content}: {}", wanted.filter));
+        let log = self.desk.current_log();
+        self.desk.runtime.rawlogs.begin(wanted, file.into(), &log)
     }
 
     fn list(&self, filter: &Filter, answer: &mut Answer<'_>) -> io::Result<()> {

@@ -315,6 +315,7 @@ impl Relay {
         data: &[u8],
         pending: &mut Vec<u8>,
     ) -> Result<(), Outcome> {
+        self.read_along(which, data);
         let destination = self.destination(which);
         let mut sent = 0;
         while sent < data.len()

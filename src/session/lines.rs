@@ -31,10 +31,19 @@ impl Session {
         cause.describe(&self.secrets)
     }
 
-    /// Writes a line on level debug; the text is only made where somebody wants it.
+    /// Writes a line on level debug, and to rawlogs; the text is only made where somebody wants it.
     pub(crate) fn log_debug(&self, src: &'static str, text: impl FnOnce() -> String) {
-        if self.service.log.enabled(Severity::Debug) {
-            self.write_log(Severity::Debug, src, &text(), None, Shown::Action);
+        let is_logged = self.service.log.enabled(Severity::Debug);
+        let is_read = self.runtime.rawlogs.want(&self.entry);
+        if !is_logged && !is_read {
+            return;
+        }
+        let text = text();
+        if is_read {
+            self.runtime.rawlogs.say(&self.entry, &text);
+        }
+        if is_logged {
+            self.write_log(Severity::Debug, src, &text, None, Shown::Action);
         }
     }
 

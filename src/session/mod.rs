@@ -11,6 +11,7 @@ pub(crate) mod hibernate;
 mod lines;
 pub(crate) mod live;
 mod quoted;
+pub(crate) mod rawlog;
 mod relay;
 mod run;
 mod slot;
@@ -41,6 +42,7 @@ use self::budget::Budget;
 use self::error::{Cause, Halt};
 use self::hibernate::Hibernation;
 use self::live::{Entry, Live};
+use self::rawlog::Rawlogs;
 
 /// What a session is doing; names the moment in the log, and steers nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +92,8 @@ pub(crate) struct Runtime {
     pub threads: Threads,
     /// What keeps a crowd from filling the log.
     pub brake: Brake,
+    /// Who wants to read along.
+    pub rawlogs: Arc<Rawlogs>,
 }
 
 impl Runtime {
@@ -105,6 +109,7 @@ impl Runtime {
             live: Live::default(),
             threads: Threads::default(),
             brake: Brake::default(),
+            rawlogs: Arc::default(),
         });
         let of_thread = Arc::clone(&runtime);
         spawn("sleepers", move || Hibernation::run(&of_thread))?;

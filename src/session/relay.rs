@@ -20,6 +20,7 @@ use crate::net::conn::Conn;
 use crate::net::leg::Leg;
 use crate::net::socket::WaitFor;
 use crate::session::live::{Ending, Entry};
+use crate::session::rawlog::Side;
 use crate::session::{Runtime, Session, Step};
 use crate::system::threads::rename;
 
@@ -220,6 +221,15 @@ impl Relay {
         if self.away[other as usize].load(Ordering::SeqCst) {
             self.call_back(other);
         }
+    }
+
+    /// Shows what is about to be passed on to whoever wants to read along.
+    pub(super) fn read_along(&self, which: Which, data: &[u8]) {
+        let side = match which {
+            Which::Up => Side::Client,
+            Which::Down => Side::Backend,
+        };
+        self.runtime.rawlogs.relayed(&self.entry, side, data);
     }
 
     fn call_back(self: &Arc<Self>, which: Which) {

@@ -154,7 +154,8 @@ impl Filter {
         *self == Self::default()
     }
 
-    fn fits(&self, entry: &Entry, facts: &Facts) -> bool {
+    /// Whether this session is meant.
+    pub(super) fn fits(&self, entry: &Entry, facts: &Facts) -> bool {
         let of_user = |user: &String| {
             let login = facts.login.as_deref();
             login.is_some_and(|login| login == user.as_bytes() || escape(login) == *user)
