@@ -1,16 +1,20 @@
 //! The control socket and its commands, by the command line and spoken to directly.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Uid, User};
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 use crate::common::auth_server::{Answer, AuthServer};
 use crate::common::line_client::LineClient;
@@ -279,6 +283,81 @@ fn kick_ends_exactly_those_who_are_meant_wherever_they_stand() {
 }
 
 #[test]
+fn kicks_at_any_moment_leave_others_alone_and_nothing_behind() {
+    let backend = Peer::start(echoes_after_login);
+    let address = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(address));
+    let postern = proxy("", &imap(&auth, "hibernate_timeout = 10ms\n"));
+    let target = postern.address("imap");
+    let over = Arc::new(AtomicBool::new(false));
+    let crowd = |source: u8, others_mind: bool| {
+        let over = Arc::clone(&over);
+        thread::spawn(move || {
+            let mut whole = 0;
+            while !over.load(Ordering::SeqCst) {
+                match whole_session(source, target) {
+                    Ok(()) => whole += 1,
+                    Err(error) => assert!(!others_mind, "127.0.0.{source}: {error}"),
+                }
+            }
+            whole
+        })
+    };
+    let meant: Vec<_> = (0..12).map(|_| crowd(2, false)).collect();
+    let others: Vec<_> = (0..12).map(|_| crowd(3, true)).collect();
+    let began = Instant::now();
+    let kick = b"{\"postern\":1,\"do\":\"kick\",\"address\":\"127.0.0.2\"}\n";
+    let mut kicked = 0;
+    while kicked < 300 && began.elapsed() < PATIENCE {
+        let said = said_to(&socket(&postern), kick);
+        let (last, sessions) = said.split_last().expect("there is an answer");
+        assert_eq!(last["sessions"], sessions.len());
+        kicked += sessions.len();
+    }
+    over.store(true, Ordering::SeqCst);
+    for one in meant {
+        one.join().expect("they do not mind");
+    }
+    for other in others {
+        assert!(other.join().expect("nobody of them was kicked") > 0);
+    }
+    assert!(kicked >= 300, "{kicked}");
+    until_true("all are gone", SOON, || sessions(&postern, &[]).is_empty());
+    assert_eq!(postern.count("fault in the program"), 0);
+    postern.stop();
+}
+
+/// From the connection to the end, with a sleep in the relay.
+fn whole_session(source: u8, target: SocketAddr) -> std::io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from(([127, 0, 0, source], 0)).into())?;
+    socket.connect(&target.into())?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let stream = std::net::TcpStream::from(socket);
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let mut next = |wanted: &str| loop {
+        let line = lines
+            .next()
+            .unwrap_or(Err(ErrorKind::UnexpectedEof.into()))?;
+        if line.contains(wanted) {
+            return Ok::<(), std::io::Error>(());
+        }
+        if line.starts_with("* BYE") {
+            return Err(ErrorKind::ConnectionAborted.into());
+        }
+    };
+    next("* OK")?;
+    (&stream).write_all(b"a LOGIN bob pw\r\n")?;
+    next("a OK")?;
+    for text in ["one", "two"] {
+        (&stream).write_all(format!("{text}\r\n").as_bytes())?;
+        next(text)?;
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+#[test]
 fn a_reload_says_what_is_wrong_and_what_was_refused() {
     let auth = AuthServer::start(|_| Answer::refuse("no"));
     let servers = imap(&auth, "");
@@ -505,6 +584,11 @@ fn stop_and_drain_return_when_the_process_is_gone() {
     let address = backend.address();
     let auth = AuthServer::start(move |_| Answer::ok(address));
     let servers = imap(&auth, "");
+    // The answer is not lost, however fast the end is.
+    for _ in 0..10 {
+        let postern = proxy("", &servers);
+        well(operate(&postern, &["stop"]));
+    }
     let postern = proxy("", &servers);
     let path = socket(&postern);
     let told = well(operate(&postern, &["stop"]));
@@ -719,7 +803,7 @@ fn where_nobody_listens_the_command_line_says_so() {
 }
 
 /// A session that is told the message, and says the password.
-fn read_mail(address: std::net::SocketAddr, user: &str) -> LineClient {
+fn read_mail(address: SocketAddr, user: &str) -> LineClient {
     let (mut client, _) = LineClient::greeted(address);
     client.send(&format!("a LOGIN {user} {PASSWORD}"));
     let answer = client.lines_until("a ").pop().expect("an answer");

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -68,6 +68,8 @@ pub(crate) struct Rawlogs {
     /// Whether there is any: all that a session looks at where there is none.
     is_any: AtomicBool,
     running: Mutex<Vec<Arc<Rawlog>>>,
+    /// Threads that write, or hang in it: a file may lie anywhere.
+    threads: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -110,7 +112,7 @@ impl Rawlogs {
             left_out: AtomicU64::new(0),
         });
         let mut running = self.lock();
-        if running.len() >= MOST {
+        if self.threads.load(Ordering::Relaxed) >= MOST {
             return Err(format!("there are {MOST} rawlogs already"));
         }
         let (all, of_thread, log) = (Arc::clone(self), Arc::clone(&rawlog), log.clone());
@@ -123,10 +125,12 @@ impl Rawlogs {
             let text = format!(
                 "the rawlog of {filter} has ended: {why}; {bytes} bytes written, {left_out} pieces left out"
             );
+            all.threads.fetch_sub(1, Ordering::Relaxed);
             log.write(Severity::Notice, file!(), &text, None, None);
         };
         let started = spawn("rawlog", write);
         started.map_err(|error| format!("cannot start a thread: {error}"))?;
+        self.threads.fetch_add(1, Ordering::Relaxed);
         running.push(rawlog);
         self.is_any.store(true, Ordering::Relaxed);
         Ok(())
