@@ -253,9 +253,10 @@ impl AcceptLoop {
         socket: &Socket,
         peer: Address,
         entrance: &Entrance,
-        limit: &str,
+        limit: &'static str,
         refusals: &Seldom,
     ) {
+        entrance.service.metrics.turned_away.count(limit);
         if !entrance.listen.ssl {
             let _ = socket.write_now(entrance.service.record.busy);
         }

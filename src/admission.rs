@@ -315,6 +315,17 @@ impl Admission {
         self.lock().exceeded.len()
     }
 
+    /// Workers that carry a session at this moment, and all that there are.
+    pub(crate) fn workers(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.workers.busy(), state.workers.size())
+    }
+
+    /// Sessions that have something to do and wait for a worker.
+    pub(crate) fn queued(&self) -> usize {
+        self.lock().turns.len()
+    }
+
     /// Waits until no session is left, or until `deadline`; whether none is.
     pub(crate) fn wait_empty(&self, deadline: Instant) -> bool {
         let mut state = self.lock();

@@ -19,6 +19,7 @@ use crate::net::resolve;
 use crate::service::{self, Kept, Service};
 use crate::session::Runtime;
 use crate::session::live::Ending;
+use crate::status::{Door, Shown, Site};
 use crate::system::confinement::{self, Use};
 use crate::system::pid_file::PidFile;
 use crate::system::signals::{self, Wish};
@@ -113,6 +114,7 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
     let services = service::build(config, &kept)?;
     let mut fronts = Fronts::new(passed);
     let bound = fronts.bind(&services)?;
+    let status = open_status(config, None)?;
     let pid_file = PidFile::write(process.pid.as_deref())?;
     let control = Control::bind(process, &log)?;
     if let Some((user, group)) = become_user {
@@ -124,6 +126,9 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
         front::hand_over(&bound, user.uid, group);
         if let Some(control) = &control {
             control.hand_over(user.uid, group)?;
+        }
+        if let Some(door) = &status {
+            front::hand_over_socket(door.socket(), user.uid, group);
         }
         privileges::drop_root(&user, group)?;
     }
@@ -145,6 +150,11 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
     if let Some(control) = &control {
         control.serve(&desk).map_err(no_thread)?;
     }
+    let shown = Shown::new(config, services, fronts.listening(), &log);
+    let site = Site::new(&runtime, shown)?;
+    if let Some(door) = &status {
+        begin_status(door, &site, &log);
+    }
     log.write(Severity::Notice, file!(), "ready", None, None);
     let process = Process {
         file: file.map(Path::to_owned),
@@ -153,6 +163,8 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
         runtime,
         wishes,
         fronts,
+        status,
+        site,
         _visits: visits,
         kept,
         conf: process.clone(),
@@ -166,6 +178,22 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
     };
     process.tell(service_manager::ready);
     Ok(process)
+}
+
+/// The listener of `status`, unless that is off or stays where it is.
+fn open_status(config: &Config, before: Option<&Door>) -> Result<Option<Door>, String> {
+    let wanted = config.process.status.as_ref();
+    let stays = |door: &Door| wanted.is_some_and(|status| door.is_for(&status.listen));
+    match wanted {
+        Some(status) if !before.is_some_and(stays) => Door::open(status, before).map(Some),
+        Some(_) | None => Ok(None),
+    }
+}
+
+fn begin_status(door: &Door, site: &Arc<Site>, log: &Log) {
+    door.begin(site);
+    let text = format!("the status page is at http://{}/", door.address());
+    log.write(Severity::Notice, file!(), &text, None, None);
 }
 
 /// Confines the process to what its configuration names, for good; the keeper is another process. Returns what
@@ -243,6 +271,10 @@ struct Process {
     runtime: Arc<Runtime>,
     wishes: Receiver<Wish>,
     fronts: Fronts,
+    /// The listener of `status`.
+    status: Option<Door>,
+    /// What is shown there.
+    site: Arc<Site>,
     /// Those of the configuration in use; to be held, not read.
     _visits: Arc<Visits>,
     /// What those after the next HUP go on with.
@@ -440,6 +472,9 @@ impl Process {
         };
         let mistakes = done.as_ref().err().map_or(&[][..], Vec::as_slice);
         self.last_reload = Some(LastReload::now(mistakes));
+        if !mistakes.is_empty() {
+            self.site.note_failed_reload();
+        }
         for error in mistakes {
             self.log.write(Severity::Error, file!(), error, None, None);
         }
@@ -473,6 +508,7 @@ impl Process {
         kept.forget_before();
         let bound = self.fronts.bind(&services)?;
         let prepared = Fronts::prepare(bound, &self.runtime, &log)?;
+        let status = open_status(config, self.status.as_ref())?;
         // What is known of the backends is what clients are told as soon as they are let in.
         let visits = visit_backends(&services)?;
         let control = Control::change(self.control.as_ref(), process, &self.desk, &log)?;
@@ -490,6 +526,17 @@ impl Process {
         }
         let began = Instant::now();
         self.fronts.change_to(prepared, &log);
+        let listening = self.fronts.listening();
+        self.site
+            .change_to(Shown::new(config, services, listening, &log));
+        match (status, &process.status) {
+            (Some(door), _) => {
+                begin_status(&door, &self.site, &log);
+                self.status = Some(door);
+            }
+            (None, Some(_)) => {}
+            (None, None) => self.status = None,
+        }
         self._visits = visits;
         self.runtime.admission.set_limits(admission_limits(process));
         self.kept = kept;
@@ -584,6 +631,7 @@ impl Process {
         self.tell(|_| service_manager::stopping());
         // First: who is not accepted waits in a socket that the next process may take over.
         self.fronts.close();
+        self.status = None;
         self.runtime.admission.stop();
         for entry in self.runtime.live.all() {
             if !entry.is_relayed() {

@@ -14,9 +14,10 @@ use nix::unistd::{Gid, Uid};
 use socket2::Socket;
 
 use crate::accept::{AcceptLoop, Bell, Entrance, Entrances};
-use crate::config::{Listen, ListenAddress};
+use crate::config::{Listen, ListenAddress, Starttls};
 use crate::log::{Log, Severity};
 use crate::net::listen::Listener;
+use crate::protocol::Protocol;
 use crate::service::Service;
 use crate::session::Runtime;
 use crate::system::keeper;
@@ -31,6 +32,12 @@ const HANDSHAKES: Duration = Duration::from_millis(100);
 pub(crate) struct Listening {
     /// NAME of its server.
     pub server: String,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// TLS from the first byte.
+    pub ssl: bool,
+    /// Whether TLS is offered or required later on.
+    pub starttls: Starttls,
     /// Where it really listens: port 0 has become a port.
     pub address: String,
 }
@@ -284,10 +291,15 @@ impl Fronts {
 pub(crate) fn hand_over(bound: &[Bound], user: Uid, group: Gid) {
     for bound in bound {
         if let BoundSocket::New(listener) = &bound.socket {
-            // Where it fails such a reload says that the address is in use.
-            let _ = nix::unistd::fchown(&listener.socket, Some(user), Some(group));
+            hand_over_socket(&listener.socket, user, group);
         }
     }
+}
+
+/// The same with one.
+pub(crate) fn hand_over_socket(socket: impl AsFd, user: Uid, group: Gid) {
+    // Where it fails such a reload says that the address is in use.
+    let _ = nix::unistd::fchown(socket, Some(user), Some(group));
 }
 
 fn bind_one(entrance: &Entrance, going: &[&Socket]) -> Result<Listener, String> {
@@ -397,6 +409,9 @@ impl Front {
     fn listening(&self) -> Vec<Listening> {
         let shown = |(at, entrance): (usize, &Entrance)| Listening {
             server: entrance.service.conf.name.clone(),
+            protocol: entrance.service.conf.protocol,
+            ssl: entrance.listen.ssl,
+            starttls: entrance.service.conf.starttls,
             address: match at {
                 0 => self.listener.name(),
                 _ => entrance.listen.address.to_string(),

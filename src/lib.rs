@@ -6,6 +6,7 @@
 //!
 //! - `cli`, `daemon`, `front`, `accept`: the process, from arguments to accepted sockets.
 //! - `control`: the socket over which an operator asks a running process, and the asking side.
+//! - `status`: what is asked for over HTTP: numbers, and a page for people.
 //! - `session::turn`: how a session gets its turns on a worker, and sleeps in between; `session::run`: what
 //!   it does in them, up to the end of its login.
 //! - `dialect`: the three protocols, a client-facing and a backend-facing half each. `session::dial` finds a
@@ -16,6 +17,7 @@
 //!   `session::hibernate`: who waits without a thread; `session::goodbye`: the end before a relay;
 //!   `session::lines` and `session::quoted`: what may stand in a session's log.
 //! - `admission`: who is let in, and whose turn it is; `service`: one `[server]` at work.
+//! - `metrics`: what is counted.
 //! - `auth`: a request goes in, a verdict comes out. `backend`: hosts, grants, routes, health; the
 //!   connection to a host, and what a login and a visit have in common (`backend::talk`).
 //! - `net`: sockets and connections, DNS, HTTP, PROXY headers. `config`: what an operator says.
@@ -44,11 +46,13 @@ mod dialect;
 mod front;
 mod keeper;
 mod log;
+mod metrics;
 mod net;
 mod protocol;
 mod sasl;
 mod secret;
 mod service;
 mod session;
+mod status;
 mod system;
 mod tls;

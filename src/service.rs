@@ -17,6 +17,7 @@ use crate::backend::visit::Visitor;
 use crate::backend::{Backend, Visits, check, refreshed_in_words};
 use crate::config::{self, AuthKind, Capabilities, Config, Xclient};
 use crate::log::{Log, Seldom};
+use crate::metrics::ServerMetrics;
 use crate::net::address::Address;
 use crate::net::http::HttpClient;
 use crate::net::resolve::{Dns, PendingName};
@@ -32,6 +33,8 @@ pub(crate) struct Service {
     pub record: &'static Record,
     /// Where its lines go.
     pub log: Log,
+    /// What is counted here.
+    pub metrics: Arc<ServerMetrics>,
     /// By what logins in progress towards the auth servers are counted, if they are.
     pub auth_target: Option<String>,
     /// Whether logins in progress towards one backend are limited: where there is only one, there is nobody
@@ -65,6 +68,9 @@ pub(crate) struct Kept {
     caches: SessionCaches,
     /// What is known of the hosts of each backend.
     known: HashMap<String, Arc<Known>>,
+    /// What is counted of each server that any configuration of the process had: who comes back while sessions
+    /// of the one before still run goes on with its counts, and is not counted twice.
+    metrics: HashMap<(String, Protocol), Arc<ServerMetrics>>,
 }
 
 impl Kept {
@@ -72,15 +78,28 @@ impl Kept {
     pub(crate) fn next(&self, config: &Config) -> Self {
         let of_name = |name: &String| self.known.get(name).cloned().unwrap_or_default();
         let names = config.backends.iter().map(|backend| &backend.name);
+        let mut metrics = self.metrics.clone();
+        for server in &config.servers {
+            let key = (server.name.clone(), server.protocol);
+            metrics.insert(key, self.metrics(server));
+        }
         Self {
             caches: self.caches.next(),
             known: names.map(|name| (name.clone(), of_name(name))).collect(),
+            metrics,
         }
     }
 
     /// Lets go of what no server of this configuration has taken over.
     pub(crate) fn forget_before(&mut self) {
         self.caches.forget_before();
+    }
+
+    fn metrics(&self, server: &config::Server) -> Arc<ServerMetrics> {
+        let (name, protocol) = (server.name.clone(), server.protocol);
+        let new = || Arc::new(ServerMetrics::new(&server.name, protocol));
+        let kept = self.metrics.get(&(name, protocol)).cloned();
+        kept.unwrap_or_else(new)
     }
 
     fn known(&self, backend: &str) -> Arc<Known> {
@@ -109,7 +128,7 @@ pub(crate) fn build(config: &Config, kept: &Kept) -> Result<Vec<Arc<Service>>, S
             &config.routes,
             log.clone(),
         )?),
-        caches: &kept.caches,
+        kept,
         connectors: RefCell::default(),
     };
     let build = |conf: &config::Server| Service::build(config, conf, &shared);
@@ -155,7 +174,7 @@ pub(crate) fn visit_backends(
 /// What the servers of a configuration have in common.
 struct Shared<'a> {
     router: Arc<Router>,
-    caches: &'a SessionCaches,
+    kept: &'a Kept,
     /// One for equal settings: each holds the system's certificate store, which takes a while to read.
     connectors: RefCell<Vec<(ClientSettings, Result<Connector, String>)>>,
 }
@@ -201,7 +220,7 @@ impl Service {
         let acceptor = match conf.has_tls() {
             false => None,
             true => {
-                let (name, caches) = (&conf.name, shared.caches);
+                let (name, caches) = (&conf.name, &shared.kept.caches);
                 let built = Acceptor::new(conf.tls.clone(), record.alpn, name, caches);
                 Some(built.map_err(|problems| in_words(conf, &problems))?.0)
             }
@@ -221,6 +240,7 @@ impl Service {
         Ok(Arc::new(Self {
             record,
             acceptor,
+            metrics: shared.kept.metrics(conf),
             auth_target: (!names.is_empty()).then(|| format!("auth {}", names.join(" "))),
             limits_targets,
             refreshed: Seldom::new(),

@@ -43,6 +43,7 @@ mod service_manager;
 mod side_by_side;
 mod smtp;
 mod start;
+mod status;
 mod tls_backends;
 mod tls_certificates;
 mod tls_clients;

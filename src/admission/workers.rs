@@ -135,6 +135,11 @@ impl Workers {
         self.busy
     }
 
+    /// Those that there are, busy or not.
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
     /// The most that there may be.
     pub(super) fn most(&self) -> usize {
         self.most

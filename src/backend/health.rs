@@ -8,21 +8,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::Candidate;
+
 /// Most failed addresses that are remembered; names can change theirs without end.
 const REMEMBERED: usize = 1024;
 
 /// The memory of one backend.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
-    /// Until when an address is tried last. It stays here until it answers again.
-    failed: Mutex<HashMap<SocketAddr, Instant>>,
+    /// What failed. It stays here until it answers again.
+    failed: Mutex<HashMap<SocketAddr, Failed>>,
     turn: AtomicUsize,
+}
+
+/// An address that failed.
+#[derive(Debug)]
+struct Failed {
+    /// Until when it is tried last.
+    until: Instant,
+    /// Whose address it is, as the configuration names it.
+    host: String,
 }
 
 impl Health {
     /// Whether the address failed lately.
     pub(crate) fn has_failed(&self, address: SocketAddr) -> bool {
-        let until = self.lock().get(&address).copied();
+        let until = self.lock().get(&address).map(|failed| failed.until);
         until.is_some_and(|until| Instant::now() < until)
     }
 
@@ -31,25 +42,36 @@ impl Health {
     pub(crate) fn down(&self, grace: Duration) -> Vec<SocketAddr> {
         let now = Instant::now();
         let failed = self.lock();
-        let lately = failed.iter().filter(|(_, until)| now < **until + grace);
+        let lately = failed
+            .iter()
+            .filter(|(_, failed)| now < failed.until + grace);
         let mut down: Vec<SocketAddr> = lately.map(|(address, _)| *address).collect();
         down.sort_unstable();
         down
     }
 
+    /// Whether an address of this host did not serve on this port when it was tried last.
+    pub(crate) fn is_down(&self, host: &str, port: u16) -> bool {
+        let failed = self.lock();
+        let mut of_port = failed.iter().filter(|(address, _)| address.port() == port);
+        of_port.any(|(_, failed)| failed.host == host)
+    }
+
     /// Notes a failure; true if the address was good so far.
-    pub(crate) fn failed(&self, address: SocketAddr, fail_timeout: Duration) -> bool {
+    pub(crate) fn failed(&self, candidate: &Candidate, fail_timeout: Duration) -> bool {
         let mut failed = self.lock();
         if failed.len() >= REMEMBERED {
             let now = Instant::now();
-            failed.retain(|_, until| *until > now);
+            failed.retain(|_, failed| failed.until > now);
         }
         if failed.len() >= REMEMBERED {
             return false;
         }
-        failed
-            .insert(address, Instant::now() + fail_timeout)
-            .is_none()
+        let of_host = Failed {
+            until: Instant::now() + fail_timeout,
+            host: candidate.host.clone(),
+        };
+        failed.insert(candidate.address, of_host).is_none()
     }
 
     /// Notes that the address answers; true if it did not before.
@@ -62,7 +84,7 @@ impl Health {
         self.turn.fetch_add(1, Ordering::Relaxed) % hosts.max(1)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Instant>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Failed>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -71,24 +93,42 @@ impl Health {
 mod tests {
     use super::*;
 
+    fn host() -> Candidate {
+        Candidate {
+            host: "mail.test".to_owned(),
+            address: SocketAddr::from(([192, 0, 2, 1], 143)),
+            named_in: String::new(),
+        }
+    }
+
     #[test]
     fn a_change_is_told_once() {
-        let health = Health::default();
-        let address = SocketAddr::from(([192, 0, 2, 1], 143));
+        let (health, host) = (Health::default(), host());
+        let address = host.address;
         assert!(!health.answered(address));
-        assert!(health.failed(address, Duration::from_secs(30)));
-        assert!(!health.failed(address, Duration::from_secs(30)));
+        assert!(health.failed(&host, Duration::from_secs(30)));
+        assert!(!health.failed(&host, Duration::from_secs(30)));
         assert!(health.has_failed(address));
         assert!(health.answered(address));
         assert!(!health.has_failed(address));
     }
 
     #[test]
+    fn a_host_is_down_on_the_port_that_failed_until_it_answers() {
+        let (health, host) = (Health::default(), host());
+        assert!(!health.is_down("mail.test", 143));
+        health.failed(&host, Duration::ZERO);
+        assert!(health.is_down("mail.test", 143));
+        assert!(!health.is_down("mail.test", 110) && !health.is_down("other.test", 143));
+        health.answered(host.address);
+        assert!(!health.is_down("mail.test", 143));
+    }
+
+    #[test]
     fn a_failure_is_over_after_its_time() {
-        let health = Health::default();
-        let address = SocketAddr::from(([192, 0, 2, 1], 143));
-        health.failed(address, Duration::ZERO);
-        assert!(!health.has_failed(address));
+        let (health, host) = (Health::default(), host());
+        health.failed(&host, Duration::ZERO);
+        assert!(!health.has_failed(host.address));
     }
 
     #[test]

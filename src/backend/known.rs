@@ -108,6 +108,12 @@ impl Troubles {
         }
         troubles.insert(subject.to_owned())
     }
+
+    /// Whether this fails at present.
+    pub(super) fn is_there(&self, subject: &str) -> bool {
+        let troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.contains(subject)
+    }
 }
 
 #[cfg(test)]
@@ -140,6 +146,8 @@ mod tests {
         assert!(!troubles.note("x", false));
         assert!(troubles.note("x", true));
         assert!(!troubles.note("x", true));
+        assert!(troubles.is_there("x") && !troubles.is_there("y"));
         assert!(troubles.note("x", false));
+        assert!(!troubles.is_there("x"));
     }
 }

@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::config::{self, Balance};
+use crate::config::{self, BackendHost, Balance};
 use crate::log::{Log, Seldom, Severity};
 use crate::net::resolve::Dns;
 use crate::protocol::Purpose;
@@ -123,7 +123,7 @@ impl Backend {
             let limit = Instant::now() + share.min(self.conf.connect_timeout);
             let looked_up = dns.lookup_host(&host.host, port, limit);
             let looked_up = looked_up.map_err(|error| error.to_string());
-            let subject = format!("the look-up of {}", host.host);
+            let subject = look_up_of(&host.host);
             self.note_outcome(&subject, looked_up.as_ref().err().map(String::as_str));
             match looked_up {
                 Ok(addresses) => {
@@ -165,11 +165,11 @@ impl Backend {
     }
 
     /// Notes that an address does not serve, and says so once.
-    pub(crate) fn note_failure(&self, address: SocketAddr, failure: &BeforeCredentials) {
-        if self.known.health.failed(address, self.conf.fail_timeout) {
+    pub(crate) fn note_failure(&self, host: &Candidate, failure: &BeforeCredentials) {
+        if self.known.health.failed(host, self.conf.fail_timeout) {
             // Whoever has not seen the credentials cannot say them back.
             let reason = failure.cause().in_full(&LoginSecrets::default());
-            let name = &self.conf.name;
+            let (name, address) = (&self.conf.name, host.address);
             let text = format!("backend \"{name}\": {address} is down: {reason}");
             self.log.write(Severity::Warn, file!(), &text, None, None);
         }
@@ -181,6 +181,13 @@ impl Backend {
             let text = format!("backend \"{}\": {address} is up again", self.conf.name);
             self.log.write(Severity::Notice, file!(), &text, None, None);
         }
+    }
+
+    /// Whether a host of ours did not serve when it was tried last, or its name had no address.
+    pub(crate) fn is_down(&self, host: &BackendHost, purpose: Purpose) -> bool {
+        let port = host.port.unwrap_or(self.conf.port(purpose));
+        self.known.health.is_down(&host.host, port)
+            || self.known.troubles.is_there(&look_up_of(&host.host))
     }
 
     /// Notes whether something that says nothing about a host's service has failed, with the reason, and
@@ -197,6 +204,10 @@ impl Backend {
         let text = format!("backend \"{name}\": {subject} {text}");
         self.log.write(severity, file!(), &text, None, None);
     }
+}
+
+fn look_up_of(host: &str) -> String {
+    format!("the look-up of {host}")
 }
 
 /// What the log is told about files of TLS that were looked at; nothing where none has changed.

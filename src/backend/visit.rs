@@ -81,7 +81,7 @@ impl Visitor {
                 Some(conn)
             }
             Err(failure) if failure.is_of_host() => {
-                backend.note_failure(host.address, &failure);
+                backend.note_failure(host, &failure);
                 None
             }
             // Ours, or an answer that only the administrator can explain.

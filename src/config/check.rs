@@ -31,6 +31,7 @@ pub(super) fn check(drafts: Drafts<'_>, files: Files, report: &mut Report) -> Co
     check_accounts(&drafts, report);
     warn_of_accept_queue(&drafts, report);
     check_addresses(&drafts.servers, report);
+    check_status(&drafts, report);
     check_real_ip(&drafts, report);
     check_filters(&drafts, report);
     check_levels(&drafts, report);
@@ -86,6 +87,10 @@ pub fn describe(config: &Config) -> String {
         for listen in &server.listen {
             describe_listener(&mut text, server, listen);
         }
+    }
+    if let Some(status) = &config.process.status {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "status  http://{}/", status.listen.address);
     }
     for backend in &config.backends {
         describe_backend(&mut text, backend, &config.servers);
@@ -245,6 +250,32 @@ fn check_addresses(servers: &[(&Section, Draft)], report: &mut Report) {
                 taken.entry(bound).or_insert((&section.name, *line));
             }
         }
+    }
+}
+
+/// No server may listen where the status page is; a wildcard would be in its way too, and it in that of
+/// an address.
+fn check_status(drafts: &Drafts<'_>, report: &mut Report) {
+    let (Some(postern), Some(status)) = (drafts.postern, &drafts.process.process.status) else {
+        return;
+    };
+    let ListenAddress::Tcp(own) = status.listen.address else {
+        return;
+    };
+    let clashes = |listen: &Listen| match listen.address {
+        ListenAddress::Tcp(at) if at.port() == own.port() && own.port() != 0 => {
+            at.ip() == own.ip() || listen.takes(own.ip()) || status.listen.takes(at.ip())
+        }
+        ListenAddress::Tcp(_) | ListenAddress::Unix(_) => false,
+    };
+    let all = drafts.servers.iter();
+    let mut all = all.flat_map(|(section, draft)| {
+        let lines = draft.server.listen.iter().zip(&draft.listen_lines);
+        lines.map(|(listen, line)| (&section.name, listen, line))
+    });
+    if let Some((name, _, line)) = all.find(|(_, listen, _)| clashes(listen)) {
+        let text = format!("{own} is taken already by [{name}] in line {line}");
+        report.mistake(at(postern, "status"), &text);
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::address::{http_url, resolver, trusted_peer};
 use super::backend;
 use super::draft::Draft;
-use super::listen::listen;
+use super::listen::{listen, status};
 use super::log_target::error_log;
 use super::mistake::WrongValue;
 use super::route::{domain, parse_route};
@@ -556,6 +556,22 @@ pub(super) static DIRECTIVES: &[Directive] = &[
          rights it has to be a group of the user's.",
     )
     .example("adm"),
+    row(
+        "status",
+        POSTERN,
+        "off | PORT | ADDR:PORT",
+        Text("off"),
+        Is(|d, v| {
+            d.process.status = status(v, d.lookup)?;
+            Ok(())
+        }),
+        "Where /metrics (for Prometheus), /healthz, /sessions (JSON) and / (a page for people, in \
+         which sessions can be ended) are answered over HTTP. A port alone means this machine, \
+         127.0.0.1. The page shows logins and client addresses, and there is no password: with \
+         another address let a firewall choose who may read it. Sessions are ended from this \
+         machine only.",
+    )
+    .example("9180"),
     // Where servers are, and who they are.
     row(
         "listen",

@@ -377,6 +377,7 @@ fn empty_process() -> Process {
         landlock: false,
         control: Control::WhereFolderExists,
         control_group: None,
+        status: None,
         error_log: Vec::new(),
         error_log_user_tag: Vec::new(),
         log_format: TextLayout::Angie,

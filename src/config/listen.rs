@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::address::{Host, host_and_port, port, socket_path};
 use super::mistake::{MistakeKind, WrongValue};
 use super::value::{count, flag, one_of, shown, size, time, unknown};
-use super::{Keepalive, Listen, ListenAddress};
+use super::{Keepalive, Listen, ListenAddress, Status};
 
 /// Turns a host name into addresses.
 pub(super) type Lookup = fn(&str) -> Vec<IpAddr>;
@@ -66,6 +66,47 @@ pub(super) fn listen(
         warnings.push("`so_keepalive` has no effect on a Unix socket".to_owned());
     }
     Ok(addresses.into_iter().map(|at| flags.apply(at)).collect())
+}
+
+/// The value of `status`: `off`, or one TCP port, which without an address is that of this machine alone.
+pub(super) fn status(text: &str, lookup: Lookup) -> Result<Option<Status>, WrongValue> {
+    if text == "off" {
+        return Ok(None);
+    }
+    if text.starts_with("unix:") {
+        return Err("takes ADDRESS:PORT or PORT".into());
+    }
+    let (host, ports) = match host_and_port(text)? {
+        (Host::Name(ports), None) if port(ports).is_some() => (Host::Name("localhost"), ports),
+        (host, Some(ports)) => (host, ports),
+        (_, None) => return Err(format!("{} is not off, PORT or ADDRESS:PORT", shown(text)).into()),
+    };
+    let port = port(ports).ok_or_else(|| format!("{} is not a port", shown(ports)))?;
+    let name = match host {
+        Host::Name("*" | "localhost") | Host::Ip(_) => None,
+        Host::Name(name) => Some(name.to_ascii_lowercase()),
+    };
+    let ips = match host {
+        Host::Name("*") => vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+        Host::Name("localhost") => vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        Host::Ip(ip) => vec![ip],
+        Host::Name(name) => lookup(name),
+    };
+    let Some(ip) = ips.first() else {
+        return Err(unresolved(text));
+    };
+    let address = ListenAddress::Tcp(SocketAddr::new(*ip, port));
+    Ok(Some(Status {
+        listen: Flags::default().apply(address),
+        host: name,
+    }))
+}
+
+fn unresolved(text: &str) -> WrongValue {
+    WrongValue {
+        kind: MistakeKind::UnresolvedName,
+        text: format!("the host name in {} cannot be resolved", shown(text)),
+    }
 }
 
 struct Flags {
@@ -203,10 +244,7 @@ fn listen_addresses(
         Host::Name(name) => lookup(name),
     };
     if ips.is_empty() {
-        return Err(WrongValue {
-            kind: MistakeKind::UnresolvedName,
-            text: format!("the host name in {} cannot be resolved", shown(text)),
-        });
+        return Err(unresolved(text));
     }
     let each = ips.iter().flat_map(|ip| {
         let ports = ports.clone();
@@ -259,7 +297,7 @@ mod tests {
     use std::net::Ipv6Addr;
 
     fn lookup(host: &str) -> Vec<IpAddr> {
-        match host {
+        match host.to_ascii_lowercase().as_str() {
             "both" => vec![
                 IpAddr::V4(Ipv4Addr::LOCALHOST),
                 IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -382,6 +420,34 @@ mod tests {
             .expect_err("a misspelt flag")
             .text;
         assert!(text.ends_with("did you mean `proxy_protocol`?"), "{text}");
+    }
+
+    #[test]
+    fn status_is_for_this_machine_alone_unless_an_address_says_otherwise() {
+        let at = |text: &str| {
+            let status = super::status(text, lookup).expect(text)?;
+            Some((status.listen.address.to_string(), status.host))
+        };
+        assert_eq!(at("off"), None);
+        let local = |at: &str| Some((at.to_owned(), None));
+        assert_eq!(at("9180"), local("127.0.0.1:9180"));
+        assert_eq!(at("localhost:9180"), local("127.0.0.1:9180"));
+        assert_eq!(at("*:9180"), local("0.0.0.0:9180"));
+        assert_eq!(at("[::1]:0"), local("[::1]:0"));
+        let named = ("127.0.0.1:80".to_owned(), Some("both".to_owned()));
+        assert_eq!(at("Both:80"), Some(named));
+        for text in [
+            "",
+            "on",
+            "127.0.0.1",
+            "1-2",
+            "70000",
+            "unix:/run/x",
+            "none:1",
+            "1 ssl",
+        ] {
+            assert!(super::status(text, lookup).is_err(), "{text}");
+        }
     }
 
     #[test]

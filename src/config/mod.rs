@@ -178,6 +178,8 @@ pub struct Process {
     pub control: Control,
     /// Group of the control socket; that of the process if unset.
     pub control_group: Option<String>,
+    /// Where the status page is; `None` is off.
+    pub status: Option<Status>,
     /// Where lines outside sessions go, and those of servers without their own `error_log`.
     pub error_log: Vec<LogTarget>,
     /// Tags of the process's own lines, for `filter=tag:`.
@@ -223,6 +225,15 @@ pub fn control_of(file: &Path) -> io::Result<Control> {
         Some(entry) => directives::control(&entry.value, &folder_of(file))
             .unwrap_or(Control::WhereFolderExists),
     })
+}
+
+/// `status`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Where to bind.
+    pub listen: Listen,
+    /// The host name that stands there instead of an address, in lower case.
+    pub host: Option<String>,
 }
 
 /// One `[server NAME]`.

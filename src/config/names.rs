@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::directives;
-use super::listen::listen;
+use super::listen::{listen, status};
 use super::log_target::error_log;
 use super::source::{self, Entry, Report, Section};
 use super::value::path;
@@ -43,7 +43,12 @@ pub(super) fn of_sections(sections: &[Section], file: &Path) -> Names {
             Some(Named::File(file)) => names.files.push(file),
             Some(Named::Log(log)) => names.logs.push(log),
             Some(Named::Listen(listens)) => names.listen.extend(listens),
-            Some(Named::Pid(_)) | None => {}
+            Some(Named::Pid(_)) => {}
+            None if entry.key == "status" => {
+                let status = status(&entry.value, |_| Vec::new()).ok().flatten();
+                names.listen.extend(status.map(|status| status.listen));
+            }
+            None => {}
         }
     }
     names

@@ -81,5 +81,10 @@ pub(crate) fn dial<'a>(
         watcher: Some(session),
         pass_on: session.service.conf.proxy_pass_error_message,
     };
-    dial.connect()
+    let began = Instant::now();
+    let connected = dial.connect();
+    if connected.is_ok() {
+        session.service.metrics.connect_time.note(began.elapsed());
+    }
+    connected
 }

@@ -6,8 +6,9 @@
 use std::io;
 
 use crate::auth::AuthError;
-use crate::backend::error::BackendError;
+use crate::backend::error::{BackendError, RefusalKind};
 use crate::log::{Severity, escape};
+use crate::metrics::Outcome;
 use crate::net::client_conn::{Stall, Wake};
 use crate::net::error::NetError;
 use crate::sasl::shown::LoginSecrets;
@@ -113,6 +114,30 @@ impl Cause {
             Self::BrokenProxyHeader(_) | Self::MadeRoom => true,
             Self::Stopped(_) | Self::Refused | Self::Internal(_) => false,
             Self::AuthService(..) | Self::Backend(_) => false,
+        }
+    }
+
+    /// What became of a login that the session ended with.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Quit | Self::ClientGone | Self::ClientTimeout | Self::ClientProtocol(_) => {
+                Outcome::Aborted
+            }
+            Self::ClientIo(_) | Self::ClientTls(_) | Self::ClientCertificate { .. } => {
+                Outcome::Aborted
+            }
+            Self::BrokenProxyHeader(_) | Self::MadeRoom | Self::Stopped(_) => Outcome::Aborted,
+            Self::Refused => Outcome::Refused,
+            Self::AuthService(..) => Outcome::AuthUnavailable,
+            Self::Backend(BackendError::Internal(_)) | Self::Internal(_) => Outcome::Error,
+            Self::Backend(BackendError::Refused(reply)) => match reply.kind {
+                RefusalKind::Greeting | RefusalKind::RawGreeting | RefusalKind::LoginForNow => {
+                    Outcome::BackendUnavailable
+                }
+                RefusalKind::Login | RefusalKind::LoginHere(_) => Outcome::BackendRefused,
+                RefusalKind::Envelope | RefusalKind::Other => Outcome::BackendRefused,
+            },
+            Self::Backend(_) => Outcome::BackendUnavailable,
         }
     }
 

@@ -92,6 +92,7 @@ impl Leaving {
         if self.may_say_more() && Instant::now() < end {
             return self.sleep(WaitFor::Data, end);
         }
+        self.session.count_end(self.reason);
         if !self.is_of_client || self.session.may_log(Severity::Info, "session closed") {
             self.session.log_closing(self.reason, None);
         }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::Step;
 use super::hibernate::at_its_own_cost;
 use crate::admission::Turn;
+use crate::metrics::{add, read};
 use crate::net::address::Address;
 use crate::net::socket::Socket;
 use crate::service::Service;
@@ -216,12 +217,19 @@ impl Live {
                 is_cut: false,
             }),
         });
+        add(&service.metrics.accepted, 1);
         self.lock().insert(number, Arc::clone(&entry));
         entry
     }
 
+    /// A session has ended: its bytes are the server's from now on.
     pub(super) fn remove(&self, number: u64) {
-        self.lock().remove(&number);
+        let mut entries = self.lock();
+        if let Some(entry) = entries.remove(&number) {
+            for (all, of_session) in entry.service.metrics.bytes.iter().zip(&entry.bytes) {
+                add(all, read(of_session));
+            }
+        }
     }
 
     /// All sessions that there are at this moment.
@@ -234,7 +242,7 @@ impl Live {
         self.lock().get(&number).cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Entry>>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Entry>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,12 +10,14 @@ mod goodbye;
 pub(crate) mod hibernate;
 mod lines;
 pub(crate) mod live;
+mod outcome;
 mod quoted;
 pub(crate) mod rawlog;
 mod relay;
 mod run;
 mod slot;
 pub(crate) mod snapshot;
+pub(crate) mod tally;
 pub(crate) mod turn;
 
 use std::fmt;
@@ -27,6 +29,7 @@ use std::time::{Duration, Instant};
 use crate::admission::{Admission, Limits, Place};
 use crate::backend::talk::{BackendStep, Watcher};
 use crate::log::{Brake, Closing, Context, Severity, escape};
+use crate::metrics::Lately;
 use crate::net::address::Address;
 use crate::net::client_conn::ClientConn;
 use crate::net::line::without_end;
@@ -94,6 +97,8 @@ pub(crate) struct Runtime {
     pub brake: Brake,
     /// Who wants to read along.
     pub rawlogs: Arc<Rawlogs>,
+    /// How logins went lately.
+    pub lately: Lately,
 }
 
 impl Runtime {
@@ -110,6 +115,7 @@ impl Runtime {
             threads: Threads::default(),
             brake: Brake::default(),
             rawlogs: Arc::default(),
+            lately: Lately::default(),
         });
         let of_thread = Arc::clone(&runtime);
         spawn("sleepers", move || Hibernation::run(&of_thread))?;
@@ -275,6 +281,7 @@ impl Session {
         let facts = client.tls_facts().unwrap_or_default();
         let refusal = crate::tls::certificate_refusal(&facts, acceptor.verify_client());
         self.log_tls("client", &facts);
+        service.metrics.count_tls(&facts.protocol);
         self.entry.facts().tls = Some(facts.protocol.clone());
         self.tls = Some(facts);
         match refusal {

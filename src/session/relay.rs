@@ -90,6 +90,7 @@ impl Relay {
         session.set_step(Step::Proxying);
         session.login_time = Some(session.accepted().elapsed());
         session.place.logged_in();
+        session.count_success();
         // From here on nobody's text is quoted.
         session.secrets.clear();
         let (client, from_client, pending) = client.into_parts();
@@ -442,7 +443,9 @@ impl Relay {
         self.client.socket.close_after_line();
         self.backend.socket.close_after_line();
         let told = self.entry.ending().map(Ending::reason);
-        session.log_closing(told.or(reason).unwrap_or("closed"), undelivered);
+        let reason = told.or(reason).unwrap_or("closed");
+        session.count_end(reason);
+        session.log_closing(reason, undelivered);
     }
 
     /// Ends both directions at once.

@@ -23,6 +23,7 @@ use crate::backend::talk::{self, BackendStep, Talk};
 use crate::config::{AuthKind, Xclient};
 use crate::dialect::{self, Dialect};
 use crate::log::{Severity, escape};
+use crate::metrics::Outcome;
 use crate::net::client_conn::ClientConn;
 use crate::net::conn::Conn;
 use crate::net::line::Line;
@@ -89,6 +90,11 @@ pub(super) struct Login {
 }
 
 impl Login {
+    /// Whether the client has presented something that is not decided about yet.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.presented.is_some()
+    }
+
     /// Whether it is the client's turn to say something.
     pub(super) fn is_at_client(&self) -> bool {
         self.presented.is_none() && self.refused.is_none()
@@ -96,7 +102,7 @@ impl Login {
 
     /// Whether it sleeps for its client, or is held back.
     pub(super) fn sleeps_for(&self) -> SleepsFor {
-        match self.presented.is_some() {
+        match self.is_under_way() {
             _ if self.waits_for_a_time() => SleepsFor::Us,
             true => SleepsFor::Others,
             false => SleepsFor::Client,
@@ -476,6 +482,7 @@ fn refuse(session: &Session, login: &mut Login, refusal: LoginRefusal) {
     };
     let text = format!("client login failed: \"{shown}\"");
     session.log(Severity::Info, file!(), &text);
+    session.count_failure(Outcome::Refused, shown);
     hold_refusal(session, login, refusal);
 }
 
@@ -607,7 +614,7 @@ fn try_hosts(
             return Err(failure.into());
         }
         if let Target::Backend(backend) = &grant.target {
-            backend.note_failure(candidate.address, &failure);
+            backend.note_failure(candidate, &failure);
         }
         let error = BackendError::from(failure);
         if left > 1 {
@@ -666,6 +673,7 @@ fn refuse_as_backend(session: &Session, login: &mut Login, cause: Cause) -> Resu
             let answer = reply.quoted(&session.secrets);
             let text = format!("backend refused the login: \"{answer}\"");
             session.log(Severity::Info, file!(), &text);
+            session.count_failure(Outcome::Refused, answer);
             reply.line().cloned()
         }
         _ => return Err(cause),

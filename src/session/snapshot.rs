@@ -114,7 +114,8 @@ impl Snapshot {
     }
 }
 
-fn state(entry: &Entry, facts: &Facts) -> State {
+/// How far it is now.
+pub(super) fn state(entry: &Entry, facts: &Facts) -> State {
     if entry.is_ending(facts) {
         return State::Ending;
     }

@@ -131,15 +131,15 @@ fn take(queued: &Mutex<Option<Box<Script>>>) -> Option<Box<Script>> {
 /// One turn of a session: as far as its client lets it go.
 fn serve(script: Box<Script>) {
     rename(&script.session.to_string());
-    let (number, log) = (
-        script.session.entry.number,
-        script.session.service.log.clone(),
-    );
+    let number = script.session.entry.number;
+    let service = Arc::clone(&script.session.service);
     // A panic costs this session alone.
     let turn = AssertUnwindSafe(|| take_turn(script));
     if catch_unwind(turn).is_err() {
         let text = format!("*{number} session ended by a fault in the program");
+        let log = &service.log;
         log.write(Severity::Alert, file!(), &text, None, None);
+        service.metrics.ended.count("internal error");
     }
 }
 
@@ -164,6 +164,7 @@ fn end_within(script: Box<Script>, cause: Cause, linger: Duration) {
         session,
         client,
         dialect,
+        login,
         ..
     } = *script;
     let cause = match (cause, session.entry.ending()) {
@@ -171,6 +172,9 @@ fn end_within(script: Box<Script>, cause: Cause, linger: Duration) {
         (Cause::ClientGone, Some(ending)) => ending.into(),
         (cause, _) => cause,
     };
+    if login.is_under_way() {
+        session.count_failure(cause.outcome(), session.describe(&cause));
+    }
     let line = dialect.failure_line(&cause, session.service.auth.is_own());
     goodbye::say(session, client, &cause, line, linger);
 }

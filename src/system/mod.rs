@@ -1,4 +1,4 @@
-//! What the operating system has to give: threads that are used again, limits, privileges, access to files, confinement, their changes, files that stay root's, systemd, signals.
+//! What the operating system has to give: threads that are used again, limits, privileges, access to files, confinement, their changes, files that stay root's, systemd, signals, what the process takes.
 
 pub(crate) mod access;
 pub(crate) mod confinement;
@@ -11,3 +11,4 @@ pub(crate) mod privileges;
 pub(crate) mod service_manager;
 pub(crate) mod signals;
 pub(crate) mod threads;
+pub(crate) mod usage;

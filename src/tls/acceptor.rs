@@ -2,7 +2,7 @@
 //! the re-reading of files that have changed.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use std::time::Duration;
 
 use ::rustls::sign::CertifiedKey;
@@ -38,11 +38,28 @@ struct Shared {
     cache: Option<Arc<Cache>>,
     /// Used when there are no `ssl_session_ticket_key` files.
     random_keys: Arc<TicketKeys>,
-    current: RwLock<Material>,
+    current: RwLock<Current>,
     seen: Mutex<Seen>,
 }
 
 /// What one reading of the files gave.
+struct Current {
+    material: Material,
+    certificates: Arc<[CertificateInUse]>,
+}
+
+/// A certificate that clients are shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CertificateInUse {
+    /// The file, as the configuration names it.
+    pub file: PathBuf,
+    /// The first few names that it stands for, for people.
+    pub names: String,
+    /// The last second at which it is valid, counted from 1970.
+    pub not_after: i64,
+}
+
+/// What engines are made of.
 #[derive(Clone)]
 enum Material {
     Rustls {
@@ -76,7 +93,7 @@ impl Acceptor {
             Some(before) => Arc::clone(&before.random_keys),
             None => random_keys().map_err(|problem| vec![problem])?,
         };
-        let material = read(&settings, alpn, &cache, &random_keys, &mut warnings)?;
+        let current = read(&settings, alpn, &cache, &random_keys, &mut warnings)?;
         let used = OfServer {
             settings: settings.clone(),
             random_keys: Arc::clone(&random_keys),
@@ -88,7 +105,7 @@ impl Acceptor {
             alpn: alpn.into(),
             cache,
             random_keys,
-            current: RwLock::new(material),
+            current: RwLock::new(current),
             seen: Mutex::new(Seen::new(seen)),
         }));
         Ok((acceptor, warnings))
@@ -96,13 +113,8 @@ impl Acceptor {
 
     /// An engine for one client.
     pub(crate) fn engine(&self) -> Result<Box<dyn Engine>, TlsError> {
-        let current = self
-            .0
-            .current
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        match current {
+        let material = self.current().material.clone();
+        match material {
             Material::Rustls { config, trust } => {
                 let connection = ServerConnection::new(config).map_err(|error| {
                     TlsError::new(TlsErrorKind::Internal, format!("cannot begin TLS: {error}"))
@@ -124,15 +136,20 @@ impl Acceptor {
 
     #[cfg(test)]
     pub(super) fn rustls_config(&self) -> Option<Arc<ServerConfig>> {
-        match &*self
-            .0
-            .current
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-        {
+        match &self.current().material {
             Material::Rustls { config, .. } => Some(Arc::clone(config)),
             Material::Native(_) => None,
         }
+    }
+
+    /// The certificates that clients are shown now.
+    pub(crate) fn certificates(&self) -> Arc<[CertificateInUse]> {
+        Arc::clone(&self.current().certificates)
+    }
+
+    fn current(&self) -> RwLockReadGuard<'_, Current> {
+        let current = &self.0.current;
+        current.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether clients need a certificate.
@@ -150,19 +167,19 @@ impl Acceptor {
         };
         let shared = &self.0;
         seen.refresh(&files_of(&shared.settings), || {
-            let material = read(
+            let read = read(
                 &shared.settings,
                 &shared.alpn,
                 &shared.cache,
                 &shared.random_keys,
                 &mut Vec::new(),
             );
-            let material = material.map_err(|problems| kept_old(&problems))?;
+            let read = read.map_err(|problems| kept_old(&problems))?;
             let mut current = shared
                 .current
                 .write()
                 .unwrap_or_else(PoisonError::into_inner);
-            *current = material;
+            *current = read;
             Ok(())
         })
     }
@@ -245,7 +262,7 @@ fn read(
     cache: &Option<Arc<Cache>>,
     random_keys: &Arc<TicketKeys>,
     warnings: &mut Vec<Problem>,
-) -> Result<Material, Vec<Problem>> {
+) -> Result<Current, Vec<Problem>> {
     let mut problems = match settings.tls_library {
         Library::Native => native_setup::check_server(settings),
         Library::Rustls => rustls_server::check_names(settings, warnings)
@@ -276,21 +293,32 @@ fn read(
             return Err(problems);
         }
     };
-    match settings.tls_library {
+    let in_use = settings.ssl_certificate.iter().zip(&pairs);
+    let in_use = in_use.map(|(file, pair)| CertificateInUse {
+        file: file.clone(),
+        names: pair.names.summary(),
+        not_after: pair.not_after(),
+    });
+    let in_use: Arc<[CertificateInUse]> = in_use.collect();
+    let material = match settings.tls_library {
         Library::Native => {
-            native_material(settings, &pairs[0], alpn).map_err(|problem| vec![problem])
+            native_material(settings, &pairs[0], alpn).map_err(|problem| vec![problem])?
         }
         Library::Rustls => {
             let responses = stapling::load(&settings.ssl_stapling_file, &pairs, warnings)?;
             let certificates = certified(&pairs, responses)?;
             let parts = parts(settings, alpn, certificates, &clients, cache, ticket_keys);
             let config = rustls_server::config(settings, parts).map_err(|problem| vec![problem])?;
-            Ok(Material::Rustls {
+            Material::Rustls {
                 config: Arc::new(config),
                 trust: clients.trust,
-            })
+            }
         }
-    }
+    };
+    Ok(Current {
+        material,
+        certificates: in_use,
+    })
 }
 
 /// The pairs, each with its OCSP response, as rustls takes them, or what is wrong with any of them.

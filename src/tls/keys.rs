@@ -135,6 +135,18 @@ fn load_pair(
     })
 }
 
+impl Pair {
+    /// The last second at which the certificate is valid, counted from 1970; 0 for a time that OpenSSL
+    /// cannot tell.
+    pub(super) fn not_after(&self) -> i64 {
+        let epoch = Asn1Time::from_unix(0);
+        let since = epoch.and_then(|epoch| epoch.diff(self.chain[0].not_after()));
+        since.map_or(0, |since| {
+            i64::from(since.days) * 86_400 + i64::from(since.secs)
+        })
+    }
+}
+
 /// Whether a time has come.
 pub(super) fn is_past(time: &Asn1TimeRef) -> bool {
     Asn1Time::days_from_now(0).is_ok_and(|now| *time <= *now)

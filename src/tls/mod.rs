@@ -27,7 +27,7 @@ mod tickets;
 mod verify;
 mod words;
 
-pub(crate) use acceptor::Acceptor;
+pub(crate) use acceptor::{Acceptor, CertificateInUse};
 pub(crate) use connector::Connector;
 pub(crate) use error::{Problem, TlsError, TlsErrorKind};
 pub(crate) use facts::{CertificateRefusal, Facts, Verdict, certificate_refusal};

@@ -1,0 +1,54 @@
+//! What a session counts of itself: its login, and its end.
+
+use jiff::Timestamp;
+
+use super::Session;
+use crate::log::escape;
+use crate::metrics::{FailedLogin, Outcome};
+use crate::sasl::Method;
+
+impl Session {
+    /// The client is in.
+    pub(super) fn count_success(&self) {
+        let metrics = &self.service.metrics;
+        metrics.count_login(self.method.unwrap_or(Method::NONE), Outcome::Success);
+        let times = [
+            (&metrics.login_time, self.login_time),
+            (&metrics.auth_time, self.auth_time),
+            (&metrics.backend_time, self.backend_time),
+        ];
+        for (histogram, time) in times {
+            if let Some(time) = time {
+                histogram.note(time);
+            }
+        }
+        self.runtime.lately.note_success();
+    }
+
+    /// The login came to nothing; `detail` is what is known of why, escaped.
+    pub(super) fn count_failure(&self, outcome: Outcome, detail: String) {
+        let method = self.method.unwrap_or(Method::NONE);
+        self.service.metrics.count_login(method, outcome);
+        if !outcome.is_failure() {
+            return;
+        }
+        let facts = self.entry.facts();
+        let (client, login) = (facts.client, facts.login.as_deref().map(escape));
+        drop(facts);
+        self.runtime.lately.note_failure(FailedLogin {
+            at: Timestamp::now(),
+            server: std::sync::Arc::clone(&self.service.metrics),
+            client,
+            login: login.unwrap_or_default(),
+            method: method.name,
+            outcome,
+            detail,
+        });
+    }
+
+    /// It has come to its end.
+    pub(super) fn count_end(&self, reason: &'static str) {
+        let metrics = &self.service.metrics;
+        metrics.count_end(reason, self.accepted().elapsed());
+    }
+}
