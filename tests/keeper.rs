@@ -15,7 +15,7 @@ use crate::common::postern::Postern;
 use crate::common::process::{Process, children_of};
 use crate::common::temp::TempDir;
 use crate::common::tls::Client;
-use crate::common::tools::wait_for_line;
+use crate::common::tools::{curl, wait_for_line};
 use crate::common::wait::{self, PATIENCE};
 use crate::peers::{Peer, imap_server};
 use crate::servers::pki::{Key, NAMES, Pair, Pki, State};
@@ -735,6 +735,26 @@ fn nobody_starts_a_keeper_by_hand() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("started by Postern itself"), "{said}");
+}
+
+#[test]
+fn hup_moves_the_status_page_to_a_port_below_1024_and_to_all_addresses() {
+    let one = Ipv4Addr::new(127, 0, 0, 79);
+    let server = imap("127.0.0.1:0", "");
+    let (port, more) = (low_port(one), low_port(one));
+    let with = |status: String| format!("status = {status}\n{server}");
+    let answers = |address: Ipv4Addr, port: u16| {
+        let url = format!("http://{address}:{port}/healthz");
+        curl(&[&url]).text() == "ok\n"
+    };
+    let postern = proxy(TempDir::of_root("keeper"), &with(format!("{one}:{port}")));
+    assert!(answers(one, port));
+    reload(&postern, &with(format!("*:{port}")), READ_ANEW);
+    assert!(answers(Ipv4Addr::LOCALHOST, port));
+    reload(&postern, &with("off".to_owned()), READ_ANEW);
+    reload(&postern, &with(format!("{one}:{more}")), READ_ANEW);
+    assert!(answers(one, more));
+    postern.stop();
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::common::auth_server::{Answer, AuthServer};
+use crate::common::browser::{browse, step};
 use crate::common::line_client::LineClient;
 use crate::common::ports::free_port;
 use crate::common::postern::Postern;
@@ -64,6 +65,13 @@ impl Numbers {
         let checked = run("promtool", &["check", "metrics"], text.as_bytes());
         assert_eq!(checked.everything(), "", "{text}");
         assert!(checked.success);
+        let series = text.lines().filter(|line| !line.starts_with('#'));
+        let series = series.filter_map(|line| Some(line.rsplit_once(' ')?.0));
+        let mut series: Vec<&str> = series.collect();
+        let all = series.len();
+        series.sort_unstable();
+        series.dedup();
+        assert_eq!(series.len(), all, "a series stands twice:\n{text}");
         Numbers(text)
     }
 
@@ -134,7 +142,9 @@ fn numbers_are_those_of_real_logins() {
     let (mut fourth, _) = LineClient::greeted(postern.address("pop3"));
     fourth.ask("nonsense", "-ERR invalid command");
 
-    let numbers = Numbers::of(port);
+    // A client hears that it is in a moment before it is counted.
+    let succeeded = "protocol=\"imap\",server=\"office\",mechanism=\"plain\",outcome=\"success\"";
+    let numbers = until(port, &format!("postern_logins_total{{{succeeded}}}"), 2.0);
     numbers.expect(
         r#"
         postern_sessions{protocol="imap",server="office",state="before_login"} 1
@@ -496,7 +506,8 @@ fn a_reload_keeps_counts_and_moves_the_page() {
         let labels = format!("protocol=\"imap\",server=\"{server}\",mechanism=\"plain\"");
         format!("postern_logins_total{{{labels},outcome=\"success\"}}")
     };
-    assert_eq!(Numbers::of(first).get(&logins("kept")), 1.0);
+    until(first, &logins("kept"), 1.0);
+    until(first, &logins("gone"), 1.0);
 
     // Nothing of a configuration that cannot be used is used.
     let broken = with(
@@ -521,10 +532,18 @@ fn a_reload_keeps_counts_and_moves_the_page() {
     let numbers = Numbers::of(second);
     assert_eq!(numbers.get("postern_config_last_reload_successful"), 1.0);
     numbers.expect(&format!("{} 1\n{} 1", logins("kept"), logins("gone")));
+    // When it comes back meanwhile it goes on counting.
+    let both = format!("{kept}{gone}");
+    reload(&with(&format!("status = {second}"), &both), "was read anew");
+    Numbers::of(second).expect(&format!("{} 1", logins("gone")));
+    reload(&with(&format!("status = {second}"), &kept), "was read anew");
     of_gone.half_closed_to_the_end();
+    of_kept.half_closed_to_the_end();
     wait::until_true("its series has ended", PATIENCE, || {
         Numbers::of(second).find(&logins("gone")).is_none()
     });
+    let sessions = "postern_sessions{protocol=\"imap\",server=\"kept\",state=\"relaying\"}";
+    until(second, sessions, 0.0);
     // From this machine to all addresses, on the same port.
     reload(
         &with(&format!("status = *:{second}"), &kept),
@@ -535,8 +554,20 @@ fn a_reload_keeps_counts_and_moves_the_page() {
     assert!(TcpStream::connect(local(second)).is_err());
     reload(&with(&format!("status = {first}"), &kept), "was read anew");
     assert_eq!(Numbers::of(first).get(&logins("kept")), 1.0);
-    drop(of_kept);
     postern.stop();
+}
+
+#[test]
+fn check_says_where_the_page_would_be() {
+    let good = "tests/configs/good/every_process_setting.ini";
+    let folder = env!("CARGO_MANIFEST_DIR");
+    let file = format!("{folder}/{good}");
+    let said = run(
+        env!("CARGO_BIN_EXE_postern"),
+        &["check", "--config", &file],
+        b"",
+    );
+    assert!(said.text().contains("\nstatus  http://[::1]:9180/\n"));
 }
 
 #[test]
@@ -565,4 +596,353 @@ fn the_numbers_are_there_for_curl_too_and_end_with_the_process() {
         .expect("it is open");
     let (status, log) = postern.wait_for_end(PATIENCE);
     assert!(status.success(), "{log}");
+}
+
+/// The secret in the page.
+fn token(port: u16) -> String {
+    let page = get(port, "/");
+    let (_, rest) = page.split_once("name=\"token\" value=\"").expect("a form");
+    rest.split('"').next().unwrap_or_default().to_owned()
+}
+
+fn kick(port: u16, headers: &str, body: &str) -> String {
+    let length = body.len();
+    let head = format!(
+        "POST /kick HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+         Content-Length: {length}\r\n{headers}\r\n\r\n"
+    );
+    ask(port, head + body)
+}
+
+/// A proxy in front of a server that lets everybody in, but for the password `refused`.
+fn open_house(port: u16) -> (Postern, AuthServer, Peer) {
+    let backend = Peer::start(imap_server);
+    let address = backend.address();
+    let auth = AuthServer::start(move |request| match request.header("Auth-Pass") {
+        Some("refused") => Answer::headers(&["Auth-Status: Go <away> \"now\"", "Auth-Wait: 1"]),
+        _ => Answer::ok(address),
+    });
+    let postern = with_status(port, &service("imap", &auth, ""));
+    (postern, auth, backend)
+}
+
+#[test]
+fn the_page_shows_what_clients_say_as_text() {
+    let port = free_port();
+    let (postern, _auth, _backend) = open_house(port);
+    let address = postern.address("imap");
+    let hostile = "<script>alert(1)</script>\\\"'&amp;";
+    let (_client, answer) = imap_login(address, &format!("\"{hostile}\" pw"));
+    assert!(answer.starts_with("a OK"), "{answer}");
+    let (mut refused, _) = LineClient::greeted(address);
+    refused.send("a LOGIN \"<b>mallory</b>\" refused");
+    assert!(refused.line().starts_with("a NO"));
+    let relaying = "postern_sessions{protocol=\"imap\",server=\"imap\",state=\"relaying\"}";
+    until(port, relaying, 1.0);
+    let page = get(port, "/");
+    let html = body(&page);
+    let shown = "&lt;script&gt;alert(1)&lt;/script&gt;\\x22&#39;&amp;amp;";
+    assert!(html.contains(&format!("<div>{shown}</div>")), "{html}");
+    assert!(
+        html.contains(&format!("aria-label=\"End session 1 of {shown}\"")),
+        "{html}"
+    );
+    assert!(html.contains("&lt;b&gt;mallory&lt;/b&gt;"), "{html}");
+    assert!(
+        html.contains("The login was refused <span class=\"more\">Go &lt;away&gt; \\x22now\\x22"),
+        "{html}"
+    );
+    assert!(
+        !html.contains("<b>") && !html.contains("<script>") && !html.contains("pw"),
+        "{html}"
+    );
+    // Nothing runs but our own script, which has this page's number used once.
+    let (_, nonce) = page.split_once("script-src 'nonce-").expect("a policy");
+    let nonce = nonce.split('\'').next().expect("a number");
+    assert_eq!(html.matches(&format!("nonce=\"{nonce}\"")).count(), 2);
+    assert_eq!(html.matches("<script").count(), 1);
+    assert!(!get(port, "/").contains(nonce));
+    for word in [
+        " onclick",
+        " onload",
+        " onerror",
+        " style=",
+        "javascript:",
+        "http://",
+        "https://",
+    ] {
+        assert!(!html.contains(word), "{word}");
+    }
+    // A search finds, and is text itself.
+    let found = get(port, "/?search=ALERT%281%29");
+    assert!(
+        found.contains(shown) && found.contains("value=\"ALERT(1)\""),
+        "{found}"
+    );
+    let none = get(port, "/?search=%22%3E%3Cscript%3Ebob");
+    assert!(
+        none.contains("value=\"&quot;&gt;&lt;script&gt;bob\"") && none.contains("No session fits."),
+        "{none}"
+    );
+    assert!(!none.contains(&format!("<div>{shown}</div>")));
+    let json: serde_json::Value =
+        serde_json::from_str(body(&get(port, "/sessions?search=alert"))).expect("JSON");
+    assert_eq!(json["found"], 1);
+    let session = &json["sessions"][0];
+    assert_eq!(session["user"], "<script>alert(1)</script>\\x22'&amp;");
+    assert_eq!(
+        (session["state"].as_str(), session["protocol"].as_str()),
+        (Some("relaying"), Some("imap"))
+    );
+    let listed: serde_json::Value =
+        serde_json::from_str(body(&get(port, "/sessions"))).expect("JSON");
+    assert_eq!(listed["found"], 2);
+    // Numbers are for everybody who may read them; names are not among them.
+    assert!(!Numbers::of(port).0.contains("mallory"));
+    postern.stop();
+}
+
+#[test]
+fn a_session_is_ended_by_our_own_page_alone() {
+    let port = free_port();
+    let (postern, _auth, _backend) = open_house(port);
+    let (mut client, _) = imap_login(postern.address("imap"), "alice pw");
+    let token = token(port);
+    let host = format!("Host: localhost:{port}");
+    let origin =
+        format!("{host}\r\nOrigin: http://localhost:{port}\r\nSec-Fetch-Site: same-origin");
+    let good = format!("session=1&token={token}");
+    let guess = format!("session=1&token={}", "0".repeat(token.len()));
+    for (headers, body, status) in [
+        (origin.clone(), "session=1".to_owned(), 403),
+        (origin.clone(), "session=1&token=".to_owned(), 403),
+        (origin.clone(), guess, 403),
+        (origin.clone(), format!("token={token}"), 400),
+        (
+            format!("{host}\r\nOrigin: http://evil.example"),
+            good.clone(),
+            403,
+        ),
+        (format!("{host}\r\nOrigin: null"), good.clone(), 403),
+        (
+            format!("{host}\r\nOrigin: https://localhost:{port}"),
+            good.clone(),
+            403,
+        ),
+        (
+            format!("{host}\r\nOrigin: http://localhost:1"),
+            good.clone(),
+            403,
+        ),
+        (
+            format!("{host}\r\nSec-Fetch-Site: cross-site"),
+            good.clone(),
+            403,
+        ),
+        (
+            format!("{host}\r\nSec-Fetch-Site: same-site"),
+            good.clone(),
+            403,
+        ),
+        ("Host: evil.example".to_owned(), good.clone(), 421),
+        ("X: no host".to_owned(), good.clone(), 421),
+    ] {
+        let answer = kick(port, &headers, &body);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{headers}: {answer}"
+        );
+    }
+    let plain = format!(
+        "POST /kick HTTP/1.1\r\n{host}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{good}",
+        good.len()
+    );
+    assert!(ask(port, plain).starts_with("HTTP/1.1 403 "));
+    client.ask("b NOOP", "b OK backend NOOP");
+    let answer = kick(port, &origin, &good);
+    assert!(
+        answer.starts_with("HTTP/1.1 303 ") && answer.contains("\r\nLocation: /?ended=1\r\n"),
+        "{answer}"
+    );
+    client.expect_close();
+    assert!(get(port, "/?ended=1").contains("Session 1 was told to end."));
+    assert!(!get(port, "/?ended=%3Cb%3E").contains("was told to end"));
+    let line = postern.wait_for_log("the status page ended session *1");
+    assert!(
+        line.contains("[notice]") && line.contains("127.0.0.1"),
+        "{line}"
+    );
+    assert!(
+        postern
+            .wait_for_log("session closed")
+            .contains("reason=\"kicked\"")
+    );
+    // Who is gone cannot be ended, and that is no failure.
+    assert!(kick(port, &origin, &good).starts_with("HTTP/1.1 303 "));
+    assert_eq!(postern.count("the status page ended session"), 1);
+    postern.stop();
+}
+
+#[test]
+fn a_browser_shows_the_page_on_every_screen() {
+    let port = free_port();
+    let (postern, _auth, _backend) = open_house(port);
+    let address = postern.address("imap");
+    let long = "a-login-that-goes-on-for-quite-a-while-without-an-end@".to_owned()
+        + &"mail.".repeat(30)
+        + "example";
+    let (mut alice, _) = imap_login(address, "alice pw");
+    let (_long, answer) = imap_login(address, &format!("{long} pw"));
+    assert!(answer.starts_with("a OK"), "{answer}");
+    let (_hostile, _) = imap_login(address, "\"<img src=x onerror='document.title=1'>\" pw");
+    let (mut refused, _) = LineClient::greeted(address);
+    refused.send(&format!("a LOGIN {long} refused"));
+    assert!(refused.line().starts_with("a NO"));
+
+    let url = format!("http://localhost:{port}/");
+    let folder = postern.folder().path().display().to_string();
+    let shot = |name: &str| step("shot", format!("{folder}/{name}.png"));
+    let wide = "[innerWidth, document.documentElement.scrollWidth]";
+    let rows = "document.querySelectorAll('#sessions tbody tr').length";
+    let seen = browse(&serde_json::Value::Array(vec![
+        step("size", vec![1280, 900]),
+        step("dark", false),
+        step("open", url.as_str()),
+        step("eval", rows),
+        step(
+            "eval",
+            "document.querySelector('#sessions tbody td').innerText",
+        ),
+        step("eval", "document.title"),
+        step("eval", "document.querySelectorAll('img').length"),
+        step(
+            "eval",
+            "document.getElementById('refresh').parentElement.hidden",
+        ),
+        step("eval", wide),
+        shot("light"),
+        step("dark", true),
+        shot("dark"),
+        step("size", vec![768, 900]),
+        step("eval", wide),
+        step("size", vec![360, 740]),
+        step("eval", wide),
+        shot("phone"),
+        step("scripts", false),
+        step("open", url.as_str()),
+        step("scripts", true),
+        step("eval", rows),
+        step("open", format!("{url}?search=alice")),
+        step("eval", rows),
+        step(
+            "leave",
+            "document.querySelector('#sessions button').click()",
+        ),
+        step("eval", "document.querySelector('[role=status]').innerText"),
+        step("eval", "location.pathname"),
+    ]));
+    let mut results = seen.results.iter();
+    let mut next = || results.next().expect("a result").clone();
+    assert_eq!(next(), 4);
+    assert_eq!(next(), "alice");
+    let title = next();
+    assert!(
+        title
+            .as_str()
+            .is_some_and(|title| title.starts_with("All is well – Postern on ")),
+        "{title}"
+    );
+    assert_eq!(next(), 0);
+    assert_eq!(next(), false, "our script runs");
+    assert_eq!(next(), serde_json::json!([1280, 1280]));
+    let look = |seen: serde_json::Value| {
+        let number = |at: usize| seen[at].as_u64().expect("a number");
+        (number(0), number(1))
+    };
+    let (light, dark) = (look(next()), look(next()));
+    assert!(light.0 > 20 && light.1 > 200, "{light:?}");
+    assert!(dark.0 > 20 && dark.1 < 80, "{dark:?}");
+    assert_eq!(next(), serde_json::json!([768, 768]));
+    assert_eq!(next(), serde_json::json!([360, 360]));
+    assert!(look(next()).0 > 20);
+    assert_eq!(next(), 4, "without a script as well");
+    assert_eq!(next(), 1);
+    // A click ends the session, after a question.
+    assert_eq!(next(), "Session 1 was told to end.");
+    assert_eq!(next(), "/");
+    assert_eq!(seen.console, ["dialog: End session 1 of alice?"]);
+    alice.expect_close();
+    postern.stop();
+}
+
+#[test]
+fn another_sites_page_ends_no_session() {
+    let port = free_port();
+    let (postern, _auth, _backend) = open_house(port);
+    let (mut client, _) = imap_login(postern.address("imap"), "alice pw");
+    let form = format!(
+        "<form method=post action=http://localhost:{port}/kick><input name=session value=1>\
+         <input name=token value={}></form>",
+        token(port)
+    );
+    let page = postern.folder().write("evil.html", form);
+    let frame = format!("<iframe src=http://localhost:{port}/></iframe>");
+    let framing = postern.folder().write("frame.html", frame);
+    let seen = browse(&serde_json::Value::Array(vec![
+        step("open", format!("file://{}", page.display())),
+        step("leave", "document.forms[0].submit()"),
+        step("eval", "document.body.innerText"),
+        step("open", format!("file://{}", framing.display())),
+    ]));
+    assert_eq!(seen.results[0], "Another site's page asked for this.\n");
+    let refused =
+        |line: &String| line.contains("frame-ancestors") || line.contains("X-Frame-Options");
+    assert!(seen.console.iter().any(refused), "{:?}", seen.console);
+    client.ask("b NOOP", "b OK backend NOOP");
+    postern.stop();
+}
+
+#[test]
+fn reasons_are_told_in_plain_words() {
+    let (full, dead) = (Peer::start(says_bye), local(free_port()));
+    let port = free_port();
+    let postern = with_status(
+        port,
+        &format!(
+            "[server imap]\nprotocol = imap\nlisten = 127.0.0.1:0\nimap_capabilities = TEST\n\
+             [backend mail]\nhosts = {} {dead}\n\
+             [routes]\nroute = @mail.test mail\nroute = @gone.test reject This domain has moved\n",
+            full.address()
+        ),
+    );
+    for login in ["a@mail.test", "b@gone.test", "c@nowhere.test"] {
+        let (mut client, _) = LineClient::greeted(postern.address("imap"));
+        client.send(&format!("a LOGIN {login} pw"));
+        client.lines_until("a NO");
+    }
+    let page = get(port, "/");
+    for (why, detail) in [
+        (
+            "The mail server was not available",
+            format!("{dead}: connect() failed: Connection refused"),
+        ),
+        ("The login was refused", "This domain has moved".to_owned()),
+        (
+            "The login was refused",
+            "no backend was asked: no route fits the login".to_owned(),
+        ),
+    ] {
+        let shown = format!("<div>{why} <span class=\"more\">{detail}");
+        assert!(page.contains(&shown), "{shown} in:\n{page}");
+    }
+    assert!(page.contains("2 things need attention"), "{page}");
+    let trouble =
+        format!("<li>{dead} of the backend mail did not serve IMAP when it was last tried.</li>");
+    assert!(page.contains(&trouble), "{page}");
+    // The page of a moment ago has the failures in the figure too.
+    assert!(
+        page.contains("0 logins succeeded and 3 failed within the last hour."),
+        "{page}"
+    );
+    postern.stop();
 }

@@ -80,7 +80,8 @@ pub(super) fn check(drafts: Drafts<'_>, files: Files, report: &mut Report) -> Co
     }
 }
 
-/// What would listen where, and where logins would go: one line per listener, backend and route.
+/// What would listen where, and where logins would go: one line per listener, backend and route, and one for
+/// the status page.
 pub fn describe(config: &Config) -> String {
     let mut text = String::new();
     for server in &config.servers {

@@ -55,7 +55,8 @@ fn good_files_have_no_mistakes_and_the_warnings_beside_them() {
             .iter()
             .map(|server| server.listen.len())
             .sum();
-        let others = config.backends.len() + config.routes.len();
+        let status = usize::from(config.process.status.is_some());
+        let others = config.backends.len() + config.routes.len() + status;
         assert_eq!(describe(&config).lines().count(), listeners + others);
     }
 }

@@ -1,8 +1,11 @@
 //! What a session counts of itself: its login, and its end.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::Session;
+use super::error::Cause;
 use crate::log::escape;
 use crate::metrics::{FailedLogin, Outcome};
 use crate::sasl::Method;
@@ -37,13 +40,25 @@ impl Session {
         drop(facts);
         self.runtime.lately.note_failure(FailedLogin {
             at: Timestamp::now(),
-            server: std::sync::Arc::clone(&self.service.metrics),
+            server: Arc::clone(&self.service.metrics),
             client,
             login: login.unwrap_or_default(),
             method: method.name,
             outcome,
             detail,
         });
+    }
+
+    /// The session ends with a login that was not decided, for this reason.
+    pub(super) fn count_ended_login(&self, cause: &Cause) {
+        let mut detail = self.describe(cause);
+        if let Some(error) = cause.io_error() {
+            detail = format!("{detail}: {error}");
+        }
+        if let (Cause::Backend(_), Some(upstream)) = (cause, &self.entry.facts().upstream) {
+            detail = format!("{upstream}: {detail}");
+        }
+        self.count_failure(cause.outcome(), detail);
     }
 
     /// It has come to its end.

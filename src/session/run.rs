@@ -482,7 +482,11 @@ fn refuse(session: &Session, login: &mut Login, refusal: LoginRefusal) {
     };
     let text = format!("client login failed: \"{shown}\"");
     session.log(Severity::Info, file!(), &text);
-    session.count_failure(Outcome::Refused, shown);
+    let detail = match refusal.as_if_seen {
+        true => "no backend was asked: no route fits the login, or it has no password".to_owned(),
+        false => shown,
+    };
+    session.count_failure(Outcome::Refused, detail);
     hold_refusal(session, login, refusal);
 }
 

@@ -173,7 +173,7 @@ fn end_within(script: Box<Script>, cause: Cause, linger: Duration) {
         (cause, _) => cause,
     };
     if login.is_under_way() {
-        session.count_failure(cause.outcome(), session.describe(&cause));
+        session.count_ended_login(&cause);
     }
     let line = dialect.failure_line(&cause, session.service.auth.is_own());
     goodbye::say(session, client, &cause, line, linger);

@@ -1,7 +1,5 @@
 //! A request: what of it is looked at, and what it may be. Bytes in, values out.
 
-use std::fmt::Write;
-
 /// Longest head.
 pub(super) const HEAD: usize = 8 * 1024;
 
@@ -166,21 +164,6 @@ fn form_value(form: &str, name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Text as a value of a query.
-pub(super) fn encoded(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
-                out.push(char::from(byte));
-            }
-            // Writing to a String cannot fail.
-            _ => drop(write!(out, "%{byte:02X}")),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,10 +187,6 @@ mod tests {
         assert_eq!(request.host.as_deref(), Some("localhost:1"));
         assert_eq!(request.field("session").as_deref(), Some("7"));
         assert_eq!(request.field("x"), None);
-        assert_eq!(
-            form_value(&format!("q={}", encoded("ä&=+ %")), "q").as_deref(),
-            Some("ä&=+ %")
-        );
     }
 
     #[test]

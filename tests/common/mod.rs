@@ -4,6 +4,7 @@
 //! Nothing here knows what a right answer is; that stands in the tests.
 
 pub(crate) mod auth_server;
+pub(crate) mod browser;
 pub(crate) mod crowd;
 pub(crate) mod janitor;
 pub(crate) mod line_client;
