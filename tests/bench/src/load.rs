@@ -26,6 +26,8 @@ pub(crate) struct Tally {
     pub(crate) rounds: Vec<Duration>,
     /// Connections of a crowd that were closed by the other side.
     pub(crate) sent_away: usize,
+    /// Successes whose TLS session was an earlier one taken up again.
+    pub(crate) resumed: usize,
     /// When the first began.
     pub(crate) first: Option<Instant>,
     /// When the first succeeded.
@@ -37,6 +39,26 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    /// Successes a second, between the first and the last of them.
+    pub(crate) fn throughput(&self) -> f64 {
+        let Some((first, last)) = self.first_success.zip(self.last) else {
+            return 0.0;
+        };
+        let further = self.successes.len().saturating_sub(1);
+        further as f64 / (last - first).as_secs_f64().max(0.001)
+    }
+
+    /// That somebody succeeded.
+    ///
+    /// # Errors
+    /// That nobody did, and why.
+    pub(crate) fn insist_on_a_success(&self) -> Result<(), String> {
+        if self.successes.is_empty() {
+            return Err(format!("no login succeeded: {:?}", self.failures));
+        }
+        Ok(())
+    }
+
     /// How many have failed.
     pub(crate) fn failed(&self) -> usize {
         self.failures.values().sum()
@@ -112,6 +134,25 @@ impl Load {
     pub(crate) fn connected(&self, group: usize) -> usize {
         let connected = |client: &&Client| client.group == group && client.wire.is_some();
         self.clients.iter().filter(connected).count()
+    }
+
+    /// Those of the group who are still there go on with what another plan says of the end of the
+    /// script, which is the same; from now on they are another group, which this gives.
+    pub(crate) fn go_on(&mut self, group: usize, plan: Plan) -> usize {
+        let plan = Rc::new(plan);
+        let new = self.group();
+        for id in 0..self.clients.len() {
+            let client = &mut self.clients[id];
+            if client.group == group && client.wire.is_some() {
+                client.group = new;
+                client.plan = Rc::clone(&plan);
+                client.counted = false;
+                self.planned[new] += 1;
+                self.tallies[new].attempted += 1;
+                self.speak(id);
+            }
+        }
+        new
     }
 
     /// Asks everybody of the group who is still there one question, whose answers count as rounds.
@@ -216,7 +257,7 @@ impl Load {
     fn open(&mut self, id: usize) -> io::Result<()> {
         let client = &mut self.clients[id];
         let plan = &client.plan;
-        let wire = Wire::open(client.from, plan.target, plan.tls.as_ref())?;
+        let wire = Wire::open(client.from, plan.target, client.tls.as_ref())?;
         // Edges in both directions: one registration serves the whole life of a connection.
         let interest = EpollFlags::EPOLLIN
             | EpollFlags::EPOLLOUT
@@ -278,10 +319,6 @@ impl Load {
         let Some(wire) = &mut client.wire else {
             return Ok(());
         };
-        match wire.shake_hands() {
-            Err(error) if is_temporary(&error) => return Ok(()),
-            other => other?,
-        }
         while !client.output.is_empty() {
             match wire.write(&client.output) {
                 Ok(count) => drop(client.output.drain(..count)),
@@ -369,6 +406,7 @@ impl Load {
             Then::Stay | Then::Leave | Then::Repeat(..) => {}
         }
         tally.successes.push(client.waited);
+        tally.resumed += usize::from(client.wire.as_ref().is_some_and(Wire::is_resumed));
         tally.first_success.get_or_insert(now);
         tally.last = Some(now);
         match client.plan.then {

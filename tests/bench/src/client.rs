@@ -2,10 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use openssl::ssl::SslContext;
+use rustls::ClientConfig;
 
+use crate::tls::{Clients, Handshake};
 use crate::wire::Wire;
 
 /// A line to send and how the line that answers it begins. Nothing is sent where `say` is empty: the
@@ -34,7 +36,7 @@ pub(crate) enum Then {
 #[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) target: SocketAddr,
-    pub(crate) tls: Option<SslContext>,
+    pub(crate) tls: Option<Clients>,
     pub(crate) script: Vec<Exchange>,
     pub(crate) then: Then,
     /// How long a client waits between an answer and its next line: the way there and back.
@@ -70,8 +72,8 @@ impl Plan {
         self
     }
 
-    pub(crate) fn over_tls(mut self, tls: SslContext) -> Self {
-        self.tls = Some(tls);
+    pub(crate) fn over(mut self, tls: Option<Handshake>) -> Self {
+        self.tls = tls.map(Clients::new);
         self
     }
 
@@ -81,11 +83,14 @@ impl Plan {
     }
 }
 
-pub(crate) const IMAP_LOGIN: &[(&str, &str)] = &[("", "* OK"), ("a LOGIN bob pw\r\n", "a OK")];
+/// What a client says to log in, and what it hears.
+pub(crate) type Script = &'static [(&'static str, &'static str)];
+
+pub(crate) const IMAP_LOGIN: Script = &[("", "* OK"), ("a LOGIN bob pw\r\n", "a OK")];
 pub(crate) const LOGOUT: &str = "b LOGOUT\r\n";
-pub(crate) const POP3_LOGIN: &[(&str, &str)] =
+pub(crate) const POP3_LOGIN: Script =
     &[("", "+OK"), ("USER bob\r\n", "+OK"), ("PASS pw\r\n", "+OK")];
-pub(crate) const SMTP_LOGIN: &[(&str, &str)] = &[
+pub(crate) const SMTP_LOGIN: Script = &[
     ("", "220 "),
     ("EHLO client.test\r\n", "250 "),
     ("AUTH PLAIN AGJvYgBwdw==\r\n", "235 "),
@@ -97,6 +102,7 @@ pub(crate) struct Client {
     pub(crate) from: Ipv4Addr,
     /// The tally that its results go to.
     pub(crate) group: usize,
+    pub(crate) tls: Option<Arc<ClientConfig>>,
     pub(crate) wire: Option<Wire>,
     pub(crate) input: Vec<u8>,
     pub(crate) output: Vec<u8>,
@@ -116,10 +122,12 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(plan: &Rc<Plan>, from: Ipv4Addr, group: usize) -> Self {
+        let tls = plan.tls.as_ref().map(Clients::one);
         Self {
             plan: Rc::clone(plan),
             from,
             group,
+            tls,
             wire: None,
             input: Vec::new(),
             output: Vec::new(),
