@@ -908,6 +908,31 @@ fn a_rawlog_shows_what_chosen_sessions_say_and_no_secret() {
 }
 
 #[test]
+fn a_rawlog_shows_much_data_too() {
+    const SIZE: usize = 4 << 20;
+    let backend = Peer::start(pours_after_login(SIZE));
+    let address = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(address));
+    let postern = proxy("", &imap(&auth, ""));
+    let file = postern.folder().path().join("raw");
+    let to = file.to_str().expect("a name");
+    let on = ["rawlog", "on", "--to", to, "--user", "alice", "--size"];
+    well(operate(
+        &postern,
+        &[&on[..], &["100000000", "--with-content"]].concat(),
+    ));
+    let mut client = LineClient::imap_login(postern.address("imap"));
+    assert_eq!(client.bytes(SIZE).len(), SIZE);
+    client.expect_close();
+    postern.wait_for_log("session closed");
+    well(operate(&postern, &["rawlog", "off"]));
+    let ended = postern.wait_for_log("the rawlog of user \"alice\" has ended");
+    let size = fs::metadata(&file).expect("it is there").len();
+    assert!(size > SIZE as u64 / 2, "{size}: {ended}");
+    postern.stop();
+}
+
+#[test]
 fn a_rawlog_is_bounded_and_is_given_a_new_file() {
     let backend = Peer::start(mail_server);
     let address = backend.address();

@@ -143,6 +143,7 @@ impl Relay {
             let Some(n) = wrote else {
                 return Ok(false);
             };
+            self.read_along(which, &begin.first[..n]);
             self.touch(which, n);
             begin.first.drain(..n);
         }
@@ -255,7 +256,9 @@ impl Relay {
         };
         let (source, destination) = (self.source(which), self.destination(which));
         // An end or an error is found again by the next blocking read.
-        while let Ok(Waited::Done(n @ 1..)) = pipe.take_from(&source.socket) {
+        while !self.is_read_along()
+            && let Ok(Waited::Done(n @ 1..)) = pipe.take_from(&source.socket)
+        {
             self.touch(which, n);
             match pipe.give_to(&destination.socket) {
                 Ok(true) => {}
@@ -283,7 +286,7 @@ impl Relay {
         let mut rounds = 0;
         loop {
             rounds += 1;
-            if is_plain && rounds > MUCH && held == 0 {
+            if is_plain && rounds > MUCH && held == 0 && !self.is_read_along() {
                 drop(buffer);
                 let left = Wiped(self.splice_flow(which)?);
                 return self.write_all(which, &left, pending);

@@ -155,7 +155,7 @@ impl Rawlogs {
         self.lock().iter().any(|other| Arc::ptr_eq(other, rawlog))
     }
 
-    fn are_any(&self) -> bool {
+    pub(super) fn are_any(&self) -> bool {
         self.is_any.load(Ordering::Relaxed)
     }
 

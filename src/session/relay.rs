@@ -233,6 +233,11 @@ impl Relay {
         self.runtime.rawlogs.relayed(&self.entry, side, data);
     }
 
+    /// Whether anybody reads along anywhere: what is spliced nobody sees.
+    pub(super) fn is_read_along(&self) -> bool {
+        self.runtime.rawlogs.are_any()
+    }
+
     fn call_back(self: &Arc<Self>, which: Which) {
         let mut state = self.lock();
         if state.directions[which as usize] != Direction::Away {
