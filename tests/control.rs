@@ -22,7 +22,7 @@ use crate::common::postern::Postern;
 use crate::common::process::Process;
 use crate::common::temp::TempDir;
 use crate::common::wait::{self, PATIENCE, until_true};
-use crate::peers::unruly::{echoes_after_login, stalls_after_greeting};
+use crate::peers::unruly::{echoes_after_login, pours_after_login, stalls_after_greeting};
 use crate::peers::{Peer, imap_server};
 use crate::servers::dovecot;
 
@@ -908,28 +908,29 @@ fn a_rawlog_shows_what_chosen_sessions_say_and_no_secret() {
 }
 
 #[test]
-fn a_rawlog_shows_much_data_too() {
-    const SIZE: usize = 4 << 20;
-    let backend = Peer::start(pours_after_login(SIZE));
-    let address = backend.address();
-    let auth = AuthServer::start(move |_| Answer::ok(address));
-    let postern = proxy("", &imap(&auth, ""));
-    let file = postern.folder().path().join("raw");
-    let to = file.to_str().expect("a name");
-    let on = ["rawlog", "on", "--to", to, "--user", "alice", "--size"];
-    well(operate(
-        &postern,
-        &[&on[..], &["100000000", "--with-content"]].concat(),
-    ));
-    let mut client = LineClient::imap_login(postern.address("imap"));
-    assert_eq!(client.bytes(SIZE).len(), SIZE);
-    client.expect_close();
-    postern.wait_for_log("session closed");
-    well(operate(&postern, &["rawlog", "off"]));
-    let ended = postern.wait_for_log("the rawlog of user \"alice\" has ended");
-    let size = fs::metadata(&file).expect("it is there").len();
-    assert!(size > SIZE as u64 / 2, "{size}: {ended}");
-    postern.stop();
+fn much_data_goes_through_the_program_while_a_rawlog_reads_along() {
+    const SIZE: usize = 8 << 20;
+    for reads_along in [false, true] {
+        let backend = Peer::start(pours_after_login(SIZE));
+        let address = backend.address();
+        let auth = AuthServer::start(move |_| Answer::ok(address));
+        let postern = proxy("", &imap(&auth, ""));
+        if reads_along {
+            let file = postern.folder().path().join("raw");
+            let to = file.to_str().expect("a name");
+            let on = ["rawlog", "on", "--to", to, "--user", "alice"];
+            well(operate(&postern, &on));
+        }
+        let before = postern.pipes();
+        let mut client = LineClient::imap_login(postern.address("imap"));
+        let mut most = 0;
+        for _ in 0..SIZE >> 18 {
+            client.bytes(1 << 18);
+            most = most.max(postern.pipes());
+        }
+        assert_eq!(most, before + if reads_along { 0 } else { 2 });
+        postern.stop();
+    }
 }
 
 #[test]

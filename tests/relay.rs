@@ -1,6 +1,5 @@
 //! After login: bytes pass unread, in order, all of them; ends pass per direction; silence ends it.
 
-use std::fs;
 use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -297,17 +296,6 @@ fn flooded(leg: Leg, more: &str) -> (Stage, End) {
     (stage, client)
 }
 
-/// Ends of pipes that it holds.
-fn pipes(postern: &Postern) -> usize {
-    let folder = format!("/proc/{}/fd", postern.id());
-    let entries = fs::read_dir(folder).expect("a running process is in /proc");
-    let targets = entries
-        .flatten()
-        .flat_map(|entry| fs::read_link(entry.path()));
-    let is_pipe = |target: &std::path::PathBuf| target.to_string_lossy().starts_with("pipe:");
-    targets.filter(is_pipe).count()
-}
-
 #[test]
 fn a_flow_between_legs_without_tls_goes_through_a_pipe_for_as_long_as_it_lasts() {
     for leg in Leg::ALL {
@@ -319,19 +307,19 @@ fn a_flow_between_legs_without_tls_goes_through_a_pipe_for_as_long_as_it_lasts()
             let _ = end.read(&mut [0; 1]);
         });
         let client = stage.log_in("alice");
-        let before = pipes(stage.postern());
+        let before = stage.postern().pipes();
         let_flow.send(()).expect("the backend waits");
         let mut received = Vec::new();
         let mut most = 0;
         while received.len() < FLOOD {
             received.extend(client.bytes((FLOOD - received.len()).min(1 << 20)));
-            most = most.max(pipes(stage.postern()));
+            most = most.max(stage.postern().pipes());
         }
         let is_plain = matches!(leg, Leg::Plain);
         assert_eq!(most, before + if is_plain { 2 } else { 0 });
         assert!(received == pattern(0, FLOOD));
         wait::until_true("the pipe is gone", PATIENCE, || {
-            pipes(stage.postern()) == before
+            stage.postern().pipes() == before
         });
     }
 }

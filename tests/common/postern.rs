@@ -204,6 +204,17 @@ impl Postern {
         run("prlimit", &["--pid", &pid, &limit], b"").text();
     }
 
+    /// Ends of pipes that it holds.
+    pub(crate) fn pipes(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.process.id());
+        let entries = fs::read_dir(folder).expect("a running process is in /proc");
+        let targets = entries
+            .flatten()
+            .flat_map(|entry| fs::read_link(entry.path()));
+        let is_pipe = |target: &PathBuf| target.to_string_lossy().starts_with("pipe:");
+        targets.filter(is_pipe).count()
+    }
+
     /// Lets it, which has become `nobody`, start a thread only while that user has fewer than so many.
     pub(crate) fn limit_threads(&self, most: &str) {
         let (pid, limit) = (self.process.id().to_string(), format!("--nproc={most}:"));
