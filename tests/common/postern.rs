@@ -211,7 +211,7 @@ impl Postern {
         let targets = entries
             .flatten()
             .flat_map(|entry| fs::read_link(entry.path()));
-        let is_pipe = |target: &PathBuf| target.to_string_lossy().starts_with("pipe:");
+        let is_pipe = |target: &std::path::PathBuf| target.to_string_lossy().starts_with("pipe:");
         targets.filter(is_pipe).count()
     }
 
