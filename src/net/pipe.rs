@@ -51,7 +51,7 @@ impl Pipe {
         Ok(took)
     }
 
-    /// Gives a socket what it takes without waiting; whether that was all.
+    /// Gives a socket what it takes without waiting for longer than a moment; whether that was all.
     ///
     /// # Errors
     /// As those of `Socket::write_now`.
@@ -73,5 +73,55 @@ impl Pipe {
         let mut held = vec![0; std::mem::take(&mut self.held)];
         File::from(self.read).read_exact(&mut held)?;
         Ok(held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::system::threads::spawn;
+
+    fn tcp() -> (OwnedFd, OwnedFd) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let one = TcpStream::connect(address).expect("it listens");
+        let (other, _) = listener.accept().expect("one has connected");
+        (one.into(), other.into())
+    }
+
+    fn unix() -> (OwnedFd, OwnedFd) {
+        let (one, other) = UnixStream::pair().expect("a pair of sockets");
+        (one.into(), other.into())
+    }
+
+    #[test]
+    fn a_socket_that_takes_no_more_is_not_waited_for() {
+        for ((ours, _theirs), (source, peer)) in [(tcp(), tcp()), (unix(), unix())] {
+            let [destination, source] = [ours, source].map(|fd| Socket::accepted(fd.into()));
+            let (tell, told) = crossbeam_channel::bounded(1);
+            let given = move || {
+                let mut peer = std::fs::File::from(peer);
+                let mut pipe = Pipe::new().expect("there are descriptors");
+                loop {
+                    peer.write_all(&[b'x'; 65536]).expect("it is read");
+                    while let Waited::Done(n) = pipe.take_from(&source).expect("it is open") {
+                        assert!(n > 0, "nobody has closed it");
+                        if !pipe.give_to(&destination).expect("it is open") {
+                            let held = pipe.into_held().expect("it is there");
+                            // The test may have given up.
+                            return drop(tell.send(held.len()));
+                        }
+                    }
+                }
+            };
+            spawn("given", given).expect("a thread");
+            let held = told.recv_timeout(Duration::from_secs(10));
+            assert!(held.expect("it does not wait") > 0);
+        }
     }
 }

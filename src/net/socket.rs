@@ -181,9 +181,12 @@ impl Socket {
         self.remember(retry(read))
     }
 
-    /// Moves so many bytes out of a pipe, as far as they fit, without waiting.
+    /// Moves so many bytes out of a pipe, as far as they fit, without waiting for longer than a moment.
     pub(super) fn write_from(&self, pipe: impl AsFd, held: usize) -> io::Result<Waited> {
         let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
+        // The flag is about the pipe alone here as well: a full socket would be waited for as long as a
+        // write may take, and at first that is for ever.
+        self.limit_writes(Duration::ZERO)?;
         retry(|| Ok(splice(&pipe, None, self, None, held, flags)?))
     }
 
@@ -194,12 +197,17 @@ impl Socket {
         if matches!(wrote, Waited::Done(_)) || limit.is_zero() {
             return Ok(wrote);
         }
-        let millis = whole_millis(limit);
-        if self.write_timeout.swap(millis, Ordering::Relaxed) != millis {
-            self.inner
-                .set_write_timeout(Some(Duration::from_millis(millis)))?;
-        }
+        self.limit_writes(limit)?;
         retry(|| (&self.inner).write(buf))
+    }
+
+    /// How long a blocking write may take from now on; a millisecond at least.
+    fn limit_writes(&self, limit: Duration) -> io::Result<()> {
+        let millis = whole_millis(limit);
+        match self.write_timeout.swap(millis, Ordering::Relaxed) == millis {
+            true => Ok(()),
+            false => (self.inner).set_write_timeout(Some(Duration::from_millis(millis))),
+        }
     }
 
     /// Writes what fits without waiting.
