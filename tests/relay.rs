@@ -266,6 +266,28 @@ fn a_reader_that_has_stopped_is_silent() {
 }
 
 #[test]
+fn a_reader_that_has_stopped_before_its_half_close_is_silent_as_well() {
+    for leg in Leg::ALL {
+        // Longer than `timeout`, and shorter.
+        for hibernate in ["5s", "100ms"] {
+            let more = format!("timeout = 400ms\nhibernate_timeout = {hibernate}\n");
+            let (stage, client) = flooded(leg, &more);
+            // Far enough for a pipe, where there is no TLS.
+            client.bytes(FLOOD / 4);
+            wait_until_full(&client);
+            client.half_close().expect("it is open");
+            let start = Instant::now();
+            stage.postern().wait_for_log("session closed");
+            let took = start.elapsed();
+            assert!(
+                took < Duration::from_secs(3),
+                "{leg:?} {hibernate} {took:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_backend_is_not_read_on_for_a_client_that_is_gone() {
     let setting = proxy("imap", "", pours_after_login(usize::MAX));
     let mut client = setting.logged_in();
@@ -344,6 +366,16 @@ fn arrived(client: &End) -> u64 {
     count.expect("the connection is there") as u64
 }
 
+/// Waits until nothing more gets through to a client that does not read; what lies in its kernel then.
+fn wait_until_full(client: &End) -> u64 {
+    let mut before = 0;
+    wait::until_true("nothing more fits", PATIENCE, || {
+        thread::sleep(Duration::from_millis(300));
+        std::mem::replace(&mut before, arrived(client)) == before
+    });
+    before
+}
+
 /// A number of the closing line.
 fn number(line: &str, name: &str) -> Option<u64> {
     let mut words = line.split(' ');
@@ -353,11 +385,7 @@ fn number(line: &str, name: &str) -> Option<u64> {
 #[test]
 fn a_relay_that_is_cut_says_how_much_did_not_arrive() {
     let (stage, client) = flooded(Leg::Plain, "");
-    let mut before = 0;
-    wait::until_true("nothing more fits", PATIENCE, || {
-        thread::sleep(Duration::from_millis(300));
-        std::mem::replace(&mut before, arrived(&client)) == before
-    });
+    let before = wait_until_full(&client);
     stage.postern().signal(Signal::SIGTERM);
     let line = stage.postern().wait_for_log("session closed");
     let undelivered = number(&line, "undelivered").unwrap_or_else(|| panic!("{line}"));

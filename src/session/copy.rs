@@ -325,13 +325,17 @@ impl Relay {
             || !pending.is_empty()
             || data.is_empty() && destination.has_output()
         {
-            let wrote = self.patience().ok_or(Outcome::Silent).and_then(|patience| {
-                let wrote = destination.write(&data[sent..], pending, patience);
-                wrote.map_err(|error| match error {
-                    NetError::Io(_) | NetError::Tls(_) => Outcome::WriteFailed,
-                    _ => Outcome::Silent,
-                })
-            });
+            // Now and then it is looked whether there is less patience than there was.
+            let wrote = self
+                .patience_awake()
+                .ok_or(Outcome::Silent)
+                .and_then(|patience| {
+                    let wrote = destination.write(&data[sent..], pending, patience);
+                    wrote.map_err(|error| match error {
+                        NetError::Io(_) | NetError::Tls(_) => Outcome::WriteFailed,
+                        _ => Outcome::Silent,
+                    })
+                });
             match wrote {
                 Ok(Some(n)) => {
                     sent += n;
