@@ -283,6 +283,8 @@ impl Connection {
         for entry in chosen.iter().filter(|entry| is_there(entry.number)) {
             runtime.cut(entry, Ending::Kicked);
         }
+        // Whoever takes his time to read must not keep their descriptors open.
+        drop(chosen);
         for session in &shown {
             answer.line(&json!({ "session": session }))?;
         }

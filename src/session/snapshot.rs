@@ -214,29 +214,33 @@ fn without_brackets(host: &str) -> &str {
 }
 
 impl Live {
-    /// The sessions that fit, each as it is when it is its turn; the oldest first.
+    /// The sessions that fit, each as it is when it is its turn; the oldest first. Those that end before that
+    /// are left out: whoever asks may take his time, and must not keep their descriptors open.
     pub(crate) fn snapshots<'a>(
-        &self,
+        &'a self,
         filter: &'a Filter,
     ) -> impl Iterator<Item = Snapshot> + use<'a> {
-        self.oldest_first().into_iter().filter_map(|entry| {
+        self.numbers().into_iter().filter_map(|number| {
+            let entry = self.find(number)?;
             let facts = entry.facts();
             let fits = filter.fits(&entry, &facts);
             fits.then(|| Snapshot::with(&entry, &facts))
         })
     }
 
-    /// The sessions that fit at this moment, the oldest first.
+    /// The sessions that fit at this moment, the oldest first. As long as one of them is held its descriptors
+    /// stay open.
     pub(crate) fn that_fit(&self, filter: &Filter) -> Vec<Arc<Entry>> {
-        let mut entries = self.oldest_first();
+        let entries = self.numbers().into_iter();
+        let mut entries: Vec<_> = entries.filter_map(|number| self.find(number)).collect();
         entries.retain(|entry| filter.fits(entry, &entry.facts()));
         entries
     }
 
-    fn oldest_first(&self) -> Vec<Arc<Entry>> {
-        let mut entries = self.all();
-        entries.sort_unstable_by_key(|entry| entry.number);
-        entries
+    fn numbers(&self) -> Vec<u64> {
+        let mut numbers: Vec<u64> = self.lock().keys().copied().collect();
+        numbers.sort_unstable();
+        numbers
     }
 }
 
@@ -297,6 +301,23 @@ mod tests {
             ..Filter::default()
         };
         assert!(numbers(&live, &filter).is_empty());
+    }
+
+    #[test]
+    fn who_takes_his_time_keeps_no_ended_session_open() {
+        let (live, service, filter) = (Live::default(), service(), Filter::default());
+        let (first, _peer) = socket();
+        live.add(1, &service, Address::Unix, &first);
+        let (client, mut peer) = socket();
+        live.add(2, &service, Address::Unix, &client);
+        let mut snapshots = live.snapshots(&filter);
+        assert_eq!(snapshots.next().map(|snapshot| snapshot.number), Some(1));
+        live.remove(2);
+        drop(client);
+        peer.set_nonblocking(true).expect("a socket");
+        let read = std::io::Read::read(&mut peer, &mut [0]);
+        assert_eq!(read.expect("it is closed"), 0);
+        assert!(snapshots.next().is_none());
     }
 
     #[test]
