@@ -3,6 +3,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -16,6 +18,7 @@ use crate::common::service;
 use crate::common::tls::Client;
 use crate::common::tools::{curl, run};
 use crate::common::wait::{self, PATIENCE};
+use crate::peers::dns::{A, DnsStub, NOERROR, Record};
 use crate::peers::unruly::says_bye;
 use crate::peers::{Peer, imap_server};
 use crate::servers::pki::Pki;
@@ -304,6 +307,40 @@ fn a_host_is_down_until_it_answers() {
     let (_client, answer) = imap_login(postern.address("imap"), "alice secret");
     assert!(answer.starts_with("a OK"), "{answer}");
     assert_eq!((up(full.address()), up(good.address())), (0.0, 1.0));
+    postern.stop();
+}
+
+#[test]
+fn a_host_whose_name_has_moved_is_not_down_for_its_old_address() {
+    let good = Peer::start(imap_server);
+    // Nobody listens at the first.
+    let last = Arc::new(AtomicU8::new(9));
+    let now = Arc::clone(&last);
+    let dns = DnsStub::start(move |question| {
+        let record = Record::loopback(&question.name, now.load(Ordering::SeqCst)).ttl(1);
+        let records = (question.kind == A).then_some(record);
+        Some(question.answer(NOERROR, records.as_slice()))
+    });
+    let port = free_port();
+    let postern = with_status(
+        port,
+        &format!(
+            "[server imap]\nprotocol = imap\nlisten = 127.0.0.1:0\nimap_capabilities = TEST\n\
+             resolver = {}\n[backend mail]\nhosts = mail.example.test:{}\n",
+            dns.address(),
+            good.address().port()
+        ),
+    );
+    let host = format!("mail.example.test:{}", good.address().port());
+    let up = format!("postern_backend_up{{backend=\"mail\",protocol=\"imap\",host=\"{host}\"}}");
+    let log_in = || imap_login(postern.address("imap"), "alice secret").1;
+    assert!(!log_in().starts_with("a OK"));
+    until(port, &up, 0.0);
+    last.store(1, Ordering::SeqCst);
+    wait::until_true("a login at the new address", PATIENCE, || {
+        log_in().starts_with("a OK")
+    });
+    until(port, &up, 1.0);
     postern.stop();
 }
 

@@ -74,6 +74,16 @@ impl Health {
         failed.insert(candidate.address, of_host).is_none()
     }
 
+    /// The name of a host stands for these addresses now. Of others nothing is known any more: nobody would
+    /// ever find out that they answer again.
+    pub(crate) fn stands_for(&self, host: &str, port: u16, addresses: &[SocketAddr]) {
+        let is_gone = |address: &SocketAddr, failed: &Failed| {
+            failed.host == host && address.port() == port && !addresses.contains(address)
+        };
+        self.lock()
+            .retain(|address, failed| !is_gone(address, failed));
+    }
+
     /// Notes that the address answers; true if it did not before.
     pub(crate) fn answered(&self, address: SocketAddr) -> bool {
         self.lock().remove(&address).is_some()
@@ -121,6 +131,19 @@ mod tests {
         assert!(health.is_down("mail.test", 143));
         assert!(!health.is_down("mail.test", 110) && !health.is_down("other.test", 143));
         health.answered(host.address);
+        assert!(!health.is_down("mail.test", 143));
+    }
+
+    #[test]
+    fn a_host_is_not_down_for_an_address_that_it_has_no_more() {
+        let (health, host) = (Health::default(), host());
+        let other = SocketAddr::from(([192, 0, 2, 2], 143));
+        health.failed(&host, Duration::from_secs(30));
+        health.stands_for("mail.test", 143, &[host.address, other]);
+        health.stands_for("mail.test", 110, &[]);
+        health.stands_for("other.test", 143, &[]);
+        assert!(health.is_down("mail.test", 143));
+        health.stands_for("mail.test", 143, &[other]);
         assert!(!health.is_down("mail.test", 143));
     }
 

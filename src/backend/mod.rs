@@ -127,6 +127,8 @@ impl Backend {
             self.note_outcome(&subject, looked_up.as_ref().err().map(String::as_str));
             match looked_up {
                 Ok(addresses) => {
+                    let health = &self.known.health;
+                    health.stands_for(&host.host, port, &addresses.addresses);
                     found.extend(addresses.addresses.into_iter().map(|address| Candidate {
                         host: host.host.clone(),
                         address,
