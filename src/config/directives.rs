@@ -999,7 +999,8 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         Unset("chosen by Postern"),
         Is(|d, v| put(&mut d.server.proxy_buffer, size(v, RELAY_BUFFER).map(Some))),
         "Size of a buffer between client and backend, one per direction, held only while data \
-         flows; 1k to 16m.",
+         flows; 1k to 16m. Where neither side has TLS, much data at once goes through a pipe of the \
+         kernel instead, of 256k.",
     )
     .example("16k"),
     row(

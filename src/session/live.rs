@@ -143,7 +143,7 @@ impl Entry {
         self.facts().backend.is_some()
     }
 
-    /// Its relay begins: from now on it ends by both its sockets.
+    /// It is logged in, and its relay is about to begin: from now on it ends by both its sockets.
     pub(super) fn set_backend(&self, backend: &Arc<Socket>) {
         let mut facts = self.facts();
         facts.backend = Some(Arc::clone(backend));

@@ -95,7 +95,6 @@ impl Relay {
         session.secrets.clear();
         let (client, from_client, pending) = client.into_parts();
         let (backend, from_backend) = backend.into_leg();
-        session.entry.set_backend(&backend.socket);
         session.entry.note_activity();
         let conf = &session.service.conf;
         let relay = Arc::new(Self {

@@ -171,6 +171,8 @@ pub(super) fn run(script: &mut Script) -> Result<Conn, Halt> {
         log_in(session, client, dialect, login)?;
         match enter_backend(session, client, dialect, login) {
             Ok((backend, answer)) => {
+                // Before the client knows it: who has been told that he is in is not sent away at QUIT.
+                session.entry.set_backend(backend.socket());
                 session.say(client, &answer)?;
                 return Ok(backend);
             }
