@@ -5,6 +5,7 @@
 
 mod operate;
 mod table;
+mod try_login;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -49,6 +50,11 @@ enum Command {
         #[arg(long, short, value_name = "FILE", default_value = CONFIG)]
         config: PathBuf,
     },
+    /// Tries a login as a client of the configuration, and prints each step and what is wrong.
+    ///
+    /// No process has to run for it. Auth server and backends are asked as for any client, from 127.0.0.1, and
+    /// count a login that fails. The exit status is 0 when it is logged in.
+    TryLogin(try_login::TryLogin),
     /// Prints every directive with its sections, type, default and meaning.
     Reference,
     /// Turns an nginx or Angie configuration of a mail proxy into ours, on standard output.
@@ -109,6 +115,7 @@ fn run(cli: Cli) -> ExitCode {
     match cli.command {
         None => ended(daemon::run(&cli.config)),
         Some(Command::Check { config }) => check(&config),
+        Some(Command::TryLogin(command)) => try_login::run(command),
         Some(Command::Reference) => {
             print(&config::reference());
             ExitCode::SUCCESS

@@ -252,7 +252,8 @@ fn no_thread(error: std::io::Error) -> String {
     format!("cannot start a thread: {error}")
 }
 
-fn admission_limits(process: &config::Process) -> Limits {
+/// What bounds the sessions of a process.
+pub(crate) fn admission_limits(process: &config::Process) -> Limits {
     Limits {
         workers: process.workers,
         max_sessions: process.max_sessions,

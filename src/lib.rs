@@ -26,7 +26,8 @@
 //!
 //! Beside it: `demo` is `postern demo`, a mail store and an auth server to try the proxy with; `import` is
 //! `postern import-nginx`; `keeper` is the small process that keeps root's rights for a Postern that was started
-//! with them, asked through `system::keeper`.
+//! with them, asked through `system::keeper`; `trial` is `postern try-login`, one client and one session in a process
+//! of their own.
 //!
 //! Everything blocks, on a worker or in a relay's threads, and every wait has a deadline. Whoever waits
 //! for a client, or for a time, holds no thread.
@@ -56,3 +57,4 @@ mod session;
 mod status;
 mod system;
 mod tls;
+mod trial;

@@ -53,6 +53,8 @@ pub struct Record {
     pub backend_login: BackendLogin,
     /// Words of commands and answers in a relay, which tell nothing of anybody's mail.
     pub relayed_words: &'static [&'static str],
+    /// What a client says that logs in with PLAIN and leaves: up to the message (base64), and from there on.
+    pub login_and_leave: [&'static str; 2],
     /// Sent by the accept thread when there is no room, and to sessions that must make room.
     pub busy: &'static [u8],
     /// A failure that is not the client's.
@@ -188,6 +190,7 @@ static IMAP: Record = Record {
         "FLAGS",
         "VANISHED",
     ],
+    login_and_leave: ["a AUTHENTICATE PLAIN ", "\r\nb LOGOUT\r\n"],
     busy: b"* BYE [UNAVAILABLE] Too many connections, try again later\r\n",
     internal_error: b"* BAD internal server error\r\n",
     certificate_error: b"* BYE SSL certificate error\r\n",
@@ -210,6 +213,7 @@ static POP3: Record = Record {
         "+OK", "-ERR", "+", ".", "USER", "PASS", "APOP", "AUTH", "STAT", "LIST", "UIDL", "RETR",
         "TOP", "DELE", "RSET", "NOOP", "CAPA", "LAST", "QUIT",
     ],
+    login_and_leave: ["AUTH PLAIN ", "\r\nQUIT\r\n"],
     busy: b"-ERR [SYS/TEMP] Too many connections, try again later\r\n",
     internal_error: b"-ERR internal server error\r\n",
     certificate_error: b"-ERR SSL certificate error\r\n",
@@ -233,6 +237,7 @@ static SMTP: Record = Record {
         "HELO", "EHLO", "LHLO", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "BURL", "RSET", "NOOP",
         "VRFY", "EXPN", "HELP", "ETRN", "QUIT",
     ],
+    login_and_leave: ["EHLO localhost\r\nAUTH PLAIN ", "\r\nQUIT\r\n"],
     busy: b"421 4.3.2 Too many connections, try again later\r\n",
     internal_error: b"451 4.3.2 Internal server error\r\n",
     certificate_error: b"421 4.7.1 SSL certificate error\r\n",

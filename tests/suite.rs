@@ -49,5 +49,6 @@ mod tls_certificates;
 mod tls_clients;
 mod tls_relay;
 mod tls_words;
+mod try_login;
 mod turns;
 mod visits;

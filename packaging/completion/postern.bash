@@ -55,6 +55,9 @@ _postern() {
             postern,stop)
                 cmd="postern__subcmd__stop"
                 ;;
+            postern,try-login)
+                cmd="postern__subcmd__try__subcmd__login"
+                ;;
             postern__subcmd__help,check)
                 cmd="postern__subcmd__help__subcmd__check"
                 ;;
@@ -94,6 +97,9 @@ _postern() {
             postern__subcmd__help,stop)
                 cmd="postern__subcmd__help__subcmd__stop"
                 ;;
+            postern__subcmd__help,try-login)
+                cmd="postern__subcmd__help__subcmd__try__subcmd__login"
+                ;;
             postern__subcmd__help__subcmd__rawlog,off)
                 cmd="postern__subcmd__help__subcmd__rawlog__subcmd__off"
                 ;;
@@ -125,7 +131,7 @@ _postern() {
 
     case "${cmd}" in
         postern)
-            opts="-c -h -V --config --help --version check reference import-nginx demo status sessions kick reload stop drain log-level rawlog help"
+            opts="-c -h -V --config --help --version check try-login reference import-nginx demo status sessions kick reload stop drain log-level rawlog help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -209,7 +215,7 @@ _postern() {
             return 0
             ;;
         postern__subcmd__help)
-            opts="check reference import-nginx demo status sessions kick reload stop drain log-level rawlog help"
+            opts="check try-login reference import-nginx demo status sessions kick reload stop drain log-level rawlog help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -419,6 +425,20 @@ _postern() {
             return 0
             ;;
         postern__subcmd__help__subcmd__stop)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postern__subcmd__help__subcmd__try__subcmd__login)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -804,6 +824,32 @@ _postern() {
                     return 0
                     ;;
                 --control)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postern__subcmd__try__subcmd__login)
+            opts="-c -h --server --config --password-stdin --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --server)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

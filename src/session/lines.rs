@@ -5,12 +5,12 @@
 
 use super::error::Cause;
 use super::{Session, Shown};
-use crate::log::{Allowance, Severity, Whose};
+use crate::log::{Allowance, Severity, Whose, escape};
 use crate::net::address::LimitKey;
 use crate::net::client_conn::ClientConn;
 use crate::net::error::NetError;
 use crate::net::line::without_end;
-use crate::tls::Facts;
+use crate::tls::{Facts, Verdict};
 
 impl Session {
     /// Says something to the client, and on level debug to the log.
@@ -71,7 +71,18 @@ impl Session {
     /// On level debug: what a handshake came to.
     pub(super) fn log_tls(&self, whom: &str, facts: &Facts) {
         self.log_debug(file!(), || {
-            format!("TLS with {whom}: {} {}", facts.protocol, facts.cipher)
+            let certificate = facts.peer.as_ref().map(|peer| {
+                let judged = match facts.verdict {
+                    Verdict::Success => "verified",
+                    _ => "not verified",
+                };
+                format!(", {}, {judged}", escape(peer.in_words().as_bytes()))
+            });
+            let certificate = certificate.unwrap_or_default();
+            format!(
+                "TLS with {whom}: {} {}{certificate}",
+                facts.protocol, facts.cipher
+            )
         });
     }
 }

@@ -24,6 +24,10 @@ use crate::net::socket::{Deadline, Socket};
 use crate::service::Service;
 use crate::system::threads::rename;
 
+/// What the log says on level debug of a session that gives its thread back, and gets one again.
+pub(crate) const SLEEPS: &str = "session sleeps";
+pub(crate) const WAKES: &str = "session wakes";
+
 /// A connection that was accepted and let in.
 #[derive(Debug)]
 pub(crate) struct Arrival {
@@ -186,9 +190,7 @@ fn sleep(mut script: Box<Script>, wake: Wake) {
         socket: Arc::clone(script.client.socket()),
         on: wake.on,
     }];
-    script
-        .session
-        .log(Severity::Debug, file!(), "session sleeps");
+    script.session.log(Severity::Debug, file!(), SLEEPS);
     let mut until = wake.until;
     if script.session.entry.makes_room() && script.login.sleeps_for() != SleepsFor::Others {
         until = until.min(Instant::now() + MOMENT);
@@ -209,7 +211,7 @@ impl Sleeper for Script {
         if let Some(ending) = self.session.entry.ending() {
             return end(self, ending.into());
         }
-        self.session.log(Severity::Debug, file!(), "session wakes");
+        self.session.log(Severity::Debug, file!(), WAKES);
         queue(self);
     }
 

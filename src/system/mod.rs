@@ -1,4 +1,5 @@
-//! What the operating system has to give: threads that are used again, limits, privileges, access to files, confinement, their changes, files that stay root's, systemd, signals, what the process takes.
+//! What the operating system has to give: threads that are used again, limits, privileges, access to files, confinement, their changes, files that stay root's, systemd, signals, what the process takes,
+//! passwords at the terminal.
 
 pub(crate) mod access;
 pub(crate) mod confinement;
@@ -10,5 +11,6 @@ pub(crate) mod pid_file;
 pub(crate) mod privileges;
 pub(crate) mod service_manager;
 pub(crate) mod signals;
+pub(crate) mod terminal;
 pub(crate) mod threads;
 pub(crate) mod usage;

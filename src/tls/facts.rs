@@ -3,6 +3,9 @@
 
 use std::fmt;
 
+use openssl::asn1::Asn1Time;
+use openssl::x509::X509;
+
 use super::settings::VerifyClient;
 
 /// OpenSSL's codes for a certificate whose issuer is not known; `optional_no_ca` lets them pass.
@@ -71,6 +74,32 @@ pub(crate) struct PeerCertificate {
     pub fingerprint: String,
     /// The certificate as PEM, with line ends.
     pub pem: String,
+}
+
+impl PeerCertificate {
+    /// Whose it is, who says so, and how long it is good, for people.
+    pub(crate) fn in_words(&self) -> String {
+        let (subject, issuer) = (&self.subject, &self.issuer);
+        let time = self.days_left().map(|days| match days {
+            ..0 => "expired".to_owned(),
+            days => format!("good for {days} days"),
+        });
+        let time = time.unwrap_or_else(|| "without a readable end".to_owned());
+        format!("certificate of {subject}, issued by {issuer}, {time}")
+    }
+
+    /// Whole days until it expires; negative once it has.
+    pub(crate) fn days_left(&self) -> Option<i32> {
+        let certificate = X509::from_pem(self.pem.as_bytes()).ok()?;
+        let now = Asn1Time::days_from_now(0).ok()?;
+        let left = now.diff(certificate.not_after()).ok()?;
+        // Both parts have the same sign.
+        Some(if left.secs < 0 {
+            left.days - 1
+        } else {
+            left.days
+        })
+    }
 }
 
 /// Why a client with this certificate, or without one, must not go on.
