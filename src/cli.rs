@@ -19,6 +19,9 @@ use crate::daemon::{self, Failure};
 use crate::demo;
 use crate::import;
 use crate::keeper;
+use crate::survey::{self, State};
+
+use self::table::plain;
 
 const CONFIG: &str = config::USUAL_FILE;
 
@@ -49,6 +52,9 @@ enum Command {
         /// The configuration file.
         #[arg(long, short, value_name = "FILE", default_value = CONFIG)]
         config: PathBuf,
+        /// Looks also at ports, certificates, auth servers and backends; the exit status is 1 when one fails.
+        #[arg(long)]
+        live: bool,
     },
     /// Tries a login as a client of the configuration, and prints each step and what is wrong.
     ///
@@ -114,7 +120,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> ExitCode {
     match cli.command {
         None => ended(daemon::run(&cli.config)),
-        Some(Command::Check { config }) => check(&config),
+        Some(Command::Check { config, live }) => check(&config, live),
         Some(Command::TryLogin(command)) => try_login::run(command),
         Some(Command::Reference) => {
             print(&config::reference());
@@ -137,16 +143,34 @@ fn ended(how: Result<(), Failure>) -> ExitCode {
     }
 }
 
-fn check(file: &std::path::Path) -> ExitCode {
-    match config::load(file) {
-        Ok(config) => {
-            for warning in &config.warnings {
-                complain(&format!("warning: {warning}\n"));
-            }
-            print(&config::describe(&config));
-            ExitCode::SUCCESS
+fn check(file: &std::path::Path, live: bool) -> ExitCode {
+    let config = match config::load(file) {
+        Ok(config) => config,
+        Err(mistakes) => return wrong(&mistakes),
+    };
+    for warning in &config.warnings {
+        complain(&format!("warning: {warning}\n"));
+    }
+    print(&config::describe(&config));
+    let mut is_good = true;
+    if live {
+        let mut show = |state: State, text: &str| {
+            is_good &= state != State::Failed;
+            let word = match state {
+                State::Good => "ok",
+                State::Warning => "warning",
+                State::Failed => "failed",
+            };
+            print(&format!("{word:7}  {}\n", plain(text)));
+        };
+        let looked = survey::run(&config, file, &mut show);
+        if let Err(error) = looked {
+            return ended(Err(Failure::Running(error)));
         }
-        Err(mistakes) => wrong(&mistakes),
+    }
+    match is_good {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(FAILED),
     }
 }
 

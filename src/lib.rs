@@ -27,7 +27,7 @@
 //! Beside it: `demo` is `postern demo`, a mail store and an auth server to try the proxy with; `import` is
 //! `postern import-nginx`; `keeper` is the small process that keeps root's rights for a Postern that was started
 //! with them, asked through `system::keeper`; `trial` is `postern try-login`, one client and one session in a process
-//! of their own.
+//! of their own; `survey` is `postern check --live`, which logs nobody in.
 //!
 //! Everything blocks, on a worker or in a relay's threads, and every wait has a deadline. Whoever waits
 //! for a client, or for a time, holds no thread.
@@ -55,6 +55,7 @@ mod secret;
 mod service;
 mod session;
 mod status;
+mod survey;
 mod system;
 mod tls;
 mod trial;

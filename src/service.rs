@@ -56,7 +56,7 @@ pub(crate) struct Service {
     /// matters only to a login that needs it.
     pub connector: Result<Connector, String>,
     /// TLS towards auth servers, where one of them wants it.
-    auth_connector: Option<Connector>,
+    pub auth_connector: Option<Connector>,
     /// When certificates were last looked at.
     refreshed: Seldom,
 }

@@ -153,7 +153,7 @@ _postern() {
             return 0
             ;;
         postern__subcmd__check)
-            opts="-c -h --config --help"
+            opts="-c -h --config --live --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -42,6 +42,7 @@ complete -c postern -n "__fish_postern_needs_command" -f -a "log-level" -d 'Sets
 complete -c postern -n "__fish_postern_needs_command" -f -a "rawlog" -d 'Writes what both sides say of some sessions into a file, without credentials'
 complete -c postern -n "__fish_postern_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c postern -n "__fish_postern_using_subcommand check" -s c -l config -d 'The configuration file' -r -F
+complete -c postern -n "__fish_postern_using_subcommand check" -l live -d 'Looks also at ports, certificates, auth servers and backends; the exit status is 1 when one fails'
 complete -c postern -n "__fish_postern_using_subcommand check" -s h -l help -d 'Print help'
 complete -c postern -n "__fish_postern_using_subcommand try-login" -l server -d '[server NAME]; needed where there are several' -r
 complete -c postern -n "__fish_postern_using_subcommand try-login" -s c -l config -d 'The configuration file' -r -F

@@ -21,7 +21,7 @@ use crate::net::error::NetError;
 use crate::net::listen;
 use crate::net::proxy_protocol;
 use crate::net::socket::{Deadline, Socket, is_exhaustion};
-use crate::tls::{Connector, TlsError, TlsErrorKind};
+use crate::tls::{Connector, Facts, TlsError, TlsErrorKind};
 
 /// Longest wait for the answer to a visit's goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -177,6 +177,11 @@ impl BackendConn<'_> {
             watcher.tls_runs(&facts);
         }
         Ok(())
+    }
+
+    /// What is known of its TLS, if there is any.
+    pub(crate) fn tls_facts(&self) -> Option<Facts> {
+        self.conn.tls_facts()
     }
 
     /// Where the host is.

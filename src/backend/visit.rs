@@ -6,12 +6,13 @@
 
 use super::conn::{BackendConn, Dial, Origin};
 use super::deadlines::Deadlines;
-use super::error::BeforeCredentials;
+use super::error::{BackendError, BeforeCredentials};
 use super::talk::{Dialogue, Talk, open};
 use super::{Backend, Candidate};
-use crate::config::ProxySsl;
+use crate::config::{ProxyProtocol, ProxySsl};
 use crate::protocol::{Protocol, Purpose};
 use crate::sasl::shown::LoginSecrets;
+use crate::tls::Facts;
 
 /// Who visits: in which protocol, under which name.
 #[derive(Debug, Clone)]
@@ -56,6 +57,47 @@ impl Visitor {
         true
     }
 
+    /// What a host shows to somebody who looks on, and notes nothing: its TLS, and what it offers behind that.
+    pub(crate) fn inspect(
+        &self,
+        backend: &Backend,
+        host: &Candidate,
+    ) -> Result<(Option<Facts>, Vec<String>), BackendError> {
+        let mut talk = (self.dialogue.begin)(&self.own_name);
+        let mut conn = self.begin(&mut *talk, backend, host)?;
+        let facts = conn.tls_facts();
+        let mut offers = talk.ask_capabilities(&mut conn);
+        // Whoever takes the header for a command is one answer behind from then on.
+        if backend.conf.proxy_protocol != ProxyProtocol::Off
+            && let Ok(first) = &offers
+        {
+            let again = talk.ask_capabilities(&mut conn);
+            if again.is_ok_and(|again| again != *first) {
+                let text = "the PROXY header was taken for a command";
+                offers = Err(BackendError::Internal(text.to_owned()));
+            }
+        }
+        talk.quit(conn);
+        Ok((facts, offers?))
+    }
+
+    /// Begins a dialogue as a login would.
+    fn begin<'a>(
+        &self,
+        talk: &mut dyn Talk,
+        backend: &'a Backend,
+        host: &'a Candidate,
+    ) -> Result<BackendConn<'a>, BeforeCredentials> {
+        let mut conn = dial(backend, self.purpose.protocol, host)?;
+        match open(talk, &mut conn) {
+            Ok(()) => Ok(conn),
+            Err(error) => {
+                talk.quit(conn);
+                Err(BeforeCredentials::new(error))
+            }
+        }
+    }
+
     /// Begins a dialogue as a login would, and notes whether the host serves.
     fn enter<'a>(
         &self,
@@ -63,18 +105,8 @@ impl Visitor {
         backend: &'a Backend,
         host: &'a Candidate,
     ) -> Option<BackendConn<'a>> {
-        let entered = dial(backend, self.purpose.protocol, host).and_then(|mut conn| {
-            match open(talk, &mut conn) {
-                Ok(()) => Ok(conn),
-                Err(error) => {
-                    let failure = BeforeCredentials::new(error);
-                    talk.quit(conn);
-                    Err(failure)
-                }
-            }
-        });
         let subject = format!("the visit to {}", host.address);
-        match entered {
+        match self.begin(talk, backend, host) {
             Ok(conn) => {
                 backend.note_outcome(&subject, None);
                 backend.note_answer(host.address);

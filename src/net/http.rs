@@ -23,7 +23,7 @@ use super::race::connect_first;
 use super::resolve::Dns;
 use super::socket::{Deadline, Socket};
 use crate::config::{HttpHost, HttpUrl};
-use crate::tls::Connector;
+use crate::tls::{Connector, Facts};
 
 use self::kept::Kept;
 
@@ -131,6 +131,11 @@ impl HttpClient {
         let mut conn = self.connect(deadline)?;
         conn.send(&request, deadline).map_err(broken)?;
         self.read_answer(conn, deadline)
+    }
+
+    /// Connects and asks nothing; what is known of its TLS, if there is any.
+    pub(crate) fn reach(&self, deadline: Deadline) -> Result<Option<Facts>, HttpError> {
+        self.connect(deadline).map(|conn| conn.tls_facts())
     }
 
     /// Version 1.0 says, as nginx does, that the connection is for this request alone.

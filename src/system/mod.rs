@@ -1,5 +1,5 @@
 //! What the operating system has to give: threads that are used again, limits, privileges, access to files, confinement, their changes, files that stay root's, systemd, signals, what the process takes,
-//! passwords at the terminal.
+//! passwords at the terminal, who listens.
 
 pub(crate) mod access;
 pub(crate) mod confinement;
@@ -11,6 +11,7 @@ pub(crate) mod pid_file;
 pub(crate) mod privileges;
 pub(crate) mod service_manager;
 pub(crate) mod signals;
+pub(crate) mod sockets;
 pub(crate) mod terminal;
 pub(crate) mod threads;
 pub(crate) mod usage;
