@@ -136,6 +136,34 @@ fn all_is_well_in_front_of_dovecot_and_postfix() {
             ),
         ],
     );
+    // Over TLS its certificate is judged and shown.
+    let pair = Pki::shared().server();
+    let config = server_config(&pair.certificate, &pair.key, None);
+    let https = serve_in_front_of(auth.address(), config);
+    let url = format!("auth_http = https://{https}/auth");
+    let authority = Pki::shared().authority();
+    let trusted = format!(
+        "auth_http_ssl_trusted_certificate = {}",
+        authority.display()
+    );
+    check(&server("imap", &format!("{url}\n{trusted}"))).expect(
+        0,
+        &[(
+            "ok       [server imap] auth server https://",
+            "CN=mail.test",
+        )],
+    );
+    let trusted = format!(
+        "auth_http_ssl_trusted_certificate = {}",
+        dovecot.certificate.display()
+    );
+    check(&server("imap", &format!("{url}\n{trusted}"))).expect(
+        1,
+        &[(
+            "failed   [server imap] auth server https://",
+            "is not trusted",
+        )],
+    );
     // It was not asked about anybody.
     assert!(auth.requests().is_empty());
 }
