@@ -254,6 +254,7 @@ impl Relay {
         let Ok(mut pipe) = Pipe::new() else {
             return Ok(Vec::new());
         };
+        self.log_debug("relay splices");
         let (source, destination) = (self.source(which), self.destination(which));
         // An end or an error is found again by the next blocking read.
         while !self.is_read_along()

@@ -232,6 +232,13 @@ impl Relay {
         self.runtime.rawlogs.relayed(&self.entry, side, data);
     }
 
+    /// Says something of it, for whoever wants to know everything.
+    pub(super) fn log_debug(&self, text: &str) {
+        if let Some(session) = &self.lock().session {
+            session.log(Severity::Debug, file!(), text);
+        }
+    }
+
     /// Whether anybody reads along anywhere: what is spliced nobody sees.
     pub(super) fn is_read_along(&self) -> bool {
         self.runtime.rawlogs.are_any()
@@ -331,10 +338,8 @@ impl Relay {
             .collect();
         // Whoever keeps watch over the other direction has nothing to watch any more.
         self.changed.notify_all();
-        if let Some(session) = &state.session {
-            session.log(Severity::Debug, file!(), "relay sleeps");
-        }
         drop(state);
+        self.log_debug("relay sleeps");
         self.entry.note_sleep(true);
         let hibernation = &self.runtime.hibernation;
         let sleeper = Box::new(Asleep(Arc::clone(self)));
@@ -502,10 +507,8 @@ impl Sleeper for Asleep {
             state.directions[which as usize] = Direction::Running;
             relay.away[which as usize].store(false, Ordering::SeqCst);
         }
-        if let Some(session) = &state.session {
-            session.log(Severity::Debug, file!(), "relay wakes");
-        }
         drop(state);
+        relay.log_debug("relay wakes");
         for which in called {
             relay.start(which, Begin::default());
         }
