@@ -101,6 +101,10 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
     // The demo has threads already, and servers that need files of their own.
     let landlock = match file {
         Some(_) => {
+            if let Some(group) = &process.control_group {
+                // Where it fails the socket says what it lacks.
+                let _ = privileges::join(group);
+            }
             privileges::limit_capabilities(become_user.as_ref().map(|(user, _)| user))?;
             Some(confine(config))
         }
@@ -125,7 +129,7 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
         pid_file.hand_over(&user, group);
         front::hand_over(&bound, user.uid, group);
         if let Some(control) = &control {
-            control.hand_over(user.uid, group)?;
+            control.hand_over(user.uid)?;
         }
         if let Some(door) = &status {
             front::hand_over_socket(door.socket(), user.uid, group);

@@ -447,27 +447,32 @@ fn whose_socket_it_is_decides_who_may_use_it() {
     let path = folder.path().join("control");
     let path = path.to_str().expect("a name").to_owned();
     let servers = imap(&auth, "");
-    let postern = Postern::start_in(folder, &ini("", &servers));
+    let postern = Postern::start_in(folder, &ini("control_group = nogroup", &servers));
     let seen = fs::symlink_metadata(&path).expect("it is there");
     assert!(seen.file_type().is_socket());
-    assert_eq!(seen.mode() & 0o7777, 0o660);
-    let denied = by_nobody(postern.folder(), &["status", "--control", &path]);
-    assert_eq!(code(&denied), 3);
-    assert!(
-        err(&denied).contains("be root or a member of the group root"),
-        "{}",
-        err(&denied)
-    );
+    let of_nobody = (nobody.gid.as_raw(), 0o660);
+    assert_eq!((seen.gid(), seen.mode() & 0o7777), of_nobody);
+    let status = ["status", "--control", &path];
+    let expect_denied = |group: &str| {
+        let denied = by_nobody(postern.folder(), &status);
+        assert_eq!(code(&denied), 3);
+        assert!(err(&denied).contains(group), "{}", err(&denied));
+    };
+    well(by_nobody(postern.folder(), &status));
 
-    // A reload gives it to another group.
-    postern
-        .folder()
-        .write("postern.ini", ini("control_group = nogroup", &servers));
-    well(operate(&postern, &["reload"]));
-    assert_eq!(
-        fs::symlink_metadata(&path).expect("it is there").gid(),
-        nobody.gid.as_raw()
-    );
+    // A reload opens it to a group, to another one, and to none.
+    let reload = |line: &str| {
+        let ini = ini(line, &servers);
+        postern.folder().write("postern.ini", ini);
+        well(operate(&postern, &["reload"]));
+        let seen = fs::symlink_metadata(&path).expect("it is there");
+        (seen.gid(), seen.mode() & 0o7777)
+    };
+    assert_eq!(reload("control_group = root"), (0, 0o660));
+    expect_denied("be root or a member of the group root\n");
+    assert_eq!(reload("").1, 0o600);
+    expect_denied("be root\n");
+    assert_eq!(reload("control_group = nogroup"), of_nobody);
     well(by_nobody(
         postern.folder(),
         &["log-level", "debug", "--control", &path],
@@ -486,8 +491,9 @@ fn a_process_that_has_become_nobody_keeps_its_socket() {
     let servers = imap(&auth, "");
     let postern = Postern::start_in(folder, &ini("user = nobody", &servers));
     let seen = fs::symlink_metadata(&path).expect("it is there");
-    let owner = (seen.uid(), seen.gid(), seen.mode() & 0o7777);
-    assert_eq!(owner, (nobody.uid.as_raw(), nobody.gid.as_raw(), 0o660));
+    // Others than nobody are in his group.
+    let owner = (seen.uid(), seen.mode() & 0o7777);
+    assert_eq!(owner, (nobody.uid.as_raw(), 0o600));
     well(operate(&postern, &["status"]));
     well(operate(&postern, &["reload"]));
     well(operate(&postern, &["status"]));

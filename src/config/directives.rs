@@ -541,8 +541,8 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "file | off",
         Unset("/run/postern/control where that folder exists, otherwise off"),
         Is(|d, v| put(&mut d.process.control, control(v, &d.folder))),
-        "Unix socket for postern status, sessions, kick, reload, stop, drain, log-level and rawlog, with \
-         mode 0660. It is made before root's rights are given up; one that is new at a reload is made by \
+        "Unix socket for postern status, sessions, kick, reload, stop, drain, log-level and rawlog. It \
+         is made before root's rights are given up; one that is new at a reload is made by \
          the user, who must be able to write to its folder.",
     )
     .example("/run/postern/control"),
@@ -550,10 +550,10 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "control_group",
         POSTERN,
         WORD,
-        Unset("that of the process"),
+        Unset("none"),
         Is(|d, v| put(&mut d.process.control_group, account(v).map(Some))),
         "Group whose members may use the control socket, besides the user and root. Without root's \
-         rights it has to be a group of the user's.",
+         rights, and at a reload, it has to be one that the process is a member of.",
     )
     .example("adm"),
     row(

@@ -176,7 +176,7 @@ pub struct Process {
     pub landlock: bool,
     /// Where the control socket is.
     pub control: Control,
-    /// Group of the control socket; that of the process if unset.
+    /// Group of the control socket; nobody's but the user's if unset.
     pub control_group: Option<String>,
     /// Where the status page is; `None` is off.
     pub status: Option<Status>,

@@ -148,7 +148,9 @@ fn unreachable(socket: &Path, error: &io::Error) -> String {
             format!("nobody listens at the control socket {path}: Postern does not run")
         }
         io::ErrorKind::PermissionDenied => {
-            let group = std::fs::metadata(socket).ok().map(|seen| seen.gid());
+            let seen = std::fs::metadata(socket).ok();
+            let of_group = seen.filter(|seen| seen.mode() & 0o020 != 0);
+            let group = of_group.map(|seen| seen.gid());
             let group = group.and_then(|gid| Group::from_gid(Gid::from_raw(gid)).ok().flatten());
             let or_member = match group {
                 Some(group) => format!(" or a member of the group {}", group.name),

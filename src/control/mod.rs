@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use nix::unistd::{Gid, Group, Uid, getegid};
+use nix::unistd::{Gid, Group, Uid};
 use serde_json::Value;
 
 use crate::config;
@@ -197,13 +197,8 @@ impl Control {
     ///
     /// # Errors
     /// For people: the system refused.
-    pub(crate) fn hand_over(&self, user: Uid, group: Gid) -> Result<(), String> {
-        let group = match self.place.group {
-            None => Some(group),
-            // It has that group already.
-            Some(_) => None,
-        };
-        self.socket.give_to(user, group).map_err(|error| {
+    pub(crate) fn hand_over(&self, user: Uid) -> Result<(), String> {
+        self.socket.give_to(user).map_err(|error| {
             let path = self.place.path.display();
             format!("cannot give the control socket {path} away: {error}")
         })
@@ -239,9 +234,8 @@ impl Control {
             }
             let path = new.path.display();
             let given = group_id(new.group.as_deref()).and_then(|group| {
-                let group = group.unwrap_or_else(getegid);
-                let given = old.socket.give_to_group(group);
-                given.map_err(|error| error.to_string())
+                let opened = old.socket.open_to(group);
+                opened.map_err(|error| error.to_string())
             });
             given.map_err(|error| format!("cannot change the group of {path}: {error}"))?;
             return Ok(Change::Group(new.group.clone()));

@@ -20,8 +20,10 @@ use crate::net::listen::remove_stale;
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 64;
 
-/// Who may connect: the user and the group.
-const MODE: Mode = Mode::from_raw_mode(0o660);
+/// Who may connect: the user, and the group where one is named. That of the process may be many others' too
+/// (nogroup), who shall neither end it nor read along.
+const FOR_USER: Mode = Mode::from_raw_mode(0o600);
+const FOR_GROUP: Mode = Mode::from_raw_mode(0o660);
 
 /// A socket that listens, and its file.
 #[derive(Debug)]
@@ -60,43 +62,37 @@ impl ControlSocket {
             file,
             is_closed: AtomicBool::new(false),
         };
-        if let Some(group) = group {
-            control.give_to_group(group)?;
-        }
-        control.open_to_group()?;
+        control.open_to(group)?;
         // Nobody gets in before this, whatever the file's rights have been so far.
         rustix::net::listen(&control.listener, BACKLOG)?;
         Ok(control)
     }
 
-    /// Gives the file to a user and, if one is named, to a group.
+    /// Gives the file to a user.
     ///
     /// # Errors
     /// The system's.
-    pub(super) fn give_to(&self, user: Uid, group: Option<Gid>) -> io::Result<()> {
-        let (user, group) = (RawUid::from_raw(user.as_raw()), group.map(raw));
-        Ok(chownat(
-            &self.file,
-            "",
-            Some(user),
-            group,
-            AtFlags::EMPTY_PATH,
-        )?)
+    pub(super) fn give_to(&self, user: Uid) -> io::Result<()> {
+        let user = Some(RawUid::from_raw(user.as_raw()));
+        Ok(chownat(&self.file, "", user, None, AtFlags::EMPTY_PATH)?)
     }
 
-    /// Gives the file to a group.
+    /// Lets a group in besides the user, or nobody.
     ///
     /// # Errors
-    /// The system's; most often that the process is not a member of it.
-    pub(super) fn give_to_group(&self, group: Gid) -> io::Result<()> {
-        let group = Some(raw(group));
-        Ok(chownat(&self.file, "", None, group, AtFlags::EMPTY_PATH)?)
-    }
-
-    fn open_to_group(&self) -> io::Result<()> {
+    /// The system's; most often that the process is not a member of the group.
+    pub(super) fn open_to(&self, group: Option<Gid>) -> io::Result<()> {
+        let mode = match group {
+            None => FOR_USER,
+            Some(group) => {
+                let group = Some(RawGid::from_raw(group.as_raw()));
+                chownat(&self.file, "", None, group, AtFlags::EMPTY_PATH)?;
+                FOR_GROUP
+            }
+        };
         // A descriptor of this kind takes no fchmod.
         let own = format!("/proc/self/fd/{}", self.file.as_fd().as_raw_fd());
-        Ok(chmod(own, MODE)?)
+        Ok(chmod(own, mode)?)
     }
 
     /// Whether nobody is to be accepted any more.
@@ -119,8 +115,4 @@ impl ControlSocket {
             let _ = std::fs::remove_file(&self.path);
         }
     }
-}
-
-fn raw(group: Gid) -> RawGid {
-    RawGid::from_raw(group.as_raw())
 }

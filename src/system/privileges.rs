@@ -6,7 +6,9 @@ use std::ffi::CString;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{Gid, Group, Uid, User, geteuid, initgroups, setgid, setgroups, setuid};
+use nix::unistd::{
+    Gid, Group, Uid, User, geteuid, getgroups, initgroups, setgid, setgroups, setuid,
+};
 use rustix::io::Errno;
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
@@ -73,6 +75,23 @@ pub(crate) fn keep_those_of_keeper() -> Result<(), String> {
     bound(OF_KEEPER).map_err(|error| failed(error.to_string()))?;
     keep(OF_KEEPER).map_err(|error| failed(error.to_string()))?;
     renounce_new()
+}
+
+/// Becomes a member of this group as well, where the process is root: what it makes it may give to the group then,
+/// also without the capability for that (chown(2)). To be called before the first thread.
+///
+/// # Errors
+/// For people: there is no such group, or the system refused.
+pub(crate) fn join(group: &str) -> Result<(), String> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let gid = group_id(group)?;
+    let joined = getgroups().and_then(|mut groups| {
+        groups.push(gid);
+        setgroups(&groups)
+    });
+    joined.map_err(|error| format!("cannot join the group `{group}`: {error}"))
 }
 
 /// Gives up the capabilities that this process has no use for. One that is about to become another user needs
