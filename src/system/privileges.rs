@@ -21,10 +21,9 @@ const OF_KEEPER: CapabilitySet = CapabilitySet::DAC_OVERRIDE
     .union(CapabilitySet::CHOWN)
     .union(CapabilitySet::NET_BIND_SERVICE);
 
-/// What a process has a use for that stays who it is, root or a user who was given them: ports below 1024,
-/// files of others, and its control socket for another group.
+/// What a process has a use for that stays who it is, root or a user who was given them: ports below 1024, and
+/// files of others.
 const OF_SERVICE: CapabilitySet = CapabilitySet::NET_BIND_SERVICE
-    .union(CapabilitySet::CHOWN)
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH);
 
