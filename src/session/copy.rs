@@ -136,11 +136,11 @@ impl Relay {
             let wrote =
                 self.destination(which)
                     .write(&begin.first, &mut begin.pending, Duration::ZERO);
-            let Ok(wrote) = wrote else {
+            let wrote = wrote.map_err(|error| {
                 self.give_up(begin.first.len() + begin.pending.len());
-                return Err(Outcome::WriteFailed);
-            };
-            let Some(n) = wrote else {
+                self.write_failed(which, &error)
+            });
+            let Some(n) = wrote? else {
                 return Ok(false);
             };
             self.read_along(which, &begin.first[..n]);
@@ -313,6 +313,19 @@ impl Relay {
         }
     }
 
+    /// What follows for a direction. An engine that has failed takes nothing more: its peer broke the
+    /// protocol, whichever direction is the first to find it.
+    fn write_failed(&self, which: Which, error: &NetError) -> Outcome {
+        match error {
+            NetError::Io(_) => Outcome::WriteFailed,
+            NetError::Tls(_) => {
+                self.give_reason(which.other().broke());
+                Outcome::WriteFailed
+            }
+            _ => Outcome::Silent,
+        }
+    }
+
     fn write_all(
         self: &Arc<Self>,
         which: Which,
@@ -332,10 +345,7 @@ impl Relay {
                 .ok_or(Outcome::Silent)
                 .and_then(|patience| {
                     let wrote = destination.write(&data[sent..], pending, patience);
-                    wrote.map_err(|error| match error {
-                        NetError::Io(_) | NetError::Tls(_) => Outcome::WriteFailed,
-                        _ => Outcome::Silent,
-                    })
+                    wrote.map_err(|error| self.write_failed(which, &error))
                 });
             match wrote {
                 Ok(Some(n)) => {
