@@ -73,7 +73,7 @@ fn who_becomes_another_user_has_no_capability_left() {
 #[test]
 fn who_stays_root_keeps_what_opens_files_and_ports() {
     let started = Started::by(RUN, "error_log = log info");
-    let kept = "0000000000000406";
+    let kept = "0000000000001406";
     expect_capabilities(
         &started,
         &[
@@ -85,7 +85,7 @@ fn who_stays_root_keeps_what_opens_files_and_ports() {
         ],
     );
     let line = told(&started);
-    let names = "capabilities: dac_override dac_read_search net_bind_service";
+    let names = "capabilities: dac_override dac_read_search net_bind_service net_admin";
     assert!(line.contains(names), "{line}");
 }
 

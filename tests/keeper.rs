@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use crate::common::line_client::LineClient;
@@ -223,8 +224,10 @@ fn usr1_makes_a_log_in_a_folder_of_roots() {
 
 /// A port below 1024 at which nobody listens at this address, and at which we can.
 fn low_port(address: Ipv4Addr) -> u16 {
-    let mut ports = (700..1024).rev();
-    let free = ports.find(|port| TcpListener::bind((address, *port)).is_ok());
+    // Each once: another test may open the same one at another address, or at all of them.
+    static NEXT: AtomicU16 = AtomicU16::new(1023);
+    let next = || Some(NEXT.fetch_sub(1, Ordering::Relaxed)).filter(|port| *port > 700);
+    let free = std::iter::from_fn(next).find(|port| TcpListener::bind((address, *port)).is_ok());
     free.expect("not all are taken")
 }
 

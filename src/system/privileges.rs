@@ -21,9 +21,10 @@ const OF_KEEPER: CapabilitySet = CapabilitySet::DAC_OVERRIDE
     .union(CapabilitySet::CHOWN)
     .union(CapabilitySet::NET_BIND_SERVICE);
 
-/// What a process has a use for that stays who it is, root or a user who was given them: ports below 1024, and
-/// files of others.
+/// What a process has a use for that stays who it is, root or a user who was given them: ports below 1024,
+/// files of others, and the filter of a listener that is about to close, which some kernels refuse to others.
 const OF_SERVICE: CapabilitySet = CapabilitySet::NET_BIND_SERVICE
+    .union(CapabilitySet::NET_ADMIN)
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH);
 
