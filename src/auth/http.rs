@@ -373,6 +373,7 @@ impl Answer<'_> {
             }
         }
         if let Some(login) = self.filled("Auth-User") {
+            grant.user = login.to_ascii_lowercase();
             grant.login = login.to_vec();
         }
         if let Some(password) = self.filled(PASSWORD) {

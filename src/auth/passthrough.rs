@@ -84,6 +84,7 @@ impl Authenticator for Passthrough {
         grant.smtp_auth = self.protocol.record().backend_login.is_optional();
         grant.passthrough = true;
         grant.authzid = credentials.authzid.clone();
+        grant.user = full.to_ascii_lowercase();
         grant.login = self.for_backend(full, &credentials.login);
         if !grant.has_password() {
             return Ok(Verdict::Refused(LoginRefusal::failed_unseen()));

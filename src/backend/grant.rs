@@ -65,6 +65,9 @@ pub(crate) struct Grant {
     pub mechanism: AuthMechanism,
     /// Limit of one connect, within the login's time.
     pub connect_timeout: Option<Duration>,
+    /// Who it is, by one name whatever the protocol: by this, sessions of a user are counted and hosts chosen.
+    /// In lower case, with `login_domain`; not what `strip_domain` leaves for the backend.
+    pub user: Vec<u8>,
     /// Login towards the backend.
     pub login: Vec<u8>,
     /// Authorization identity towards the backend.
@@ -146,6 +149,7 @@ impl Grant {
             connector: Err(String::new()),
             mechanism: AuthMechanism::Auto,
             connect_timeout: None,
+            user: credentials.login.to_ascii_lowercase(),
             login: credentials.login.clone(),
             authzid: None,
             smtp_auth: false,
