@@ -302,6 +302,29 @@ impl AsFd for Socket {
     }
 }
 
+/// Waits until one of two sockets can be read (the end of the stream included), or its peer has hung up;
+/// which of them. `None` in place of a socket is not waited for.
+pub(crate) fn wait_for_either(
+    sockets: [Option<&Socket>; 2],
+    limit: Duration,
+) -> io::Result<[bool; 2]> {
+    let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    let flags = WaitFor::Data.flags();
+    let mut fds: Vec<_> = sockets
+        .iter()
+        .flatten()
+        .map(|socket| PollFd::new(socket.as_fd(), flags))
+        .collect();
+    match poll(&mut fds, timeout) {
+        Err(nix::errno::Errno::EINTR) | Ok(0) => return Ok([false; 2]),
+        Err(error) => return Err(error.into()),
+        Ok(_) => {}
+    }
+    // What nix cannot name is a hang-up.
+    let mut seen = fds.iter().map(|fd| fd.any().unwrap_or(true));
+    Ok(sockets.map(|socket| socket.is_some() && seen.next().unwrap_or(false)))
+}
+
 /// SIOCOUTQ (tcp(7)), which nobody wraps.
 mod outq {
     #![expect(unsafe_code, reason = "an ioctl that writes one int, where we say")]

@@ -12,7 +12,7 @@ use super::relay::Relay;
 use crate::net::error::NetError;
 use crate::net::leg::Got;
 use crate::net::pipe::Pipe;
-use crate::net::socket::Waited;
+use crate::net::socket::{Waited, wait_for_either};
 use crate::secret::Wiped;
 
 /// What is read while a direction is silent: a command or an answer usually fits.
@@ -96,38 +96,74 @@ impl Relay {
         self.pass_on_end(which, is_broken, &mut pending, limit)
     }
 
-    /// A direction's first moment, on the worker that has said the login's last line: a short session needs
-    /// no thread for it. Nothing is waited for but the source, and that no longer than a worker may wait for
-    /// a client. What is not done by then is a thread's, and is returned.
-    pub(super) fn copy_in_place(
-        self: &Arc<Self>,
-        which: Which,
-        begin: Begin,
-    ) -> Result<Begin, Outcome> {
-        /// A client that says more has a thread.
-        const ROUNDS: u32 = 16;
+    /// The first moment of both directions, on the worker that has said the login's last line: a short session
+    /// needs no threads. Nothing is waited for but the sources, and that no longer than a worker may wait for
+    /// a client. What is not done by then is for threads, and is returned.
+    pub(super) fn copy_in_place(self: &Arc<Self>, begins: [Begin; 2]) -> [Option<Begin>; 2] {
+        /// Peers that say more have threads.
+        const ROUNDS: u32 = 32;
+        let mut begins = begins.map(Some);
+        let mut is_ready = [true; 2];
+        for _ in 0..ROUNDS {
+            for which in [Which::Up, Which::Down] {
+                let begin = &mut begins[which as usize];
+                let moved = begin
+                    .as_mut()
+                    .filter(|_| is_ready[which as usize])
+                    .map(|begin| self.move_at_once(which, begin));
+                match moved {
+                    None | Some(Ok(true)) => {}
+                    Some(Ok(false)) => return begins,
+                    Some(Err(outcome)) => {
+                        *begin = None;
+                        self.conclude_in_place(which, outcome);
+                    }
+                }
+            }
+            match self.wait_in_place(&begins) {
+                Some(ready) => is_ready = ready,
+                None => break,
+            }
+        }
+        begins
+    }
+
+    /// Waits for a moment until a source has something to say; which of them has, or `None` if none.
+    fn wait_in_place(&self, begins: &[Option<Begin>; 2]) -> Option<[bool; 2]> {
+        if begins.iter().all(Option::is_none) {
+            return None;
+        }
+        let limit = self.patience_awake()?.min(self.in_place());
+        let waits = |which: Which| begins[which as usize].as_ref().map(|_| self.source(which));
+        let sockets = [Which::Up, Which::Down].map(|which| waits(which).map(|leg| &*leg.socket));
+        // Whatever is wrong with a socket is found by reading it.
+        Some(wait_for_either(sockets, limit).unwrap_or([true; 2]))
+            .filter(|ready| *ready != [false; 2])
+    }
+
+    /// Passes on what is there, without waiting; false if the destination does not take it, or there is
+    /// much of it.
+    fn move_at_once(self: &Arc<Self>, which: Which, begin: &mut Begin) -> Result<bool, Outcome> {
         /// For the end of the stream, behind which there is nothing.
         const TO_END: Duration = Duration::from_millis(100);
-        let mut begin = begin;
+        let source = self.source(which);
         let mut small = Wiped([0; SMALL]);
-        for _ in 0..ROUNDS {
-            if !self.write_at_once(which, &mut begin)? {
-                return Ok(begin);
-            }
-            let n = match self.read_in_place(which, &mut small[..]) {
-                Ok(Got::Bytes(n)) => n,
-                Ok(Got::TimedOut) => return Ok(begin),
+        while self.write_at_once(which, begin)? {
+            match source.read_now(&mut small[..]) {
+                Ok(Got::TimedOut) => return Ok(true),
+                Ok(Got::Bytes(n)) => {
+                    begin.first = Zeroizing::new(small[..n].to_vec());
+                    if n == SMALL {
+                        return Ok(false);
+                    }
+                }
                 ended => {
                     let is_broken = ended.is_err();
                     return Err(self.pass_on_end(which, is_broken, &mut begin.pending, TO_END));
                 }
-            };
-            begin.first = Zeroizing::new(small[..n].to_vec());
-            if n == SMALL {
-                return Ok(begin);
             }
         }
-        Ok(begin)
+        Ok(false)
     }
 
     /// Writes what is begun without waiting; whether that was all.
@@ -148,14 +184,6 @@ impl Relay {
             begin.first.drain(..n);
         }
         Ok(true)
-    }
-
-    fn read_in_place(&self, which: Which, buf: &mut [u8]) -> Result<Got, NetError> {
-        let limit = self.in_place();
-        match self.patience_awake() {
-            Some(patience) => self.source(which).read_for(buf, patience.min(limit)),
-            None => Ok(Got::TimedOut),
-        }
     }
 
     /// The source has ended, or broke: its destination is told so.

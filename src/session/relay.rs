@@ -123,21 +123,32 @@ impl Relay {
             changed: Condvar::new(),
         });
         let first = |first, pending| Begin { first, pending };
-        relay.start(Which::Down, first(from_backend, pending));
-        relay.run_in_place(Which::Up, first(from_client, Vec::new()));
+        relay.begin_in_place([first(from_client, Vec::new()), first(from_backend, pending)]);
     }
 
-    /// Begins a direction on the worker; a thread goes on with what is not done in a moment.
-    fn run_in_place(self: &Arc<Self>, which: Which, begin: Begin) {
-        if self.in_place().is_zero() {
-            return self.start(which, begin);
+    /// Begins both directions on the worker; threads go on with what is not done in a moment.
+    fn begin_in_place(self: &Arc<Self>, begins: [Begin; 2]) {
+        let begun = match self.in_place().is_zero() {
+            true => Ok(begins.map(Some)),
+            false => caught(|| self.copy_in_place(begins)),
+        };
+        let Ok([up, down]) = begun else {
+            self.stop("internal error");
+            self.end_of(Which::Up);
+            return self.end_of(Which::Down);
+        };
+        for (which, begin) in [(Which::Down, down), (Which::Up, up)] {
+            if let Some(begin) = begin {
+                self.start(which, begin);
+            }
         }
-        rename(&self.thread_name(which));
-        match caught(|| self.copy_in_place(which, begin)).unwrap_or(Err(Outcome::Fault)) {
-            Ok(begin) => self.start(which, begin),
-            // That waits for nobody.
-            Err(Outcome::Finished) if !self.keeps_watch() => self.end_of(which),
-            Err(outcome) => self.on_thread(which, move |relay| relay.conclude(which, outcome)),
+    }
+
+    /// What follows when a direction has ended on the worker, which waits for nobody.
+    pub(super) fn conclude_in_place(self: &Arc<Self>, which: Which, outcome: Outcome) {
+        match outcome {
+            Outcome::Finished if !self.keeps_watch() => self.end_of(which),
+            outcome => self.on_thread(which, move |relay| relay.conclude(which, outcome)),
         }
     }
 
