@@ -4,11 +4,11 @@ use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::auth_server::AuthServer;
+use crate::common::auth_server::{Answer, AuthServer};
 use crate::common::line_client::LineClient;
 use crate::common::postern::Postern;
-use crate::common::proxy_to;
 use crate::common::wait::{self, PATIENCE};
+use crate::common::{proxy_to, service};
 use crate::legs::{End, Leg, Stage};
 use crate::peers::imap::imap_server;
 use crate::peers::unruly::{
@@ -68,6 +68,28 @@ fn logout_followed_by_a_half_close_gets_its_answer_from_dovecot() {
         let last = client.line();
         assert!(last.starts_with("z OK"), "{last}");
         client.expect_close();
+    }
+}
+
+/// Both directions are begun on the worker; threads come where a session goes on.
+#[test]
+fn a_session_that_says_goodbye_at_once_needs_no_threads_for_its_relay() {
+    let auth = AuthServer::start(move |_| Answer::ok(dovecot::shared().imap));
+    let server = service("imap", &auth, "");
+    let postern = Postern::start(&format!("[postern]\nclient_wait = 10s\n{server}"));
+    for _ in 0..5 {
+        let mut client = LineClient::imap_login(postern.address("imap"));
+        client.send("a NOOP");
+        client.lines_until("a OK");
+        client.send("z LOGOUT");
+        client.lines_until("z OK");
+        client.expect_close();
+        drop(client);
+        let names = postern.thread_names();
+        let of_relays = names.iter().filter(|name| {
+            name.as_str() == "idle" || name.ends_with(" up") || name.ends_with(" dn")
+        });
+        assert_eq!(of_relays.count(), 0, "{names:?}");
     }
 }
 

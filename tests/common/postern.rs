@@ -176,6 +176,14 @@ impl Postern {
         self.entries("task")
     }
 
+    /// Their names.
+    pub(crate) fn thread_names(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("it runs");
+        let files = tasks.flatten().map(|task| task.path().join("comm"));
+        let names = files.filter_map(|file| std::fs::read_to_string(file).ok());
+        names.map(|name| name.trim_end().to_owned()).collect()
+    }
+
     /// Descriptors the process has open.
     pub(crate) fn descriptors(&self) -> usize {
         self.entries("fd")
