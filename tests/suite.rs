@@ -4,6 +4,7 @@
 mod auth;
 mod backend;
 mod backend_capabilities;
+mod certificate_login;
 mod check_live;
 mod client_name;
 mod common;

@@ -8,10 +8,12 @@ use super::draft::{Draft, Drafts};
 use super::source::{At, Report, Section};
 use super::{ProxySsl, Starttls};
 use crate::protocol::Protocol;
-use crate::tls::{Acceptor, Connector, Problem, SessionCaches, VerifyClient};
+use crate::tls::{Acceptor, Connector, LoginFrom, Problem, SessionCaches, VerifyClient};
 
 const PROXY: &str = "proxy_ssl_";
 const AUTH_HTTP: &str = "auth_http_ssl_";
+
+const LOGIN_FROM: &str = "ssl_login_from";
 
 /// Own keys that are for client certificates alone.
 const OF_CLIENT_CERTIFICATES: [&str; 4] = [
@@ -42,8 +44,20 @@ pub(super) fn check_effect(drafts: &Drafts<'_>, report: &mut Report) {
     let is_ours = |key: &str| key == "auth_http_pass_client_cert";
     warn_unless(drafts, is_ours, has_certificates, text, report);
 
+    let text = "has no effect: no client is offered external";
+    let is_ours = |key: &str| key == LOGIN_FROM;
+    let offers_external = |draft: &Draft| {
+        let of_protocol = &draft.server.of_protocol;
+        let listed = Protocol::ALL.into_iter();
+        let mut listed = listed.flat_map(|protocol| &of_protocol[protocol].auth.sasl);
+        draft.server.tls.ssl_login_from == LoginFrom::Off
+            || listed.any(|mechanism| mechanism.is_proven_outside())
+    };
+    warn_unless(drafts, is_ours, offers_external, text, report);
+
     for (section, draft) in &drafts.servers {
         check_effect_in_server(section, draft, report);
+        check_login_from(section, drafts.mail, draft, report);
         check_trust(section, drafts.mail, draft, report);
     }
     for (section, draft) in &drafts.backends {
@@ -72,6 +86,24 @@ fn check_effect_in_server(section: &Section, draft: &Draft, report: &mut Report)
         {
             report.warning(at(section, key), "has no effect without ssl_verify_client");
         }
+    }
+}
+
+/// A certificate that nobody asks for names nobody.
+fn check_login_from(section: &Section, mail: Option<&Section>, draft: &Draft, report: &mut Report) {
+    const VERIFY: &str = "ssl_verify_client";
+    let tls = &draft.server.tls;
+    let is_asked = tls.ssl_verify_client != VerifyClient::Off || draft.has_failed(VERIFY);
+    if tls.ssl_login_from == LoginFrom::Off || is_asked || !may_have_tls(draft) {
+        return;
+    }
+    // The one line of [mail] may be for other servers, the other of this one.
+    let said_in = source(section, mail, LOGIN_FROM);
+    let verify_in = source(section, mail, VERIFY);
+    let has_own = verify_in.line == section.line && verify_in.lines(VERIFY).next().is_some();
+    if said_in.line == section.line || !has_own {
+        let text = "needs ssl_verify_client = on or optional beside it";
+        report.mistake(at(said_in, LOGIN_FROM), text);
     }
 }
 

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::log::TextLayout;
 use crate::protocol::Protocol::{self, Imap, Pop3, Smtp};
-use crate::tls::{Library, VerifyClient};
+use crate::tls::{Library, LoginFrom, VerifyClient};
 
 /// The kinds of sections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -1331,6 +1331,26 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "Whether clients are asked for a certificate: on refuses a client without a good one, \
          optional one with a bad one; with optional_no_ca its issuer may be unknown. The auth \
          server is told the result. Only with tls_library = rustls.",
+    ),
+    row(
+        "ssl_login_from",
+        MAIL,
+        "off | cn | email | san-email",
+        Text("off"),
+        Is(|d, v| {
+            let words = [
+                ("off", LoginFrom::Off),
+                ("cn", LoginFrom::CommonName),
+                ("email", LoginFrom::Email),
+                ("san-email", LoginFrom::SanEmail),
+            ];
+            put(&mut d.server.tls.ssl_login_from, one_of(v, &words))
+        }),
+        "Whose login it is where a client leaves the proof to its certificate (external in imap_auth \
+         and its like): the common name or the emailAddress of the subject, if there is exactly one, \
+         or any email address among the alternative names. The certificate must have verified. An \
+         empty login stands for the first name, another one is refused. With off the auth server \
+         judges.",
     ),
     row(
         "ssl_client_certificate",

@@ -5,7 +5,7 @@
 //! backend read the rows and know no mechanism by name, but for PLAIN, which is the one to fall back on.
 
 mod cram_md5;
-mod external;
+pub(crate) mod external;
 mod login;
 #[cfg(test)]
 pub(crate) mod made_up;
@@ -41,6 +41,8 @@ pub(crate) struct Credentials {
     pub salt: Option<String>,
     /// What the client wants to send, with `Method::NONE`.
     pub envelope: Option<Envelope>,
+    /// Whether a verified client certificate names the login (`ssl_login_from`): no other proof is needed.
+    pub by_certificate: bool,
 }
 
 /// What an SMTP client without login has said, free of control characters.
@@ -64,6 +66,7 @@ impl Credentials {
             secret,
             salt: None,
             envelope: None,
+            by_certificate: false,
         }
     }
 }

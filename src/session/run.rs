@@ -30,6 +30,7 @@ use crate::net::line::Line;
 use crate::net::proxy_protocol::{self, Header, Parsed};
 use crate::net::resolve::HostName;
 use crate::net::socket::{Deadline, Seen, WaitFor};
+use crate::sasl::external::{NotNamed, name_by_certificate};
 use crate::sasl::{Credentials, Method};
 use crate::session::dial::{candidates, dial};
 use crate::session::error::{Cause, Halt};
@@ -339,6 +340,12 @@ fn authenticate(
     client: &mut ClientConn,
     login: &mut Login,
 ) -> Result<Decision, Halt> {
+    if let Err(NotNamed) = take_certificates_name(session, login) {
+        let text = "the client's certificate does not name the login that it asks for";
+        session.log(Severity::Info, file!(), text);
+        let refusal = LoginRefusal::failed();
+        return Ok(Decision::Refused(allow_retry(session, refusal)));
+    }
     loop {
         if let Some(time) = login.ask_again {
             client.pause(time)?;
@@ -362,6 +369,22 @@ fn authenticate(
             }
         }
     }
+}
+
+/// `ssl_login_from`: the certificate says whose login it is, if the client leaves the proof to it.
+fn take_certificates_name(session: &mut Session, login: &mut Login) -> Result<(), NotNamed> {
+    let Some(credentials) = &mut login.presented else {
+        return Ok(());
+    };
+    let from = session.service.conf.tls.ssl_login_from;
+    name_by_certificate(credentials, session.tls.as_ref(), from)?;
+    if credentials.by_certificate {
+        session.set_login(&credentials.login);
+        session.log_debug(file!(), || {
+            "the client's certificate names the login".into()
+        });
+    }
+    Ok(())
 }
 
 /// Asks the authentication method once.

@@ -6,7 +6,8 @@ use std::fmt;
 use openssl::asn1::Asn1Time;
 use openssl::x509::X509;
 
-use super::settings::VerifyClient;
+use super::login_names;
+use super::settings::{LoginFrom, VerifyClient};
 
 /// OpenSSL's codes for a certificate whose issuer is not known; `optional_no_ca` lets them pass.
 const ISSUER_UNKNOWN: [i32; 4] = [18, 19, 20, 21];
@@ -28,6 +29,16 @@ pub(crate) struct Facts {
     pub peer: Option<PeerCertificate>,
     /// Whether an earlier session was resumed.
     pub resumed: bool,
+}
+
+impl Facts {
+    /// The logins that the peer's certificate names, in its own order; none unless it has verified.
+    pub(crate) fn logins(&self, from: LoginFrom) -> Vec<String> {
+        match (&self.verdict, &self.peer) {
+            (Verdict::Success, Some(peer)) => login_names::logins(&peer.pem, from),
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// Judgement of a peer's certificate.

@@ -13,6 +13,7 @@ mod facts;
 mod files;
 mod hello;
 mod keys;
+mod login_names;
 mod names;
 mod native;
 mod native_setup;
@@ -32,7 +33,8 @@ pub(crate) use connector::Connector;
 pub(crate) use error::{Problem, TlsError, TlsErrorKind};
 pub(crate) use facts::{CertificateRefusal, Facts, Verdict, certificate_refusal};
 pub(crate) use settings::{
-    ClientDirectives, ClientSettings, Library, ServerSettings, SessionCache, VerifyClient,
+    ClientDirectives, ClientSettings, Library, LoginFrom, ServerSettings, SessionCache,
+    VerifyClient,
 };
 pub(crate) use tickets::SessionCaches;
 

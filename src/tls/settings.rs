@@ -40,6 +40,20 @@ pub enum VerifyClient {
     OptionalNoCa,
 }
 
+/// `ssl_login_from`: what of a client's certificate is its login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum LoginFrom {
+    /// Nothing.
+    #[default]
+    Off,
+    /// The subject's common name.
+    CommonName,
+    /// The subject's emailAddress.
+    Email,
+    /// Each email address among the alternative names.
+    SanEmail,
+}
+
 /// `ssl_session_cache`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum SessionCache {
@@ -93,6 +107,8 @@ pub struct ServerSettings {
     pub ssl_session_timeout: Option<Duration>,
     /// Whether clients need a certificate.
     pub ssl_verify_client: VerifyClient,
+    /// What of a client's certificate is the login that EXTERNAL may ask for.
+    pub ssl_login_from: LoginFrom,
     /// Trusted issuers of client certificates, named to clients.
     pub ssl_client_certificate: Option<PathBuf>,
     /// Further trusted issuers, not named to clients.

@@ -320,7 +320,7 @@ fn attribute(attribute: &AttributeTypeAndValue) -> String {
 }
 
 /// The text of a string type; `None` for all other types.
-fn characters(value: &Any) -> Option<String> {
+pub(super) fn characters(value: &Any) -> Option<String> {
     let bytes = value.value();
     match value.tag() {
         Tag::Utf8String => String::from_utf8(bytes.to_vec()).ok(),

@@ -32,6 +32,7 @@ copy_extensions = copy
 [any]
 organizationName = optional
 commonName = supplied
+emailAddress = optional
 ";
 
 /// A certificate and its key, both PEM files; the key has no passphrase.
