@@ -92,7 +92,7 @@ pub(crate) fn message(login: &str, password: &Secret) -> Result<Message, String>
     }
     let identity = Identity {
         authzid: None,
-        login: login.as_bytes(),
+        login: login.as_bytes().into(),
         secret: password,
     };
     let encoded = match PLAIN.to_backend {

@@ -3,7 +3,7 @@
 
 use crate::common::line_client::LineClient;
 use crate::common::postern::Postern;
-use crate::peers::{Peer, Talk};
+use crate::peers::{Peer, answering as backend};
 
 /// `user=bob^Aauth=Bearer tok^A^A`
 const XOAUTH2: &str = "dXNlcj1ib2IBYXV0aD1CZWFyZXIgdG9rAQE=";
@@ -11,18 +11,6 @@ const XOAUTH2: &str = "dXNlcj1ib2IBYXV0aD1CZWFyZXIgdG9rAQE=";
 const OAUTHBEARER: &str = "bixhPWJvYiwBYXV0aD1CZWFyZXIgdG9rAQE=";
 /// `^@bob^@pw`
 const PLAIN: &str = "AGJvYgBwdw==";
-
-/// A backend that answers a line by what it begins with; a line that nobody expects is BAD.
-fn backend(greeting: &'static str, answers: &'static [(&'static str, &'static str)]) -> Peer {
-    Peer::start(move |talk: &mut Talk| {
-        talk.say(greeting)?;
-        loop {
-            let line = talk.line()?;
-            let answer = answers.iter().find(|(begin, _)| line.starts_with(begin));
-            talk.say(answer.map_or("BAD", |(_, answer)| answer))?;
-        }
-    })
-}
 
 /// Fixed capabilities: nobody asks but for a login.
 fn proxy(protocol: &str, backend: &Peer, more: &str) -> Postern {

@@ -29,6 +29,7 @@ mod legs;
 mod limits;
 mod listen;
 mod log;
+mod master;
 mod mechanisms;
 mod passthrough;
 mod peers;

@@ -118,6 +118,7 @@ impl AuthHttp {
                 ssl: conf.proxy_ssl,
                 connector,
                 smtp_auth: conf.proxy_smtp_auth,
+                master: conf.master.clone(),
             },
         }
     }
@@ -379,9 +380,7 @@ impl Answer<'_> {
         if let Some(password) = self.filled(PASSWORD) {
             grant.set_password(password);
         }
-        let is_optional = self.method.protocol.record().backend_login.is_optional();
-        let is_left_out = is_optional && (!grant.smtp_auth || grant.without_login);
-        if !is_left_out && !grant.has_password() {
+        if grant.needs_login(self.method.protocol) && !grant.has_password() {
             return Err(self.unusable("did not send password"));
         }
         if credentials.authzid.is_some() {
@@ -392,6 +391,7 @@ impl Answer<'_> {
                 )));
             }
             grant.authzid = repeated;
+            grant.user = grant.acts_for().to_ascii_lowercase();
         }
         Ok(Verdict::Granted(Box::new(grant)))
     }

@@ -84,7 +84,9 @@ impl Authenticator for Passthrough {
         grant.smtp_auth = self.protocol.record().backend_login.is_optional();
         grant.passthrough = true;
         grant.authzid = credentials.authzid.clone();
-        grant.user = full.to_ascii_lowercase();
+        let named = credentials.authzid.as_deref();
+        let acts_for = named.map_or_else(|| full.clone(), |named| self.with_domain(named));
+        grant.user = acts_for.to_ascii_lowercase();
         grant.login = self.for_backend(full, &credentials.login);
         if !grant.has_password() {
             return Ok(Verdict::Refused(LoginRefusal::failed_unseen()));

@@ -2,12 +2,13 @@
 //!
 //! Who grants it is `auth`'s business, how it is said to the backend the dialects'.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Backend;
-use crate::config::{AuthMechanism, ProxyProtocol, ProxySsl, Xclient};
+use crate::config::{AuthMechanism, MasterLogin, ProxyProtocol, ProxySsl, Xclient};
 use crate::net::line::Bare;
 use crate::protocol::{BackendLogin, Protocol};
 use crate::sasl::{Credentials, Identity, Mechanism, Message, Method, PLAIN, ToBackend};
@@ -66,11 +67,12 @@ pub(crate) struct Grant {
     /// Limit of one connect, within the login's time.
     pub connect_timeout: Option<Duration>,
     /// Who it is, by one name whatever the protocol: by this, sessions of a user are counted and hosts chosen.
-    /// In lower case, with `login_domain`; not what `strip_domain` leaves for the backend.
+    /// In lower case, with `login_domain`; not what `strip_domain` leaves for the backend. Where a client acts
+    /// for somebody else, that one.
     pub user: Vec<u8>,
-    /// Login towards the backend.
+    /// The user's login towards the backend.
     pub login: Vec<u8>,
-    /// Authorization identity towards the backend.
+    /// The client's own authorization identity.
     pub authzid: Option<Vec<u8>>,
     /// Whether an SMTP backend is logged in to with AUTH.
     pub smtp_auth: bool,
@@ -80,6 +82,8 @@ pub(crate) struct Grant {
     pub token_of: Option<Method>,
     /// Whether the backend decides: its refusal is the client's, who may try again.
     pub passthrough: bool,
+    /// By whom the backend is entered; `None` is by the user.
+    master: Option<Arc<MasterLogin>>,
     /// How the client logged in.
     method: Method,
     secret: Option<Secret>,
@@ -98,6 +102,8 @@ pub(crate) struct AddressSettings {
     pub connector: Result<Connector, String>,
     /// Whether an SMTP server is logged in to with AUTH.
     pub smtp_auth: bool,
+    /// By whom it is entered; `None` is by the user.
+    pub master: Option<Arc<MasterLogin>>,
 }
 
 impl Grant {
@@ -117,6 +123,7 @@ impl Grant {
             mechanism: AuthMechanism::Auto,
             connect_timeout: None,
             smtp_auth: settings.smtp_auth,
+            master: settings.master.clone(),
             ..Self::of(Target::Address { host, port }, credentials)
         }
     }
@@ -135,6 +142,7 @@ impl Grant {
             connector: backend.connector.clone(),
             mechanism: conf.auth_mechanism,
             connect_timeout: Some(conf.connect_timeout),
+            master: conf.master.clone(),
             ..Self::of(Target::Backend(Arc::clone(backend)), credentials)
         }
     }
@@ -156,38 +164,84 @@ impl Grant {
             without_login: credentials.envelope.is_some(),
             token_of: Some(credentials.method).filter(|method| method.is_oauth()),
             passthrough: false,
+            master: None,
             method: credentials.method,
             secret: passable.then(|| credentials.secret.clone()),
         }
     }
 
-    /// Gives the login another password.
+    /// Gives the login another password, by which the user enters the backend himself, master login or not.
     pub(crate) fn set_password(&mut self, password: &[u8]) {
         self.secret = Some(password.into());
         self.token_of = None;
+        self.master = None;
     }
 
     /// Whether there is anything to log in with.
     pub(crate) fn has_password(&self) -> bool {
-        self.secret.is_some()
+        self.master().is_some() || self.secret.is_some()
     }
 
-    /// What to log in with.
-    ///
-    /// # Errors
-    /// There is nothing: the client's method shows no password, and the auth server sent none.
-    pub(crate) fn secret(&self) -> Result<&Secret, CannotLogIn> {
-        self.secret
-            .as_ref()
-            .ok_or(CannotLogIn::NoPassword(self.method))
+    /// Whether the backend has to be logged in to, as far as the protocol and the client have a choice.
+    pub(crate) fn needs_login(&self, protocol: Protocol) -> bool {
+        let is_optional = protocol.record().backend_login.is_optional();
+        !is_optional || (self.smtp_auth && !self.without_login)
     }
 
-    /// The bytes of `secret`.
+    /// In whose name the session is: the user, or whom a client acts for.
+    pub(crate) fn acts_for(&self) -> &[u8] {
+        self.authzid.as_deref().unwrap_or(&self.login)
+    }
+
+    /// By whom the backend is entered. Never where it decides about logins: it would let everybody in.
+    fn master(&self) -> Option<&MasterLogin> {
+        self.master.as_deref().filter(|_| !self.passthrough)
+    }
+
+    /// To whom the login goes, and by whom, for the log.
+    pub(crate) fn way(&self) -> String {
+        match self.master() {
+            Some(_) => format!("{}, by master_user", self.target),
+            None => self.target.to_string(),
+        }
+    }
+
+    /// As whom, and with what, the backend is logged in to.
     ///
     /// # Errors
-    /// As `secret`.
-    pub(crate) fn password(&self) -> Result<&[u8], CannotLogIn> {
-        Ok(self.secret()?.expose())
+    /// There is nothing to log in with: the client's method shows no password, the auth server sent none,
+    /// and there is no master login.
+    pub(crate) fn identity(&self) -> Result<Identity<'_>, CannotLogIn> {
+        let Some(master) = self.master() else {
+            let secret = self.secret.as_ref();
+            return Ok(Identity {
+                authzid: self.authzid.as_deref(),
+                login: (&self.login).into(),
+                secret: secret.ok_or(CannotLogIn::NoPassword(self.method))?,
+            });
+        };
+        let user = master.user.as_bytes();
+        let (authzid, login) = match master.separator {
+            None => (Some(self.acts_for()), Cow::Borrowed(user)),
+            Some(separator) => {
+                let separator = separator.to_string();
+                let login = [self.acts_for(), separator.as_bytes(), user].concat();
+                (None, Cow::Owned(login))
+            }
+        };
+        Ok(Identity {
+            authzid,
+            login,
+            secret: &master.password,
+        })
+    }
+
+    /// Whether the backend is told in whose name the login is, apart from the login.
+    fn says_authzid(&self) -> bool {
+        match self.master() {
+            Some(master) => master.separator.is_none(),
+            None => self.authzid.is_some(),
+        }
     }
 
     /// A mechanism's message for the backend.
@@ -198,11 +252,7 @@ impl Grant {
         &self,
         mechanism: &'static Mechanism,
     ) -> Result<Message, CannotLogIn> {
-        let identity = Identity {
-            authzid: self.authzid.as_deref(),
-            login: &self.login,
-            secret: self.secret()?,
-        };
+        let identity = self.identity()?;
         match mechanism.to_backend {
             ToBackend::Message(encode) => encode(&identity).ok_or(CannotLogIn::NulInLogin),
             // No dialect chooses one that is never used, or asks for the message of one that has two.
@@ -213,19 +263,26 @@ impl Grant {
     /// The mechanism that is settled before the backend has said what it offers, where the protocol has
     /// a login command too; `None` leaves it to that command, or to `token_mechanism`.
     pub(crate) fn settled_mechanism(&self) -> Option<&'static Mechanism> {
-        if let AuthMechanism::Fixed(mechanism) = self.mechanism
-            && let ToBackend::Message(_) = mechanism.to_backend
-        {
-            return Some(mechanism);
-        }
         // An authorization identity goes with SASL PLAIN alone (RFC 4616).
-        self.authzid.is_some().then_some(&PLAIN)
+        if self.says_authzid() {
+            return Some(&PLAIN);
+        }
+        match self.mechanism {
+            AuthMechanism::Fixed(mechanism) => match mechanism.to_backend {
+                ToBackend::Message(_) => Some(mechanism),
+                ToBackend::TwoAnswers | ToBackend::Never => None,
+            },
+            AuthMechanism::Auto | AuthMechanism::Off => None,
+        }
     }
 
     /// The mechanism where SASL alone can log in, by the names that the backend lists, if it lists any.
     /// As Angie: PLAIN, whether it is listed or not, unless only others are. A configured backend is given
     /// a token as a token first.
     pub(crate) fn sasl_mechanism(&self, listed: &[String]) -> &'static Mechanism {
+        if self.says_authzid() {
+            return &PLAIN;
+        }
         if let AuthMechanism::Fixed(mechanism) = self.mechanism {
             return mechanism;
         }
@@ -237,16 +294,18 @@ impl Grant {
             return mechanism;
         }
         let mut for_password = Mechanism::for_backends().filter(|row| !row.method.is_oauth());
-        match self.authzid {
-            Some(_) => &PLAIN,
-            None => for_password.find(|row| offers(row)).unwrap_or(&PLAIN),
-        }
+        for_password.find(|row| offers(row)).unwrap_or(&PLAIN)
     }
 
     /// Whether the secret is a token that a configured backend should get as a token.
     pub(crate) fn asks_for_token_mechanisms(&self) -> bool {
         let configured = matches!(self.target, Target::Backend(_));
-        configured && self.token_of.is_some() && self.mechanism == AuthMechanism::Auto
+        configured && self.token().is_some() && self.mechanism == AuthMechanism::Auto
+    }
+
+    /// The OAuth mechanism that the client used, if its token is what the backend is entered with.
+    fn token(&self) -> Option<Method> {
+        self.token_of.filter(|_| self.master().is_none())
     }
 
     /// The mechanism by which a token can go on: the client's own, or else another one.
@@ -254,7 +313,7 @@ impl Grant {
         &self,
         offered: impl Fn(&Mechanism) -> bool,
     ) -> Option<&'static Mechanism> {
-        let own = self.token_of?;
+        let own = self.token()?;
         let for_tokens = Mechanism::for_backends().filter(|row| row.method.is_oauth());
         let mut offered: Vec<_> = for_tokens.filter(|row| offered(row)).collect();
         offered.sort_by_key(|row| row.method != own);
@@ -266,20 +325,31 @@ impl Grant {
         let of_client = Self {
             smtp_auth: self.smtp_auth,
             mechanism: self.mechanism,
+            passthrough: self.passthrough,
+            master: self.master.clone(),
             ..Self::of(self.target.clone(), credentials)
         };
         of_client.is_sayable(protocol)
     }
 
-    /// Whether login and password can be said to the backend without breaking a line or a field.
+    /// Whether login and password can be said to the backend without breaking a line or a field, and a master
+    /// login for nobody else than the user.
     pub(crate) fn is_sayable(&self, protocol: Protocol) -> bool {
-        let secret = self.secret.as_ref().map(Secret::expose).unwrap_or_default();
+        if self.needs_login(protocol)
+            && let Some(master) = self.master()
+            && !may_be_named(self.acts_for(), master)
+        {
+            return false;
+        }
+        let identity = self.identity().ok();
+        let secret = identity.as_ref().map(|identity| identity.secret.expose());
+        let login = identity.as_ref().map(|identity| &*identity.login);
         let fields = [
-            &self.login,
-            secret,
-            self.authzid.as_deref().unwrap_or_default(),
+            login.unwrap_or(&self.login),
+            secret.unwrap_or_default(),
+            self.acts_for(),
         ];
-        let by_plain = self.mechanism == AuthMechanism::Fixed(&PLAIN) || self.authzid.is_some();
+        let by_plain = self.mechanism == AuthMechanism::Fixed(&PLAIN) || self.says_authzid();
         let has_nul = || fields.iter().any(|field| field.contains(&0));
         match protocol.record().backend_login {
             _ if by_plain => !has_nul(),
@@ -289,6 +359,14 @@ impl Grant {
             BackendLogin::Sasl => !self.smtp_auth || !has_nul(),
         }
     }
+}
+
+/// Whether a master login can be for this user: an empty name would be the master's own, and one with the
+/// separator in it, or a control character, another one than was found good.
+fn may_be_named(user: &[u8], master: &MasterLogin) -> bool {
+    let separator = |byte: u8| master.separator == Some(char::from(byte));
+    let is_odd = |&byte: &u8| byte.is_ascii_control() || separator(byte);
+    !user.is_empty() && !user.iter().any(is_odd)
 }
 
 /// Why a grant cannot be said to a backend.
@@ -320,3 +398,6 @@ impl fmt::Display for CannotLogIn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

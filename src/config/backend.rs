@@ -4,11 +4,12 @@
 
 use std::fmt;
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::{Host, host_and_port, port};
 use super::value::{list, shown};
-use super::{ProxyProtocol, ProxySsl, Xclient};
+use super::{MasterLogin, ProxyProtocol, ProxySsl, Xclient};
 use crate::protocol::{PerProtocol, Protocol, Purpose};
 use crate::sasl::Mechanism;
 use crate::tls::ClientSettings;
@@ -37,6 +38,8 @@ pub struct Backend {
     pub proxy_protocol: ProxyProtocol,
     /// Whether the hosts' SMTP is told about the client.
     pub xclient: Xclient,
+    /// By whom the hosts are entered; `None` is by the user.
+    pub master: Option<Arc<MasterLogin>>,
     /// How to log in.
     pub auth_mechanism: AuthMechanism,
     /// Which host gets a session.

@@ -15,6 +15,7 @@ use super::check_backends;
 use super::check_tls;
 use super::directives;
 use super::draft::{Draft, Drafts};
+use super::master;
 use super::mistake::MistakeKind;
 use super::source::{At, Report, Section};
 use super::value::shown;
@@ -49,6 +50,7 @@ pub(super) fn check(drafts: Drafts<'_>, files: Files, report: &mut Report) -> Co
     }
 
     check_backends::check(&drafts, report);
+    master::check(&drafts, report);
     if files == Files::Read {
         check_tls::check_engines(&drafts, report);
         check_backends::check_maps(&drafts, report);
@@ -166,6 +168,9 @@ fn describe_backend(text: &mut String, backend: &Backend, servers: &[Server]) {
         Balance::Failover => "",
         Balance::RoundRobin => "  round_robin",
     });
+    if let Some(master) = &backend.master {
+        let _ = write!(text, "  master_user {}", master.user);
+    }
     text.push('\n');
 }
 
@@ -425,6 +430,7 @@ fn check_server(
         name: name.to_owned(),
         protocol: protocol.unwrap_or(Protocol::Imap),
         auth: auth.unwrap_or(AuthKind::Http),
+        master: draft.master.finish(),
         proxy_smtp_auth: draft.server.proxy_smtp_auth || auth.is_some_and(AuthKind::passes_through),
         error_log: draft.error_log,
         error_log_user_tag: draft.error_log_user_tag,

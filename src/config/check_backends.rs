@@ -78,6 +78,7 @@ pub(super) fn finish(section: &Section, draft: Draft, report: &Report) -> Backen
         proxy_tls: shared.proxy_tls,
         proxy_protocol: shared.proxy_protocol,
         xclient: shared.xclient,
+        master: draft.master.finish(),
         ..draft.backend
     }
 }
@@ -428,6 +429,6 @@ fn names<'a>(drafts: &Drafts<'a>) -> Vec<&'a str> {
     backends.map(|(section, _)| name(section)).collect()
 }
 
-fn name(section: &Section) -> &str {
+pub(super) fn name(section: &Section) -> &str {
     section.name.split(' ').nth(1).unwrap_or_default()
 }

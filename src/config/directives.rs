@@ -1056,6 +1056,38 @@ pub(super) static DIRECTIVES: &[Directive] = &[
     )
     .only(Smtp),
     row(
+        "master_user",
+        TO_BACKEND,
+        WORD,
+        Unset("none: backends are entered by the user, with the user's password"),
+        Is(|d, v| Ok(d.master.set_user(v)?)),
+        "Enters backends by this master user in the name of the user, once that one has been found \
+         good: then no password of the user's is needed. SASL PLAIN says so, with the user as \
+         authorization identity; SMTP needs proxy_smtp_auth. An Auth-Pass of the auth server's \
+         counts more. Not for backends of auth = passthrough, which check the user's password.",
+    )
+    .example("postern"),
+    row(
+        "master_password",
+        TO_BACKEND,
+        "password",
+        Unset("none"),
+        Is(|d, v| Ok(d.master.set_password(v)?)),
+        "The password of master_user. Who has it reads everybody's mail: let nobody else read this \
+         file.",
+    )
+    .example("a-long-random-password"),
+    row(
+        "master_separator",
+        TO_BACKEND,
+        "punctuation mark",
+        Unset("none: SASL PLAIN says for whom the login is"),
+        Is(|d, v| Ok(d.master.set_separator(v)?)),
+        "Says for whom the login is in the login itself: the user, this character, master_user \
+         (Dovecot: auth_master_user_separator). A user with it in the name is refused.",
+    )
+    .example("*"),
+    row(
         "xclient",
         TO_BACKEND,
         "on | off | auto | full",

@@ -10,6 +10,7 @@ use crate::log::{LogTarget, TextLayout};
 
 use super::directives::{self, DIRECTIVES, DefaultValue, Directive, SectionKind, Setter};
 use super::listen::Lookup;
+use super::master::MasterDraft;
 use super::mistake::{MistakeKind, WrongValue};
 use super::route::REJECT;
 use super::source::{At, Report, Section};
@@ -40,6 +41,8 @@ pub(super) struct Draft {
     pub(super) protocol: Option<Protocol>,
     /// `auth`, if it is said.
     pub(super) auth: Option<AuthKind>,
+    /// `master_user` and what belongs to it.
+    pub(super) master: MasterDraft,
     /// Of the process or the server.
     pub(super) error_log: Vec<LogTarget>,
     /// Of the process or the server.
@@ -86,6 +89,7 @@ impl Draft {
             routes: Vec::new(),
             protocol: None,
             auth: None,
+            master: MasterDraft::default(),
             error_log: Vec::new(),
             error_log_user_tag: Vec::new(),
             listen_lines: Vec::new(),
@@ -413,6 +417,7 @@ fn empty_server() -> Server {
         proxy_protocol: ProxyProtocol::Off,
         proxy_smtp_auth: false,
         xclient: Xclient::Off,
+        master: None,
         set_real_ip_from: Vec::new(),
         plain_login_answer: PlainLoginAnswer::Said,
         starttls: Starttls::Off,
@@ -440,6 +445,7 @@ fn empty_backend() -> Backend {
         proxy_tls: ClientSettings::default(),
         proxy_protocol: ProxyProtocol::Off,
         xclient: Xclient::Off,
+        master: None,
         auth_mechanism: AuthMechanism::Auto,
         balance: Balance::Failover,
         connect_timeout: Duration::ZERO,

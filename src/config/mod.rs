@@ -14,6 +14,7 @@ mod directives;
 mod draft;
 mod listen;
 mod log_target;
+mod master;
 mod mistake;
 mod names;
 mod reference;
@@ -27,6 +28,7 @@ mod value;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -40,6 +42,7 @@ use crate::tls;
 pub use backend::{AuthMechanism, Backend, BackendHost, Balance};
 pub use check::describe;
 pub use directives::{KnownDirective, ValueShape, known_directive};
+pub use master::MasterLogin;
 pub use mistake::{Mistake, MistakeKind};
 pub(crate) use names::{Names, names};
 pub use reference::{manual, reference, sample};
@@ -293,6 +296,8 @@ pub struct Server {
     pub proxy_smtp_auth: bool,
     /// Whether SMTP backends are told about the client.
     pub xclient: Xclient,
+    /// By whom servers are entered that the auth server names; `None` is by the user.
+    pub master: Option<Arc<MasterLogin>>,
     /// Peers whose PROXY header replaces the client's address.
     pub set_real_ip_from: Vec<TrustedPeer>,
     /// How a login before TLS is refused, where that is required.

@@ -91,6 +91,7 @@ fn a_made_up_mechanism_goes_on_to_a_backend_through_its_row() {
         ssl: ProxySsl::Off,
         connector: Err(String::new()),
         smtp_auth: true,
+        master: None,
     };
     let mut grant = Grant::to_address("192.0.2.1".into(), 25, &settings, &credentials);
     let lists = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();

@@ -68,6 +68,6 @@ impl Steps for MadeUp {
 }
 
 fn encode(identity: &Identity<'_>) -> Option<Message> {
-    let parts = [identity.login, b"/", identity.secret.expose()];
+    let parts = [&identity.login[..], b"/", identity.secret.expose()];
     Some(Zeroizing::new(parts.concat()))
 }

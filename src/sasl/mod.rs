@@ -13,6 +13,7 @@ mod oauth;
 pub(crate) mod plain;
 pub(crate) mod shown;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use base64::Engine as _;
@@ -189,7 +190,7 @@ pub(crate) struct Identity<'a> {
     /// Authorization identity.
     pub(crate) authzid: Option<&'a [u8]>,
     /// Authentication identity.
-    pub(crate) login: &'a [u8],
+    pub(crate) login: Cow<'a, [u8]>,
     /// Password or token.
     pub(crate) secret: &'a Secret,
 }

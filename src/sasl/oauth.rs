@@ -71,7 +71,7 @@ pub(super) fn encode_xoauth2(identity: &Identity<'_>) -> Option<Message> {
     let token = identity.secret.expose();
     Some(message(&[
         b"user=",
-        identity.login,
+        &identity.login,
         b"\x01auth=Bearer ",
         token,
         b"\x01\x01",
@@ -81,7 +81,7 @@ pub(super) fn encode_xoauth2(identity: &Identity<'_>) -> Option<Message> {
 /// Builds OAUTHBEARER's message for a backend.
 pub(super) fn encode_oauthbearer(identity: &Identity<'_>) -> Option<Message> {
     let mut name = Vec::with_capacity(identity.login.len());
-    for &byte in identity.login {
+    for &byte in identity.login.iter() {
         match byte {
             b',' => name.extend_from_slice(b"=2C"),
             b'=' => name.extend_from_slice(b"=3D"),
@@ -174,7 +174,7 @@ mod tests {
     fn what_is_encoded_parses_to_the_same() {
         let identity = Identity {
             authzid: None,
-            login: b"a,b=c",
+            login: b"a,b=c".into(),
             secret: &Secret::from(&b"t.k"[..]),
         };
         let message = encode_oauthbearer(&identity).expect("a message");

@@ -1,6 +1,8 @@
 //! PLAIN (RFC 4616): authorization identity, NUL, login, NUL, password.
 
-use super::{Credentials, Identity, Malformed, Message, Method, OneMessage, Steps};
+use super::{
+    Credentials, Identity, Malformed, Mechanism, Message, Method, OneMessage, PLAIN, Steps,
+};
 
 /// Begins an exchange.
 pub(super) fn begin(_: &str) -> Box<dyn Steps> {
@@ -31,7 +33,7 @@ pub(crate) fn parse(message: &[u8]) -> Result<Credentials, Malformed> {
 /// Builds the message for a backend; `None` if a field has a NUL in it.
 pub(super) fn encode(identity: &Identity<'_>) -> Option<Message> {
     let authzid = identity.authzid.unwrap_or_default();
-    let fields = [authzid, identity.login, identity.secret.expose()];
+    let fields = [authzid, &identity.login, identity.secret.expose()];
     if fields.iter().any(|field| field.contains(&0)) {
         return None;
     }
@@ -39,10 +41,17 @@ pub(super) fn encode(identity: &Identity<'_>) -> Option<Message> {
     let mut message = Message::new(Vec::with_capacity(length));
     message.extend_from_slice(authzid);
     message.push(0);
-    message.extend_from_slice(identity.login);
+    message.extend_from_slice(&identity.login);
     message.push(0);
     message.extend_from_slice(identity.secret.expose());
     Some(message)
+}
+
+impl Mechanism {
+    /// Whether a backend can be told by it, apart from who logs in, as whom (RFC 4422, section 2).
+    pub(crate) fn carries_authzid(&self) -> bool {
+        *self == PLAIN
+    }
 }
 
 #[cfg(test)]
@@ -69,14 +78,14 @@ mod tests {
     fn what_is_encoded_parses_to_the_same() {
         let mut identity = Identity {
             authzid: Some(b"a"),
-            login: b"b c",
+            login: b"b c".into(),
             secret: &Secret::from(&b"p\r\nw"[..]),
         };
         let message = encode(&identity).expect("no NUL");
         let read = parse(&message).expect("good");
         assert_eq!(read.login, b"b c");
         assert_eq!(read.secret.expose(), b"p\r\nw");
-        identity.login = b"b\0";
+        identity.login = b"b\0".into();
         assert!(encode(&identity).is_none());
     }
 }

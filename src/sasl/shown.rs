@@ -198,7 +198,7 @@ impl Said {
     ) -> impl Iterator<Item = Message> + use<'a> {
         let identity = Identity {
             authzid,
-            login: &self.login,
+            login: (&self.login).into(),
             secret: &self.secret,
         };
         Mechanism::all().filter_map(move |row| match row.to_backend {
@@ -294,7 +294,7 @@ mod tests {
         secrets.add(b"bob@x", None, &token);
         let identity = Identity {
             authzid: None,
-            login: b"bob@x",
+            login: b"bob@x".into(),
             secret: &token,
         };
         for encode in [oauth::encode_xoauth2, oauth::encode_oauthbearer] {

@@ -320,11 +320,10 @@ fn log_in(
         match authenticate(session, client, login)? {
             Decision::Granted(grant) => {
                 session.set_login(&grant.login);
-                if let Ok(secret) = grant.secret() {
-                    let authzid = grant.authzid.as_deref();
-                    session.secrets.add(&grant.login, authzid, secret);
+                if let Ok(said) = grant.identity() {
+                    session.secrets.add(&said.login, said.authzid, said.secret);
                 }
-                session.log_debug(file!(), || format!("login goes to {}", grant.target));
+                session.log_debug(file!(), || format!("login goes to {}", grant.way()));
                 session.begin_login();
                 login.grant = Some(grant);
             }

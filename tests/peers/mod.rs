@@ -125,6 +125,21 @@ impl Drop for Peer {
     }
 }
 
+/// A peer that answers a line by what it begins with; a line that nobody expects is BAD.
+pub(crate) fn answering(
+    greeting: &'static str,
+    answers: &'static [(&'static str, &'static str)],
+) -> Peer {
+    Peer::start(move |talk: &mut Talk| {
+        talk.say(greeting)?;
+        loop {
+            let line = talk.line()?;
+            let answer = answers.iter().find(|(begin, _)| line.starts_with(begin));
+            talk.say(answer.map_or("BAD", |(_, answer)| answer))?;
+        }
+    })
+}
+
 /// The small server of a protocol that answers properly.
 pub(crate) fn server_of(protocol: &str) -> fn(&mut Talk) -> io::Result<()> {
     match protocol {

@@ -205,14 +205,20 @@ fn ok_grants_the_clients_login_to_the_named_address() {
         Target::Backend(backend) => panic!("{backend:?}"),
     }
     assert_eq!(grant.login, b"bob");
-    assert_eq!(grant.password(), Ok(&b"p w"[..]));
+    assert_eq!(
+        grant.identity().map(|said| said.secret.expose()),
+        Ok(&b"p w"[..])
+    );
     assert_eq!(grant.mechanism, AuthMechanism::Auto);
     let renamed = format!("{OK}\r\nAuth-User: b\r\nAuth-Pass: q");
     let Ok(Verdict::Granted(grant)) = verdict(&renamed) else {
         panic!("not granted");
     };
     assert_eq!(
-        (grant.login.as_slice(), grant.password()),
+        (
+            grant.login.as_slice(),
+            grant.identity().map(|said| said.secret.expose())
+        ),
         (&b"b"[..], Ok(&b"q"[..]))
     );
 }

@@ -135,11 +135,11 @@ impl ImapTalk {
         if (fixed.is_some() || chooses) && self.capabilities.is_empty() {
             self.ask_for_login(backend)?;
         }
+        let is_offered = |row: &Mechanism| self.offers(&format!("AUTH={}", row.name));
         if fixed.is_none() && chooses {
-            let offered = |mechanism: &Mechanism| self.offers(&format!("AUTH={}", mechanism.name));
-            return Ok(grant.token_mechanism(offered));
+            return Ok(grant.token_mechanism(is_offered));
         }
-        if fixed.is_none() && self.offers("LOGINDISABLED") {
+        if self.offers("LOGINDISABLED") && !fixed.is_some_and(is_offered) {
             let configured = matches!(grant.target, Target::Backend(_));
             if configured && grant.mechanism == AuthMechanism::Auto && self.offers("AUTH=PLAIN") {
                 return Ok(Some(&PLAIN));
@@ -165,8 +165,8 @@ impl ImapTalk {
         backend: &mut BackendConn<'_>,
         grant: &Grant,
     ) -> Result<Line, BackendError> {
-        let login = grant.login.as_slice();
-        let password = grant.password()?;
+        let identity = grant.identity()?;
+        let (login, password) = (&*identity.login, identity.secret.expose());
         backend.set_step(BackendStep::SendingLogin);
         let size = format!(" LOGIN {{{}}}", login.len());
         backend.send(&line(&[&self.tag, size.as_bytes()]))?;

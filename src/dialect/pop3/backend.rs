@@ -107,12 +107,13 @@ impl Pop3Talk {
     ) -> Result<Line, BackendError> {
         // `Grant::is_sayable` has made sure of both before the backend was dialled.
         let broken = || BackendError::Internal("login or password would break the line".into());
-        let login = Bare::new(&grant.login).ok_or_else(broken)?;
+        let identity = grant.identity()?;
+        let login = Bare::new(&identity.login).ok_or_else(broken)?;
         backend.set_step(BackendStep::SendingUser);
         backend.send(&line(&[b"USER ", login.bytes()]))?;
         read_ok(backend, RefusalKind::Login)?;
 
-        let password = Bare::new(grant.password()?).ok_or_else(broken)?;
+        let password = Bare::new(identity.secret.expose()).ok_or_else(broken)?;
         backend.set_step(BackendStep::SendingPassword);
         let password = password.bytes();
         backend.send_credentials(&line(&[b"PASS ", password]), password.len())?;

@@ -172,14 +172,14 @@ impl SmtpTalk {
         grant: &Grant,
         mechanism: &'static Mechanism,
     ) -> Result<(), BackendError> {
-        let password = grant.password()?;
+        let identity = grant.identity()?;
         let command = line(&[b"AUTH ", mechanism.name.as_bytes()]);
         send(backend, BackendStep::SendingAuth, &command)?;
         read_reply(backend, &[b"334"], RefusalKind::Login, None)?;
-        let login = line(&[&encode(&grant.login)]);
+        let login = line(&[&encode(&identity.login)]);
         send(backend, BackendStep::SendingAuth, &login)?;
         read_reply(backend, &[b"334"], RefusalKind::Login, None)?;
-        let password = encode(password);
+        let password = encode(identity.secret.expose());
         backend.set_step(BackendStep::SendingAuth);
         backend.send_credentials(&line(&[&password]), password.len())?;
         read_reply(backend, &[b"235"], RefusalKind::Login, None).map(drop)
@@ -248,7 +248,8 @@ impl SmtpTalk {
         let Some(client) = &self.client else {
             return Ok(());
         };
-        let login = (!grant.login.is_empty() && !grant.smtp_auth).then_some(&grant.login[..]);
+        let user = grant.acts_for();
+        let login = (!user.is_empty() && !grant.smtp_auth).then_some(user);
         let command = xclient::command(client, login, &more);
         let hello = client.helo.as_ref().map(|name| {
             let word: &[u8] = if client.esmtp { b"EHLO " } else { b"HELO " };
