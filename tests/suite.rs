@@ -17,6 +17,7 @@ mod descriptors;
 mod dialogues;
 mod failover;
 mod guides;
+mod hash;
 mod hibernation;
 mod hibernation_deadlines;
 mod hibernation_streams;

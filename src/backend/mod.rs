@@ -7,6 +7,7 @@ pub(crate) mod conn;
 pub(crate) mod deadlines;
 pub(crate) mod error;
 pub(crate) mod grant;
+mod hash;
 pub(crate) mod health;
 pub(crate) mod known;
 pub(crate) mod refusal_time;
@@ -76,21 +77,26 @@ impl Backend {
         }
     }
 
-    /// Its addresses for a purpose in the order in which they are to be tried: those that failed
-    /// lately last.
+    /// Its addresses for a purpose in the order in which they are to be tried for a user (`Grant::user`):
+    /// those that failed lately last.
     ///
     /// # Errors
     /// There are no hosts for the protocol, or not one of the names has an address; the text is for people.
     pub(crate) fn candidates(
         &self,
         purpose: Purpose,
+        user: &[u8],
         dns: &Dns,
         deadline: Instant,
     ) -> Result<Vec<Candidate>, String> {
         let mut found = self.addresses(purpose, dns, deadline)?;
-        if self.conf.balance == Balance::RoundRobin {
-            let turn = self.known.health.next_turn(found.len());
-            found.rotate_left(turn);
+        match self.conf.balance {
+            Balance::Failover => {}
+            Balance::RoundRobin => {
+                let turn = self.known.health.next_turn(found.len());
+                found.rotate_left(turn);
+            }
+            Balance::Hash => hash::arrange(&mut found, user),
         }
         // Stable: among the good ones and among the others the order stays.
         found.sort_by_key(|candidate| self.known.health.has_failed(candidate.address));

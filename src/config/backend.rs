@@ -128,6 +128,8 @@ pub enum Balance {
     Failover,
     /// Each host that works in turn.
     RoundRobin,
+    /// The same host for all sessions of a user, as long as it works.
+    Hash,
 }
 
 /// `hosts`: names or addresses, each with a port or not. At least one; the second value names one

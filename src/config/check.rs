@@ -167,6 +167,7 @@ fn describe_backend(text: &mut String, backend: &Backend, servers: &[Server]) {
     text.push_str(match backend.balance {
         Balance::Failover => "",
         Balance::RoundRobin => "  round_robin",
+        Balance::Hash => "  hash",
     });
     if let Some(master) = &backend.master {
         let _ = write!(text, "  master_user {}", master.user);

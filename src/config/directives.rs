@@ -1666,16 +1666,18 @@ pub(super) static DIRECTIVES: &[Directive] = &[
     row(
         "balance",
         BACKEND,
-        "failover | round_robin",
+        "failover | round_robin | hash",
         Text("failover"),
         Is(|d, v| {
             let words = [
                 ("failover", Balance::Failover),
                 ("round_robin", Balance::RoundRobin),
+                ("hash", Balance::Hash),
             ];
             put(&mut d.backend.balance, one_of(v, &words))
         }),
-        "Which of several hosts gets a session: the first that works, or each in turn.",
+        "Which of several hosts gets a session: the first that works, each in turn, or with hash one \
+         chosen by the user's name, the same for all protocols and all nodes.",
     ),
     row(
         "connect_timeout",

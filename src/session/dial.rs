@@ -21,7 +21,7 @@ pub(crate) fn candidates(session: &Session, grant: &Grant) -> Result<Vec<Candida
         |error: String| BackendError::Connect(format!("no address of upstream: {error}"), None);
     let candidates: Vec<Candidate> = match &grant.target {
         Target::Backend(backend) => backend
-            .candidates(session.service.conf.purpose(), dns, deadline)
+            .candidates(session.service.conf.purpose(), &grant.user, dns, deadline)
             .map_err(not_found)?,
         Target::Address { host, port } => {
             let found = dns.lookup_host(host, *port, deadline);

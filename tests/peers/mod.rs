@@ -42,7 +42,15 @@ impl Peer {
     pub(crate) fn start(
         play: impl Fn(&mut Talk) -> io::Result<()> + Send + Sync + 'static,
     ) -> Peer {
-        let listener = listen(([127, 0, 0, 1], 0).into());
+        Peer::start_on([127, 0, 0, 1], play)
+    }
+
+    /// The same on another address of the loopback interface.
+    pub(crate) fn start_on(
+        ip: [u8; 4],
+        play: impl Fn(&mut Talk) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Peer {
+        let listener = listen((ip, 0).into());
         let address = listener.local_addr().expect("a listener has an address");
         let state = Arc::new(State::default());
         let play = Arc::new(play);
