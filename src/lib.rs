@@ -21,8 +21,8 @@
 //! - `auth`: a request goes in, a verdict comes out. `backend`: hosts, grants, routes, health; the
 //!   connection to a host, and what a login and a visit have in common (`backend::talk`).
 //! - `net`: sockets and connections, DNS, HTTP, PROXY headers. `config`: what an operator says.
-//! - `sasl`: mechanisms, a row and a file each. `tls`: engines without I/O. `log`, `system`, `protocol`,
-//!   `secret`: on nothing else.
+//! - `sasl`: mechanisms, a row and a file each. `tls`: engines without I/O. `users`: a file of users with
+//!   their passwords. `log`, `system`, `protocol`, `secret`: on nothing else.
 //!
 //! Beside it: `demo` is `postern demo`, a mail store and an auth server to try the proxy with; `import` is
 //! `postern import-nginx`; `keeper` is the small process that keeps root's rights for a Postern that was started
@@ -59,3 +59,4 @@ mod survey;
 mod system;
 mod tls;
 mod trial;
+mod users;
