@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use crate::net::address::{Address, LimitKey};
 use crate::net::client_conn::ClientWait;
+use crate::service::LoginTarget;
 use crate::system::threads::{Job, Seat};
 use sleepers::Sleepers;
 pub(crate) use sleepers::SleepsFor;
@@ -282,12 +283,12 @@ impl Admission {
     }
 
     /// Takes a place among the logins in progress towards a backend or auth server: three quarters of
-    /// `workers` at most. If there is none, the session stands in line, and is to be woken when
-    /// `release` or `leave_line` name it.
-    pub(crate) fn take_slot(&self, target: &str, session: u64) -> bool {
+    /// `workers` at most, and no more than the target has for itself. If there is none, the session stands in
+    /// line, and is to be woken when `release` or `leave_line` name it.
+    pub(crate) fn take_slot(&self, target: &LoginTarget, session: u64) -> bool {
         let mut state = self.lock();
-        let most = (state.workers.most() * 3 / 4).max(1);
-        state.slots.take(target, session, most)
+        let most = (state.workers.most() * 3 / 4).min(target.most).max(1);
+        state.slots.take(&target.name, session, most)
     }
 
     /// Gives such a place back; returns who is to be woken.

@@ -4,6 +4,7 @@
 //! something out, or that no running process was reached. The commands for such a process are in `operate`.
 
 mod operate;
+mod passwd;
 mod table;
 mod try_login;
 
@@ -61,6 +62,11 @@ enum Command {
     /// No process has to run for it. Auth server and backends are asked as for any client, from 127.0.0.1, and
     /// count a login that fails. The exit status is 0 when it is logged in.
     TryLogin(try_login::TryLogin),
+    /// Sets the password of a user in the file of auth_file, or adds the user.
+    ///
+    /// Asks for it twice at the terminal, or reads a line from standard input where that is none. What else
+    /// stands in the file stays as it is; a running process reads it within a second or two.
+    Passwd(passwd::Passwd),
     /// Prints every directive with its sections, type, default and meaning.
     Reference,
     /// Turns an nginx or Angie configuration of a mail proxy into ours, on standard output.
@@ -122,6 +128,7 @@ fn run(cli: Cli) -> ExitCode {
         None => ended(daemon::run(&cli.config)),
         Some(Command::Check { config, live }) => check(&config, live),
         Some(Command::TryLogin(command)) => try_login::run(command),
+        Some(Command::Passwd(command)) => passwd::run(&command),
         Some(Command::Reference) => {
             print(&config::reference());
             ExitCode::SUCCESS

@@ -3,9 +3,14 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use crate::auth::Authenticator;
+use crate::auth::cache::Cached;
+use crate::auth::file::AuthFile;
+use crate::auth::file::source::UserFile;
 use crate::auth::http::AuthHttp;
 use crate::auth::passthrough::Passthrough;
 use crate::backend::capabilities::{self, Asker, Learned};
@@ -14,7 +19,7 @@ use crate::backend::refusal_time::RefusalTime;
 use crate::backend::route::Router;
 use crate::backend::talk::Dialogue;
 use crate::backend::visit::Visitor;
-use crate::backend::{Backend, Visits, check, refreshed_in_words};
+use crate::backend::{Backend, Visits, check, refreshed_in_words, wait_between};
 use crate::config::{self, AuthKind, Capabilities, Config, Xclient};
 use crate::log::{Log, Seldom};
 use crate::metrics::ServerMetrics;
@@ -22,7 +27,36 @@ use crate::net::address::Address;
 use crate::net::http::HttpClient;
 use crate::net::resolve::{Dns, PendingName};
 use crate::protocol::{Protocol, Record};
+use crate::system::threads::spawn;
 use crate::tls::{Acceptor, ClientSettings, Connector, Problem, SessionCaches};
+
+/// By what logins in progress towards somebody are counted, and how many there may be.
+#[derive(Debug, Clone)]
+pub(crate) struct LoginTarget {
+    /// One name for each auth server, each backend, and the calculation of hashes.
+    pub name: String,
+    /// The most; `admission` has a limit of its own besides.
+    pub most: usize,
+}
+
+impl LoginTarget {
+    /// One of which as many are let in as `admission` says.
+    pub(crate) fn named(name: String) -> Self {
+        Self {
+            name,
+            most: usize::MAX,
+        }
+    }
+
+    /// The checking of passwords, for all servers together: each takes a processor, and memory that the file
+    /// of users says, so there are no more at once than processors.
+    fn hashes() -> Self {
+        Self {
+            name: "password hashes".to_owned(),
+            most: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
 
 /// A server that sessions can run on.
 #[derive(Debug)]
@@ -35,8 +69,8 @@ pub(crate) struct Service {
     pub log: Log,
     /// What is counted here.
     pub metrics: Arc<ServerMetrics>,
-    /// By what logins in progress towards the auth servers are counted, if they are.
-    pub auth_target: Option<String>,
+    /// By what logins that somebody decides about are counted, if they are.
+    pub auth_target: Option<LoginTarget>,
     /// Whether logins in progress towards one backend are limited: where there is only one, there is nobody
     /// to keep workers for.
     pub limits_targets: bool,
@@ -130,6 +164,7 @@ pub(crate) fn build(config: &Config, kept: &Kept) -> Result<Vec<Arc<Service>>, S
         )?),
         kept,
         connectors: RefCell::default(),
+        users: RefCell::default(),
     };
     let build = |conf: &config::Server| Service::build(config, conf, &shared);
     config.servers.iter().map(build).collect()
@@ -164,11 +199,36 @@ pub(crate) fn visit_backends(
         }
     }
     first.router.follow_maps(Arc::downgrade(&visits))?;
+    tend_auth(services, Arc::downgrade(&visits))?;
     for backend in first.router.backends() {
         let dns = first.dns.clone();
         check::start(backend, visitors.clone(), dns, Arc::downgrade(&visits))?;
     }
     Ok(visits)
+}
+
+/// Starts the thread that looks after the methods which need it: files of users that change, logins that are
+/// remembered for too long. It ends with the visits.
+fn tend_auth(services: &[Arc<Service>], visits: Weak<Visits>) -> std::io::Result<()> {
+    /// How often.
+    const LOOK: Duration = Duration::from_secs(1);
+    let needs_it = |service: &&Arc<Service>| {
+        service.conf.auth == AuthKind::File || service.conf.auth_cache.is_some()
+    };
+    let services: Vec<_> = services.iter().filter(needs_it).cloned().collect();
+    if services.is_empty() {
+        return Ok(());
+    }
+    let tend = move || {
+        while wait_between(&visits, LOOK) {
+            for service in &services {
+                for (severity, text) in service.auth.tend() {
+                    service.log.write(severity, file!(), &text, None, None);
+                }
+            }
+        }
+    };
+    spawn("auth", tend).map(drop)
 }
 
 /// What the servers of a configuration have in common.
@@ -177,9 +237,26 @@ struct Shared<'a> {
     kept: &'a Kept,
     /// One for equal settings: each holds the system's certificate store, which takes a while to read.
     connectors: RefCell<Vec<(ClientSettings, Result<Connector, String>)>>,
+    /// One for each file of users.
+    users: RefCell<HashMap<PathBuf, Arc<UserFile>>>,
 }
 
 impl Shared<'_> {
+    fn users(&self, conf: &config::Server) -> Result<Arc<UserFile>, String> {
+        let Some(path) = &conf.auth_file else {
+            return Err(format!("server \"{}\": no auth_file", conf.name));
+        };
+        let mut known = self.users.borrow_mut();
+        if let Some(file) = known.get(path) {
+            return Ok(Arc::clone(file));
+        }
+        let backends = self.router.backends().iter();
+        let names = backends.map(|backend| backend.conf.name.clone());
+        let file = Arc::new(UserFile::open(path, names.collect())?);
+        known.insert(path.clone(), Arc::clone(&file));
+        Ok(file)
+    }
+
     fn connector(
         &self,
         conf: &config::Server,
@@ -229,28 +306,28 @@ impl Service {
         // Where an auth server decides, it may name any number of backends.
         let limits_targets = match conf.auth {
             AuthKind::Http => true,
-            AuthKind::Passthrough => config.has_several_targets(),
+            AuthKind::Passthrough | AuthKind::File => config.has_several_targets(),
         };
-        let names: Vec<_> = conf
-            .auth_http
-            .iter()
-            .map(|url| format!("{url:?}"))
-            .collect();
         let router = Arc::clone(&shared.router);
+        let auth: Box<dyn Authenticator> = match conf.auth {
+            AuthKind::Http => {
+                let servers = servers.collect();
+                Box::new(AuthHttp::new(conf, servers, router, connector.clone()))
+            }
+            AuthKind::Passthrough => Box::new(Passthrough::new(conf, router)),
+            AuthKind::File => Box::new(AuthFile::new(conf, shared.users(conf)?, router)),
+        };
         Ok(Arc::new(Self {
             record,
             acceptor,
             metrics: shared.kept.metrics(conf),
-            auth_target: (!names.is_empty()).then(|| format!("auth {}", names.join(" "))),
+            auth_target: auth_target(conf),
             limits_targets,
             refreshed: Seldom::new(),
             log: Log::open(targets, &conf.error_log_user_tag, config.process.log_format)?,
-            auth: match conf.auth {
-                AuthKind::Http => {
-                    let servers = servers.collect();
-                    Box::new(AuthHttp::new(conf, servers, router, connector.clone()))
-                }
-                AuthKind::Passthrough => Box::new(Passthrough::new(conf, router)),
+            auth: match conf.auth_cache {
+                Some(time) if conf.auth.can_be_remembered() => Box::new(Cached::new(auth, time)?),
+                Some(_) | None => auth,
             },
             connector,
             router: Arc::clone(&shared.router),
@@ -341,6 +418,19 @@ impl Service {
         }
         let limit = self.conf.resolver_timeout;
         Some(self.dns.begin_client_name(client.ip()?, limit, done))
+    }
+}
+
+/// Whom logins at a server wait for before they are decided about.
+fn auth_target(conf: &config::Server) -> Option<LoginTarget> {
+    match conf.auth {
+        AuthKind::Passthrough => None,
+        AuthKind::File => Some(LoginTarget::hashes()),
+        AuthKind::Http => {
+            let names = conf.auth_http.iter().map(|url| format!("{url:?}"));
+            let names: Vec<_> = names.collect();
+            Some(LoginTarget::named(format!("auth {}", names.join(" "))))
+        }
     }
 }
 

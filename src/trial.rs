@@ -292,16 +292,20 @@ fn finding(runtime: &Runtime, server: &Server, seen: &SeenLines) -> Finding {
         None => (Outcome::Aborted, seen.reason.clone()),
     };
     let backend = seen.upstream.as_deref().unwrap_or("the backend");
-    let is_http = server.auth == AuthKind::Http;
+    let decides = server.auth;
     let (text, advice) = match outcome {
         Outcome::Success => (format!("logged in at {backend}"), ""),
-        Outcome::Refused if is_http => (
+        Outcome::Refused if decides == AuthKind::Http => (
             format!("the auth server refuses the login: {detail}"),
             "the password is wrong, or the auth server does not want this user here: look into its log",
         ),
         Outcome::Refused if seen.upstream.is_some() => (
             format!("the backend {backend} refuses the login: {detail}"),
             "the password is wrong, or the backend does not want this user: look into its log",
+        ),
+        Outcome::Refused if decides == AuthKind::File => (
+            format!("the file of users refuses the login: {detail}"),
+            "a step above says why: see `auth_file`, or where no route fits, [routes] and `login_domain`",
         ),
         Outcome::Refused => (
             format!("the login goes to no backend: {detail}"),

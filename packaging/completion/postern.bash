@@ -37,6 +37,9 @@ _postern() {
             postern,log-level)
                 cmd="postern__subcmd__log__subcmd__level"
                 ;;
+            postern,passwd)
+                cmd="postern__subcmd__passwd"
+                ;;
             postern,rawlog)
                 cmd="postern__subcmd__rawlog"
                 ;;
@@ -78,6 +81,9 @@ _postern() {
                 ;;
             postern__subcmd__help,log-level)
                 cmd="postern__subcmd__help__subcmd__log__subcmd__level"
+                ;;
+            postern__subcmd__help,passwd)
+                cmd="postern__subcmd__help__subcmd__passwd"
                 ;;
             postern__subcmd__help,rawlog)
                 cmd="postern__subcmd__help__subcmd__rawlog"
@@ -131,7 +137,7 @@ _postern() {
 
     case "${cmd}" in
         postern)
-            opts="-c -h -V --config --help --version check try-login reference import-nginx demo status sessions kick reload stop drain log-level rawlog help"
+            opts="-c -h -V --config --help --version check try-login passwd reference import-nginx demo status sessions kick reload stop drain log-level rawlog help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -215,7 +221,7 @@ _postern() {
             return 0
             ;;
         postern__subcmd__help)
-            opts="check try-login reference import-nginx demo status sessions kick reload stop drain log-level rawlog help"
+            opts="check try-login passwd reference import-nginx demo status sessions kick reload stop drain log-level rawlog help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -313,6 +319,20 @@ _postern() {
             return 0
             ;;
         postern__subcmd__help__subcmd__log__subcmd__level)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postern__subcmd__help__subcmd__passwd)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -524,6 +544,32 @@ _postern() {
                     return 0
                     ;;
                 --control)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postern__subcmd__passwd)
+            opts="-c -h --file --config --delete --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -71,12 +71,7 @@ impl Authenticator for AuthHttp {
         let head = self.head(request);
         let debug = |text: &dyn Fn() -> String| {
             if request.is_debugged {
-                note(&Note {
-                    severity: Severity::Debug,
-                    src: file!(),
-                    text: text(),
-                    error: None,
-                });
+                note(&Note::debug(file!(), text()));
             }
         };
         debug(&|| self.shown_question(request, &head));

@@ -3,7 +3,10 @@
 //! A file for each method of asking: a `Request` goes in, a `Verdict` comes out. What follows from it
 //! is decided in `session::run`; nothing here knows a session.
 
+pub(crate) mod cache;
+pub(crate) mod file;
 pub(crate) mod http;
+mod names;
 pub(crate) mod passthrough;
 
 use std::fmt;
@@ -44,6 +47,28 @@ pub(crate) trait Authenticator: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
+    /// What was granted to the very same login a while ago, where that is remembered (`auth_cache`). Asked
+    /// before anything is waited for; never blocks.
+    fn recall(&self, request: &Request<'_>) -> Option<Box<Grant>> {
+        let _ = request;
+        None
+    }
+
+    /// A backend has refused this login, which was granted: it is not to be recalled.
+    fn forget(&self, request: &Request<'_>) {
+        let _ = request;
+    }
+
+    /// Changes whenever something has changed by which logins are granted; never blocks.
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    /// Called once a second, for what is to be done without a login; the lines are for the log.
+    fn tend(&self) -> Vec<(Severity, String)> {
+        Vec::new()
+    }
+
     /// True for Postern's own methods, which tell clients of backends that are down in the codes that
     /// keep a mail program from asking for another password. Angie's method has its own lines.
     fn is_own(&self) -> bool;
@@ -81,6 +106,27 @@ pub(crate) struct Note {
     pub text: String,
     /// The failed system call.
     pub error: Option<io::Error>,
+}
+
+impl Note {
+    /// What was decided, on level info.
+    pub(crate) fn info(src: &'static str, text: impl Into<String>) -> Self {
+        Self::of(Severity::Info, src, text)
+    }
+
+    /// What happens on the way, on level debug.
+    pub(crate) fn debug(src: &'static str, text: impl Into<String>) -> Self {
+        Self::of(Severity::Debug, src, text)
+    }
+
+    fn of(severity: Severity, src: &'static str, text: impl Into<String>) -> Self {
+        Self {
+            severity,
+            src,
+            text: text.into(),
+            error: None,
+        }
+    }
 }
 
 /// Why there is no verdict.

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
+use super::names::Names;
 use super::{AuthError, Authenticator, LoginRefusal, Note, Request, Verdict};
 use crate::backend::grant::Grant;
 use crate::backend::route::{Router, Way};
 use crate::config;
-use crate::log::Severity;
 use crate::protocol::Protocol;
 
 /// Logins that a session may try.
@@ -18,12 +18,7 @@ pub(crate) const ATTEMPTS: u32 = 5;
 pub(crate) struct Passthrough {
     router: Arc<Router>,
     protocol: Protocol,
-    /// `login_domain`
-    login_domain: Option<String>,
-    /// `login_domain_pass`
-    login_domain_pass: bool,
-    /// `strip_domain`
-    strip_domain: bool,
+    names: Names,
 }
 
 impl Passthrough {
@@ -32,30 +27,7 @@ impl Passthrough {
         Self {
             router,
             protocol: conf.protocol,
-            login_domain: conf.login_domain.clone(),
-            login_domain_pass: conf.login_domain_pass,
-            strip_domain: conf.strip_domain,
-        }
-    }
-
-    /// The login by which the route is chosen.
-    fn with_domain(&self, login: &[u8]) -> Vec<u8> {
-        match &self.login_domain {
-            Some(domain) if !login.contains(&b'@') => [login, b"@", domain.as_bytes()].concat(),
-            Some(_) | None => login.to_vec(),
-        }
-    }
-
-    /// The login that the backend is shown.
-    fn for_backend(&self, full: Vec<u8>, said: &[u8]) -> Vec<u8> {
-        let login = if self.login_domain_pass {
-            full
-        } else {
-            said.to_vec()
-        };
-        match login.iter().rposition(|&byte| byte == b'@') {
-            Some(at) if self.strip_domain && at > 0 => login[..at].to_vec(),
-            Some(_) | None => login,
+            names: Names::new(conf),
         }
     }
 }
@@ -67,15 +39,15 @@ impl Authenticator for Passthrough {
         note: &dyn Fn(&Note),
     ) -> Result<Verdict, AuthError> {
         let credentials = request.credentials;
-        let full = self.with_domain(&credentials.login);
+        let full = self.names.with_domain(&credentials.login);
         let backend = match self.router.route(&full) {
             Way::To(backend) => backend,
             Way::Rejected(text) => {
-                note(&of_route("a route rejects the login"));
+                note(&Note::info(file!(), "a route rejects the login"));
                 return Ok(Verdict::Refused(LoginRefusal::ours(&text)));
             }
             Way::None => {
-                note(&of_route("no route fits"));
+                note(&Note::info(file!(), "no route fits"));
                 return Ok(Verdict::Refused(LoginRefusal::failed_unseen()));
             }
         };
@@ -85,9 +57,9 @@ impl Authenticator for Passthrough {
         grant.passthrough = true;
         grant.authzid = credentials.authzid.clone();
         let named = credentials.authzid.as_deref();
-        let acts_for = named.map_or_else(|| full.clone(), |named| self.with_domain(named));
+        let acts_for = named.map_or_else(|| full.clone(), |named| self.names.with_domain(named));
         grant.user = acts_for.to_ascii_lowercase();
-        grant.login = self.for_backend(full, &credentials.login);
+        grant.login = self.names.for_backend(full, &credentials.login);
         if !grant.has_password() {
             return Ok(Verdict::Refused(LoginRefusal::failed_unseen()));
         }
@@ -96,14 +68,5 @@ impl Authenticator for Passthrough {
 
     fn is_own(&self) -> bool {
         true
-    }
-}
-
-fn of_route(text: &str) -> Note {
-    Note {
-        severity: Severity::Info,
-        src: file!(),
-        text: text.to_owned(),
-        error: None,
     }
 }

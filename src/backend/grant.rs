@@ -50,7 +50,7 @@ impl fmt::Display for Target {
 }
 
 /// A login that may pass: to whom it goes, how that one is spoken to, and as whom.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Grant {
     /// To whom it goes.
     pub target: Target,

@@ -236,7 +236,7 @@ pub(crate) fn refreshed_in_words(refreshed: Result<bool, String>) -> Option<(Sev
 pub(crate) struct Visits;
 
 /// Waits so long; false as soon as the visits are over.
-fn wait_between(visits: &Weak<Visits>, time: Duration) -> bool {
+pub(crate) fn wait_between(visits: &Weak<Visits>, time: Duration) -> bool {
     /// How long the end may go unnoticed.
     const SLICE: Duration = Duration::from_secs(1);
     let until = Instant::now() + time;

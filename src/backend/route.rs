@@ -4,12 +4,13 @@
 //! no second thread's heap holds a copy. A broken new one leaves the old one in use.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use crate::config::{Pattern, Route, RouteLine, RouteMap, RouteTarget, parse_map, read_map};
 use crate::log::{Log, Severity};
-use crate::system::files::Stamp;
+use crate::system::files::{Look, Stamp, Watched};
 use crate::system::threads::spawn;
 
 use super::{Backend, Visits, wait_between};
@@ -22,6 +23,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(crate) struct Router {
     backends: Vec<Arc<Backend>>,
     lines: Vec<Line>,
+    /// How often a map was read again.
+    changes: AtomicU64,
     log: Log,
 }
 
@@ -37,15 +40,6 @@ struct Map {
     routes: RwLock<RouteMap>,
     /// What the file looked like at the start.
     stamp: Option<Stamp>,
-}
-
-/// What the thread that reads maps again remembers of one.
-#[derive(Debug)]
-struct Seen {
-    /// The state of the file that was judged last.
-    judged: Option<Stamp>,
-    /// Why it could not be read since then, which says nothing about what is in it.
-    unreadable: Option<String>,
 }
 
 /// Where a login goes.
@@ -77,6 +71,7 @@ impl Router {
         Ok(Self {
             backends,
             lines,
+            changes: AtomicU64::new(0),
             log,
         })
     }
@@ -92,6 +87,11 @@ impl Router {
     /// All backends.
     pub(crate) fn backends(&self) -> &[Arc<Backend>] {
         &self.backends
+    }
+
+    /// How often the ways of logins have changed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// The way of a login. Case does not matter.
@@ -128,11 +128,8 @@ impl Router {
         }
         let router = Arc::clone(self);
         let follow = move || {
-            let seen = |map: &Map| Seen {
-                judged: map.stamp.clone(),
-                unreadable: None,
-            };
-            let mut seen: Vec<Seen> = router.maps().map(seen).collect();
+            let seen = |map: &Map| Watched::new(map.stamp.clone());
+            let mut seen: Vec<Watched> = router.maps().map(seen).collect();
             while wait_between(&visits, LOOK) {
                 for (map, seen) in router.maps().zip(&mut seen) {
                     router.refresh(map, seen);
@@ -149,30 +146,19 @@ impl Router {
         })
     }
 
-    /// Reads a file again if it has changed. Each change is judged once; one that cannot be read is tried
-    /// again, and told once.
-    fn refresh(&self, map: &Map, seen: &mut Seen) {
-        let now = Stamp::of(&map.path);
-        if seen.judged == now {
-            seen.unreadable = None;
-            return;
-        }
-        let bytes = match read_map(&map.path) {
-            Ok(bytes) => bytes,
-            Err(error) if seen.unreadable.as_ref() == Some(&error) => return,
-            Err(error) => {
-                self.keep_old(&format!("{}: {error}", map.path.display()));
-                seen.unreadable = Some(error);
-                return;
+    /// Reads a file again if it has changed; a broken new one changes nothing.
+    fn refresh(&self, map: &Map, seen: &mut Watched) {
+        let bytes = match seen.look(&map.path, read_map) {
+            Look::Same => return,
+            Look::Changed(bytes) => bytes,
+            Look::Unreadable(error) => {
+                return self.keep_old(&format!("{}: {error}", map.path.display()));
             }
-        };
-        *seen = Seen {
-            judged: now,
-            unreadable: None,
         };
         match parse(&map.path, &bytes, &self.backends) {
             Ok(routes) => {
                 *map.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
+                self.changes.fetch_add(1, Ordering::Release);
                 let text = format!("map {} was read again", map.path.display());
                 self.log.write(Severity::Notice, file!(), &text, None, None);
             }

@@ -53,7 +53,7 @@ pub(super) fn check(drafts: Drafts<'_>, files: Files, report: &mut Report) -> Co
     master::check(&drafts, report);
     if files == Files::Read {
         check_tls::check_engines(&drafts, report);
-        check_backends::check_maps(&drafts, report);
+        check_backends::check_files(&drafts, report);
     }
 
     let servers = drafts.servers.into_iter();
@@ -133,6 +133,11 @@ fn describe_listener(text: &mut String, server: &Server, listen: &Listen) {
     }
     match server.auth {
         AuthKind::Passthrough => text.push_str("  passthrough"),
+        AuthKind::File => {
+            if let Some(file) = &server.auth_file {
+                let _ = write!(text, "  auth_file {}", file.display());
+            }
+        }
         AuthKind::Http => {
             for url in &server.auth_http {
                 let _ = write!(text, "  auth_http {url}");
@@ -432,7 +437,8 @@ fn check_server(
         protocol: protocol.unwrap_or(Protocol::Imap),
         auth: auth.unwrap_or(AuthKind::Http),
         master: draft.master.finish(),
-        proxy_smtp_auth: draft.server.proxy_smtp_auth || auth.is_some_and(AuthKind::passes_through),
+        proxy_smtp_auth: draft.server.proxy_smtp_auth
+            || auth.is_some_and(|auth| check_backends::logs_in(section, mail, auth)),
         error_log: draft.error_log,
         error_log_user_tag: draft.error_log_user_tag,
         ..draft.server

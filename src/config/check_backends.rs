@@ -1,7 +1,7 @@
 //! Rules about who decides about logins, and about backends and routes.
 //!
 //! Every rule reports; none stops at the first mistake. Values by themselves were checked by their
-//! setters, TLS towards backends is `check_tls`'s. Only `check_maps` reads files.
+//! setters, TLS towards backends is `check_tls`'s. Only `check_files` reads files.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,6 +11,7 @@ use super::check_tls::source;
 use super::draft::{Draft, Drafts};
 use super::route::{parse_map, read_map, unknown_backend};
 use super::source::{At, Report, Section};
+use super::users;
 use super::{
     AuthKind, AuthMechanism, Backend, Capabilities, Listen, ListenAddress, Pattern, ProxySsl,
     RouteLine, RouteTarget, Server,
@@ -30,7 +31,21 @@ pub(super) fn auth_of(draft: &Draft) -> Option<AuthKind> {
     if !draft.server.auth_http.is_empty() || draft.has_failed("auth_http") {
         return Some(AuthKind::Http);
     }
+    if draft.server.auth_file.is_some() || draft.has_failed("auth_file") {
+        return Some(AuthKind::File);
+    }
     draft.has_backends.then_some(AuthKind::Passthrough)
+}
+
+/// Whether SMTP backends are logged in to where `proxy_smtp_auth` is not on: the backend decides, or nobody
+/// has said that it is off.
+pub(super) fn logs_in(section: &Section, mail: Option<&Section>, auth: AuthKind) -> bool {
+    let key = "proxy_smtp_auth";
+    match auth {
+        AuthKind::Http => false,
+        AuthKind::Passthrough => true,
+        AuthKind::File => source(section, mail, key).lines(key).next().is_none(),
+    }
 }
 
 /// The rules that are about more than one server.
@@ -42,17 +57,22 @@ pub(super) fn check(drafts: &Drafts<'_>, report: &mut Report) {
     check_routes(drafts, report);
 }
 
-/// Reads the map files.
-pub(super) fn check_maps(drafts: &Drafts<'_>, report: &mut Report) {
+/// Reads the files of users and the maps.
+pub(super) fn check_files(drafts: &Drafts<'_>, report: &mut Report) {
+    let names = names(drafts);
+    users::check_files(drafts, &names, report);
+    check_maps(drafts, &names, report);
+}
+
+fn check_maps(drafts: &Drafts<'_>, names: &[&str], report: &mut Report) {
     let Some((section, draft)) = &drafts.routes else {
         return;
     };
-    let names = names(drafts);
     for (line, route) in &draft.routes {
         let RouteLine::Map(path) = route else {
             continue;
         };
-        match read_map(path).map(|bytes| parse_map(path, &bytes, &names)) {
+        match read_map(path).map(|bytes| parse_map(path, &bytes, names)) {
             Ok(Ok(_)) => {}
             Ok(Err(mistakes)) => report.mistakes_elsewhere(*line, mistakes),
             Err(text) => {
@@ -112,6 +132,7 @@ pub(super) fn check_server(
                 check_mechanisms(section, mail, draft, protocol, report);
             }
         }
+        Some(AuthKind::File) => users::check_server(section, mail, draft, protocol, report),
         None | Some(AuthKind::Http) => {}
     }
 }
@@ -190,7 +211,9 @@ pub(super) fn check_protocols(
     });
     let port_directives = Protocol::ALL.map(|protocol| protocol.record().port_directive);
     // A login at any of these servers can be routed to any backend.
-    let passing = servers.iter().filter(|server| server.auth.passes_through());
+    let passing = servers
+        .iter()
+        .filter(|server| !server.auth.asks_auth_servers());
     let passing: Vec<Protocol> = passing.map(|server| server.protocol).collect();
     for (section, _) in drafts {
         tell_missing_hosts(section, &passing, report);
@@ -220,20 +243,28 @@ pub(super) fn check_protocols(
 }
 
 fn warn_of_no_effect(drafts: &Drafts<'_>, report: &mut Report) {
-    let may_be_http = |draft: &Draft| auth_of(draft).is_none_or(AuthKind::asks_auth_servers);
-    let may_pass_through = |draft: &Draft| auth_of(draft).is_none_or(AuthKind::passes_through);
-
-    let text = "has no effect with auth = passthrough";
-    let is_ours = |key: &str| key.starts_with("auth_http");
-    warn_unless(drafts, is_ours, may_be_http, text, report);
-
-    let text = "has no effect with auth = passthrough: it belongs in [backend NAME]";
-    let is_ours = |key: &str| OF_BACKENDS.contains(&key) || key.starts_with("proxy_ssl_");
-    warn_unless(drafts, is_ours, may_be_http, text, report);
-
-    let text = "has no effect with auth = http";
-    let is_ours = |key: &str| key.starts_with("login_domain") || key == "strip_domain";
-    warn_unless(drafts, is_ours, may_pass_through, text, report);
+    // By name, what belongs to which kinds of deciding, and where else it belongs.
+    let of_auth_servers: fn(&str) -> bool = |key| key.starts_with("auth_http");
+    let of_addresses: fn(&str) -> bool =
+        |key| OF_BACKENDS.contains(&key) || key.starts_with("proxy_ssl_");
+    let of_own: fn(&str) -> bool = |key| key.starts_with("login_domain") || key == "strip_domain";
+    let of_file: fn(&str) -> bool = |key| key == "auth_file";
+    let of_cache: fn(&str) -> bool = |key| key == "auth_cache";
+    let in_backend = ": it belongs in [backend NAME]";
+    for (kind, is_such, advice) in [
+        (AuthKind::Passthrough, of_auth_servers, ""),
+        (AuthKind::File, of_auth_servers, ""),
+        (AuthKind::Passthrough, of_addresses, in_backend),
+        (AuthKind::File, of_addresses, in_backend),
+        (AuthKind::Http, of_own, ""),
+        (AuthKind::Http, of_file, ""),
+        (AuthKind::Passthrough, of_file, ""),
+        (AuthKind::Passthrough, of_cache, ""),
+    ] {
+        let text = format!("has no effect with auth = {}{advice}", kind.word());
+        let works = |draft: &Draft| auth_of(draft) != Some(kind);
+        warn_unless(drafts, is_such, works, &text, report);
+    }
 
     let text = "has no effect without login_domain, or with strip_domain = on";
     let is_ours = |key: &str| key == "login_domain_pass";
@@ -280,7 +311,7 @@ fn check_backend(section: &Section, draft: &Draft, drafts: &Drafts<'_>, report: 
     let own = Protocol::ALL.map(|protocol| draft.backend.own_ssl[protocol]);
     let mut kinds = own.into_iter().flatten().chain([draft.server.proxy_ssl]);
     let is_off = kinds.all(|ssl| ssl == ProxySsl::Off) && !draft.has_failed("proxy_ssl");
-    if is_off && all_pass_through(drafts) {
+    if is_off && all_are(drafts, |kind| !kind.asks_auth_servers()) {
         for entry in &section.entries {
             if entry.key.starts_with("proxy_ssl_") {
                 report.warning(at(section, &entry.key), "has no effect without proxy_ssl");
@@ -347,13 +378,9 @@ fn check_routes(drafts: &Drafts<'_>, report: &mut Report) {
     if draft.routes.is_empty() && !unknown && any_passes && drafts.backends.len() > 1 {
         tell_that_routes_are_missing(section, report);
     }
-    if !any_passes
-        && !drafts
-            .servers
-            .iter()
-            .any(|(_, draft)| auth_of(draft).is_none())
-    {
-        let text = "has no effect: no server has auth = passthrough";
+    // Where it is not known who decides, a file of users may.
+    if all_are(drafts, AuthKind::asks_auth_servers) {
+        let text = "has no effect: no server has auth = passthrough or file";
         report.warning(at(section, ""), text);
     }
     check_route_lines(section, draft, &names(drafts), report);
@@ -396,7 +423,7 @@ fn check_route_lines(section: &Section, draft: &Draft, names: &[&str], report: &
     }
 }
 
-/// A map may come to name a backend, an auth server may name each.
+/// A map may come to name a backend, an auth server or a file of users may name each.
 fn warn_of_idle_backends(draft: &Draft, drafts: &Drafts<'_>, report: &mut Report) {
     let mut named = Vec::new();
     for (_, line) in &draft.routes {
@@ -409,7 +436,7 @@ fn warn_of_idle_backends(draft: &Draft, drafts: &Drafts<'_>, report: &mut Report
             }
         }
     }
-    if drafts.backends.len() < 2 || !all_pass_through(drafts) {
+    if drafts.backends.len() < 2 || !all_are(drafts, AuthKind::passes_through) {
         return;
     }
     for (section, _) in &drafts.backends {
@@ -419,9 +446,9 @@ fn warn_of_idle_backends(draft: &Draft, drafts: &Drafts<'_>, report: &mut Report
     }
 }
 
-fn all_pass_through(drafts: &Drafts<'_>) -> bool {
+fn all_are(drafts: &Drafts<'_>, is_such: fn(AuthKind) -> bool) -> bool {
     let mut servers = drafts.servers.iter();
-    servers.all(|(_, draft)| auth_of(draft).is_some_and(AuthKind::passes_through))
+    servers.all(|(_, draft)| auth_of(draft).is_some_and(is_such))
 }
 
 fn names<'a>(drafts: &Drafts<'a>) -> Vec<&'a str> {

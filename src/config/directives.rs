@@ -17,9 +17,9 @@ use super::tls_value::{
     conf_command, curves, fingerprint, openssl_list, peer_name, protocols, session_cache,
 };
 use super::value::{
-    self, FROM_A_SECOND, FROM_ZERO, POSITIVE, UP_TO_A_DAY, account, capabilities, count,
-    count_or_off, flag, header, mechanism_words, mechanisms, not_yet, one_of, path, server_name,
-    size, tags, time, time_or_off,
+    self, FROM_A_SECOND, FROM_ZERO, POSITIVE, UP_TO_A_DAY, UP_TO_A_DAY_FROM_A_SECOND, account,
+    capabilities, count, count_or_off, flag, header, mechanism_words, mechanisms, one_of, path,
+    server_name, size, tags, time, time_or_off,
 };
 use super::{
     AuthKind, AuthMechanism, Balance, Capabilities, Control, PlainLoginAnswer, ProxyProtocol,
@@ -309,15 +309,9 @@ fn not_empty(items: Result<Capabilities, String>) -> Result<Capabilities, String
 }
 
 fn set_auth(draft: &mut Draft, text: &str) -> Result<(), WrongValue> {
-    let words = [
-        ("http", Some(AuthKind::Http)),
-        ("passthrough", Some(AuthKind::Passthrough)),
-        ("file", None),
-    ];
-    let Some(auth) = one_of(text, &words)? else {
-        return Err(not_yet("`file`").into());
-    };
-    draft.auth = Some(auth);
+    let kinds = [AuthKind::Http, AuthKind::Passthrough, AuthKind::File];
+    let words = kinds.map(|kind| (kind.word(), kind));
+    draft.auth = Some(one_of(text, &words)?);
     Ok(())
 }
 
@@ -662,11 +656,14 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "auth",
         MAIL,
         "http | file | passthrough",
-        Unset("http where auth_http is set, otherwise passthrough if there is a [backend NAME]"),
+        Unset(
+            "http where auth_http is set, file where auth_file is, otherwise passthrough if there is \
+             a [backend NAME]",
+        ),
         Is(set_auth),
-        "Who decides about logins: with http the auth server of auth_http; with passthrough the \
-         backend that [routes] gives the login, which is tried with the client's own \
-         credentials. file is not supported yet.",
+        "Who decides about logins: with http the auth server of auth_http; with file the users \
+         of auth_file; with passthrough the backend that [routes] gives the login, which is \
+         tried with the client's own credentials.",
     )
     .example("passthrough"),
     row(
@@ -833,13 +830,43 @@ pub(super) static DIRECTIVES: &[Directive] = &[
          need tls_library = native and the system's consent.",
     ),
     row(
+        "auth_file",
+        MAIL,
+        FILE,
+        Unset("none; needed with auth = file"),
+        Is(|d, v| put_file(d, v, |d| &mut d.server.auth_file)),
+        "The users, one a line, as Dovecot's passwd-file has them: LOGIN:{SCHEME}HASH, or with \
+         fields behind it LOGIN:{SCHEME}HASH:KEY=VALUE KEY=VALUE, or behind five more colons. \
+         Schemes: ARGON2ID, ARGON2I, BLF-CRYPT, SHA512-CRYPT, SHA256-CRYPT, CRYPT, SSHA512, \
+         SSHA256, PLAIN, also with .B64 or .HEX, and what begins with $argon2id$, $2y$, $6$, $5$. \
+         Fields: backend (of which name, in the place of [routes]), user and pass (login and \
+         password towards the backend), allow_nets (addresses, ranges or local, with commas), \
+         nologin. The case of a login does not matter; one without a domain is also looked for \
+         with login_domain. CRAM-MD5 and APOP need PLAIN. It is read again when it changes; one \
+         with a mistake is not taken. postern passwd writes it.",
+    )
+    .example("/etc/postern/users"),
+    row(
+        "auth_cache",
+        MAIL,
+        "time of at most a day | off",
+        Text("off"),
+        Is(|d, v| put(&mut d.server.auth_cache, time_or_off(v, UP_TO_A_DAY_FROM_A_SECOND))),
+        "How long a login that may pass is remembered, so that the auth server is not asked, or \
+         the hash not calculated, for each connection of a mail program. Remembered is a keyed \
+         hash of login, password, method and client address, for 16384 logins of a server at \
+         most. A login that the backend refuses is forgotten, and all are when auth_file or a map \
+         changes, and at a reload. What an auth server no longer grants goes on for so long.",
+    )
+    .example("1m"),
+    row(
         "login_domain",
         MAIL,
         "domain",
         Unset("none"),
         Is(|d, v| put(&mut d.server.login_domain, domain(v).map(Some))),
         "Domain that is added to a login without one before its route is looked for. Only with \
-         auth = passthrough.",
+         auth = passthrough or file.",
     )
     .example("example.org"),
     row(
@@ -857,7 +884,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         Text("off"),
         Is(|d, v| put(&mut d.server.strip_domain, flag(v))),
         "Whether a login loses its domain before it goes to the backend. Only with auth = \
-         passthrough.",
+         passthrough or file.",
     ),
     // IMAP.
     row(
@@ -1052,7 +1079,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         Text("off"),
         Is(|d, v| put(&mut d.server.proxy_smtp_auth, flag(v))),
         "Logs in to the SMTP backend with AUTH and the user's password. With auth = passthrough \
-         that is always done.",
+         that is always done, with auth = file unless it is off here.",
     )
     .only(Smtp),
     row(

@@ -405,6 +405,8 @@ fn empty_server() -> Server {
         auth_http_keepalive: 0,
         auth_http_header: Vec::new(),
         auth_http_pass_client_cert: false,
+        auth_file: None,
+        auth_cache: None,
         login_domain: None,
         login_domain_pass: false,
         strip_domain: false,

@@ -23,6 +23,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod tls_value;
+mod users;
 mod value;
 
 use std::io::{self, Read};
@@ -49,6 +50,7 @@ pub use reference::{manual, reference, sample};
 pub use route::{
     Pattern, Route, RouteLine, RouteMap, RouteTarget, parse_map, parse_route, read_map,
 };
+pub(crate) use users::{UserFiles, parse_users, read_users, user_files};
 
 /// Where packages put the configuration.
 pub const USUAL_FILE: &str = "/etc/postern/postern.ini";
@@ -272,6 +274,10 @@ pub struct Server {
     pub auth_http_header: Vec<(String, String)>,
     /// Whether `Auth-SSL-Cert` is sent.
     pub auth_http_pass_client_cert: bool,
+    /// The file of users.
+    pub auth_file: Option<PathBuf>,
+    /// How long a login that may pass is remembered; `None` is not at all.
+    pub auth_cache: Option<Duration>,
     /// Domain of logins without one, for routing; lower case.
     pub login_domain: Option<String>,
     /// Whether `login_domain` is part of the login to the backend too.
@@ -292,7 +298,8 @@ pub struct Server {
     pub proxy_pass_error_message: bool,
     /// PROXY header sent to the backend.
     pub proxy_protocol: ProxyProtocol,
-    /// Whether SMTP backends are logged in to with AUTH; always with passthrough.
+    /// Whether SMTP backends are logged in to with AUTH; always with passthrough, and with a file of users
+    /// unless it is said otherwise.
     pub proxy_smtp_auth: bool,
     /// Whether SMTP backends are told about the client.
     pub xclient: Xclient,
@@ -490,6 +497,8 @@ pub enum AuthKind {
     Http,
     /// The backend, with the client's own credentials.
     Passthrough,
+    /// The users of `auth_file`.
+    File,
 }
 
 impl AuthKind {
@@ -497,15 +506,32 @@ impl AuthKind {
     pub fn asks_auth_servers(self) -> bool {
         match self {
             Self::Http => true,
-            Self::Passthrough => false,
+            Self::Passthrough | Self::File => false,
         }
     }
 
     /// Whether the backend decides, which then must be one of ours.
     pub fn passes_through(self) -> bool {
         match self {
-            Self::Http => false,
+            Self::Http | Self::File => false,
             Self::Passthrough => true,
+        }
+    }
+
+    /// Whether there is somebody else to ask than the backend, whose word can be remembered.
+    pub fn can_be_remembered(self) -> bool {
+        match self {
+            Self::Http | Self::File => true,
+            Self::Passthrough => false,
+        }
+    }
+
+    /// The word for it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Passthrough => "passthrough",
+            Self::File => "file",
         }
     }
 }

@@ -29,6 +29,10 @@ pub(super) const FROM_A_SECOND: RangeInclusive<Duration> = Duration::from_secs(1
 pub(super) const UP_TO_A_DAY: RangeInclusive<Duration> =
     Duration::ZERO..=Duration::from_secs(86400);
 
+/// Times of at most a day, and of a second at least.
+pub(super) const UP_TO_A_DAY_FROM_A_SECOND: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(86400);
+
 /// Longest capability, so that a line made of it fits any client's buffer.
 const MAX_CAPABILITY: usize = 500;
 

@@ -1,6 +1,10 @@
-//! CRAM-MD5 (RFC 2195), the client's answer: login, space, 32 hex digits. The auth server checks them.
+//! CRAM-MD5 (RFC 2195), the client's answer: login, space, 32 hex digits. Who knows the password checks them.
 
-use super::{CRAM_MD5, Credentials, Malformed, Next, Steps};
+use hmac::{Hmac, KeyInit, Mac};
+use md5::Md5;
+
+use super::{CRAM_MD5, Credentials, Malformed, Next, Steps, hex};
+use crate::secret::Secret;
 
 /// The challenge that the client answers.
 #[derive(Debug)]
@@ -38,9 +42,24 @@ fn parse(message: &[u8], salt: &str) -> Result<Credentials, Malformed> {
     Ok(credentials)
 }
 
+/// The digits that a password makes of a challenge.
+pub(super) fn answer(password: &[u8], salt: &str) -> Secret {
+    // HMAC has keys of any length; without one nothing would fit.
+    let made = Hmac::<Md5>::new_from_slice(password);
+    let digest = made.map(|hmac| hmac.chain_update(salt).finalize().into_bytes());
+    hex(digest.as_deref().unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_answer_is_that_of_rfc_2195() {
+        let salt = "<1896.697170952@postoffice.reston.mci.net>";
+        let right = answer(b"tanstaaftanstaaf", salt);
+        assert_eq!(right.expose(), b"b913a602c7eda7a495b4e6e7334d3890");
+    }
 
     #[test]
     fn a_digest_has_32_hex_digits() {

@@ -4,6 +4,7 @@
 //! is a file, and a row here: the configuration, the dialects and the choice of a mechanism towards a
 //! backend read the rows and know no mechanism by name, but for PLAIN, which is the one to fall back on.
 
+mod apop;
 mod cram_md5;
 pub(crate) mod external;
 mod login;
@@ -73,7 +74,7 @@ impl Credentials {
 }
 
 /// How a client logged in, as an auth server is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Method {
     /// The value of `Auth-Method`.
     pub(crate) name: &'static str,
@@ -81,8 +82,16 @@ pub(crate) struct Method {
     pub(crate) proof: Proof,
 }
 
+impl PartialEq for Method {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Method {}
+
 /// What a method shows of the client's secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Proof {
     /// A password in the clear, with which a backend can be logged in to.
     Password,
@@ -91,8 +100,25 @@ pub(crate) enum Proof {
         /// What a client answers when the refusal is explained to it (RFC 7628, section 3.2.3).
         error_answer: &'static [u8],
     },
-    /// Nothing that is of use to a backend, which needs a password of its own.
+    /// An answer to our challenge that was made of the password. It is of no use to a backend, which needs a
+    /// password of its own. The function makes the right one, of password and salt, in small hex digits.
+    Answer(fn(&[u8], &str) -> Secret),
+    /// Nothing: who it is has been proved otherwise, or nobody asks. A backend needs a password of its own.
     Nothing,
+}
+
+impl Proof {
+    /// Whether an answer to our challenge is the one that this password makes, compared in constant time.
+    /// False where the method has no such answer.
+    pub(crate) fn is_answered(self, password: &[u8], credentials: &Credentials) -> bool {
+        let Self::Answer(make) = self else {
+            return false;
+        };
+        let right = make(password, credentials.salt.as_deref().unwrap_or_default());
+        let said = Secret::new(credentials.secret.expose().to_ascii_lowercase());
+        let (right, said) = (right.expose(), said.expose());
+        right.len() == said.len() && openssl::memcmp::eq(right, said)
+    }
 }
 
 impl Method {
@@ -104,7 +130,7 @@ impl Method {
     /// APOP (RFC 1939).
     pub(crate) const APOP: Self = Self {
         name: "apop",
-        proof: Proof::Nothing,
+        proof: Proof::Answer(apop::answer),
     };
     /// SMTP without login.
     pub(crate) const NONE: Self = Self {
@@ -116,7 +142,15 @@ impl Method {
     pub(crate) fn can_be_passed_on(self) -> bool {
         match self.proof {
             Proof::Password | Proof::Token { .. } => true,
-            Proof::Nothing => false,
+            Proof::Answer(_) | Proof::Nothing => false,
+        }
+    }
+
+    /// Whether who has the user's password, or a hash of it, can tell that the client knows it.
+    pub(crate) fn is_of_password(self) -> bool {
+        match self.proof {
+            Proof::Password | Proof::Answer(_) => true,
+            Proof::Token { .. } | Proof::Nothing => false,
         }
     }
 
@@ -124,7 +158,7 @@ impl Method {
     pub(crate) fn error_answer(self) -> Option<&'static [u8]> {
         match self.proof {
             Proof::Token { error_answer } => Some(error_answer),
-            Proof::Password | Proof::Nothing => None,
+            Proof::Password | Proof::Answer(_) | Proof::Nothing => None,
         }
     }
 
@@ -234,7 +268,7 @@ static CRAM_MD5: Mechanism = Mechanism {
     word: "cram-md5",
     method: Method {
         name: "cram-md5",
-        proof: Proof::Nothing,
+        proof: Proof::Answer(cram_md5::answer),
     },
     offer: IF_CONFIGURED,
     opening: Opening::Server,
@@ -419,6 +453,15 @@ impl Exchange {
     pub(crate) fn told(&mut self, known: Option<Secret>) -> Result<Next, Malformed> {
         self.steps.told(known)
     }
+}
+
+/// Small hex digits.
+fn hex(bytes: &[u8]) -> Secret {
+    let digit = |value: u8| b"0123456789abcdef"[usize::from(value)];
+    let digits = bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]);
+    Secret::new(digits.collect())
 }
 
 /// A challenge for APOP and CRAM-MD5: `<RANDOM.UNIXSECONDS@SERVER_NAME>`.

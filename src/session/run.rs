@@ -32,6 +32,7 @@ use crate::net::resolve::HostName;
 use crate::net::socket::{Deadline, Seen, WaitFor};
 use crate::sasl::external::{NotNamed, name_by_certificate};
 use crate::sasl::{Credentials, Method};
+use crate::service::LoginTarget;
 use crate::session::dial::{candidates, dial};
 use crate::session::error::{Cause, Halt};
 use crate::session::slot::Slot;
@@ -386,41 +387,31 @@ fn take_certificates_name(session: &mut Session, login: &mut Login) -> Result<()
     Ok(())
 }
 
-/// Asks the authentication method once.
+/// Asks the authentication method once, unless it remembers the login.
 fn ask(session: &mut Session, client: &mut ClientConn, login: &mut Login) -> Result<Verdict, Halt> {
-    let mut client_host = None;
-    match session.service.conf.auth {
-        // Before the route is chosen: a login that has none shall not be refused earlier.
-        AuthKind::Passthrough if session.service.backends_are_told_names() => {
-            session.await_host_name(client)?;
-        }
-        AuthKind::Passthrough => {}
-        AuthKind::Http => {
-            client_host = await_client_host(session, client)?;
-            session.set_step(Step::InHttpAuth);
-            let limit = session.service.conf.auth_http_timeout;
-            let target = session.service.auth_target.clone();
-            let deadline = Deadline::after(limit, "auth_http_timeout");
-            if !take_slot(session, client, login, target, deadline)? {
-                let text = "auth http server has too many logins in progress".to_owned();
-                return Err(Cause::AuthService(text, None).into());
-            }
+    let client_host = await_names(session, client)?;
+    if let Some(grant) = recall(session, login, &client_host) {
+        session.log_debug(file!(), || {
+            "the login is remembered (auth_cache)".to_owned()
+        });
+        session.auth_time.get_or_insert_default();
+        login.slot = None;
+        return Ok(Verdict::Granted(grant));
+    }
+    if let Some(target) = session.service.auth_target.clone() {
+        let deadline = auth_deadline(session);
+        if !take_slot(session, client, login, Some(target), deadline)? {
+            let who = match session.service.conf.auth {
+                AuthKind::Http => "auth http server has too many logins in progress",
+                AuthKind::File | AuthKind::Passthrough => "too many passwords are to be checked",
+            };
+            return Err(Cause::AuthService(who.to_owned(), None).into());
         }
     }
     let Some(credentials) = &login.presented else {
         return Err(Cause::Internal("a login without credentials".into()).into());
     };
-    let facts = session.client();
-    let request = Request {
-        credentials,
-        attempt: session.attempts,
-        client: facts,
-        client_host,
-        proxied: session.proxied,
-        tls: session.tls.as_ref(),
-        secrets: &session.secrets,
-        is_debugged: session.service.log.enabled(Severity::Debug),
-    };
+    let request = request(session, credentials, client_host);
     let note = |note: &Note| {
         session.log_failure(note.severity, note.src, &note.text, note.error.as_ref());
     };
@@ -432,16 +423,61 @@ fn ask(session: &mut Session, client: &mut ClientConn, login: &mut Login) -> Res
     verdict.map_err(|error| Cause::from(error).into())
 }
 
-/// The client's host name, where auth servers are told it.
-fn await_client_host(
-    session: &mut Session,
-    client: &mut ClientConn,
-) -> Result<Option<HostName>, Halt> {
-    if !session.service.conf.protocol.record().looks_up_client {
-        return Ok(None);
+/// Waits for the client's host name where it is needed: by an auth server, which is told it, or by backends
+/// of our own. A login that has no route shall not be refused earlier, so that comes first.
+fn await_names(session: &mut Session, client: &mut ClientConn) -> Result<Option<HostName>, Halt> {
+    let is_needed = match session.service.conf.auth {
+        AuthKind::Http => session.service.conf.protocol.record().looks_up_client,
+        AuthKind::Passthrough | AuthKind::File => session.service.backends_are_told_names(),
+    };
+    if is_needed {
+        session.await_host_name(client)?;
     }
-    session.await_host_name(client)?;
-    Ok(Some(session.host_name()))
+    if session.service.conf.auth == AuthKind::Http {
+        session.set_step(Step::InHttpAuth);
+    }
+    Ok(told_name(session))
+}
+
+/// The question about the login that was presented.
+fn request<'a>(
+    session: &'a Session,
+    credentials: &'a Credentials,
+    client_host: Option<HostName>,
+) -> Request<'a> {
+    Request {
+        credentials,
+        attempt: session.attempts,
+        client: session.client(),
+        client_host,
+        proxied: session.proxied,
+        tls: session.tls.as_ref(),
+        secrets: &session.secrets,
+        is_debugged: session.service.log.enabled(Severity::Debug),
+    }
+}
+
+/// What was granted to the same login a while ago.
+fn recall(session: &Session, login: &Login, client_host: &Option<HostName>) -> Option<Box<Grant>> {
+    let credentials = login.presented.as_ref()?;
+    let request = request(session, credentials, client_host.clone());
+    session.service.auth.recall(&request)
+}
+
+/// The client's host name, where auth servers are told it.
+fn told_name(session: &mut Session) -> Option<HostName> {
+    let conf = &session.service.conf;
+    let is_told = conf.auth == AuthKind::Http && conf.protocol.record().looks_up_client;
+    is_told.then(|| session.host_name())
+}
+
+/// Until when a login may wait for its turn to be decided about.
+fn auth_deadline(session: &Session) -> Deadline {
+    let conf = &session.service.conf;
+    match conf.auth {
+        AuthKind::Http => Deadline::after(conf.auth_http_timeout, "auth_http_timeout"),
+        AuthKind::Passthrough | AuthKind::File => Deadline::after(conf.timeout, "timeout"),
+    }
 }
 
 /// Sleeps until there is a place among the logins in progress towards a target; false if there was none
@@ -450,7 +486,7 @@ fn take_slot(
     session: &Session,
     client: &mut ClientConn,
     login: &mut Login,
-    target: Option<String>,
+    target: Option<LoginTarget>,
     deadline: Deadline,
 ) -> Result<bool, Halt> {
     let Some(target) = target else {
@@ -578,6 +614,11 @@ fn enter_backend(
         && reply.kind == RefusalKind::Login
     {
         session.service.refusal_time.note(began.elapsed());
+        let client_host = told_name(session);
+        if let Some(credentials) = &login.presented {
+            let request = request(session, credentials, client_host);
+            session.service.auth.forget(&request);
+        }
     }
     Ok(entered.map_err(Cause::from)?)
 }
@@ -596,7 +637,8 @@ fn prepare_backend(
     if session.service.conf.protocol.record().looks_up_client && grant.xclient != Xclient::Off {
         session.await_host_name(client)?;
     }
-    let target = session.service.limits_targets.then(|| grant.target.name());
+    let limits = session.service.limits_targets;
+    let target = limits.then(|| LoginTarget::named(grant.target.name()));
     let deadline = session.login_deadline();
     match take_slot(session, client, login, target, deadline)? {
         true => Ok(()),

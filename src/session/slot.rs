@@ -4,19 +4,20 @@
 use std::sync::Arc;
 
 use super::Runtime;
+use crate::service::LoginTarget;
 
 /// One session's claim.
 #[derive(Debug)]
 pub(super) struct Slot {
     runtime: Arc<Runtime>,
-    target: String,
+    target: LoginTarget,
     session: u64,
     is_taken: bool,
 }
 
 impl Slot {
     /// Nothing is taken yet.
-    pub(super) fn new(runtime: &Arc<Runtime>, target: String, session: u64) -> Self {
+    pub(super) fn new(runtime: &Arc<Runtime>, target: LoginTarget, session: u64) -> Self {
         Self {
             runtime: Arc::clone(runtime),
             target,
@@ -37,8 +38,8 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let admission = &self.runtime.admission;
         let next = match self.is_taken {
-            true => admission.release_slot(&self.target),
-            false => admission.leave_line(&self.target, self.session),
+            true => admission.release_slot(&self.target.name),
+            false => admission.leave_line(&self.target.name, self.session),
         };
         if let Some(next) = next {
             self.runtime.wake(next);

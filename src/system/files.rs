@@ -32,6 +32,61 @@ impl Stamp {
     }
 }
 
+/// What is remembered of a file that is looked at again and again.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    /// The state of the file that was read last.
+    judged: Option<Stamp>,
+    /// Why it could not be read since then, which says nothing about what is in it.
+    unreadable: Option<String>,
+}
+
+/// What a look at a file has found.
+#[derive(Debug)]
+pub(crate) enum Look<Bytes> {
+    /// Nothing new.
+    Same,
+    /// It has changed, and this is in it.
+    Changed(Bytes),
+    /// It cannot be read for this reason, which was not told yet.
+    Unreadable(String),
+}
+
+impl Watched {
+    /// Begins; `judged` is what the file looked like before it was read first.
+    pub(crate) fn new(judged: Option<Stamp>) -> Self {
+        Self {
+            judged,
+            unreadable: None,
+        }
+    }
+
+    /// Reads the file if it has changed. Each change is given out once; one that cannot be read is tried
+    /// again, and told once.
+    pub(crate) fn look<Bytes>(
+        &mut self,
+        path: &Path,
+        read: impl Fn(&Path) -> Result<Bytes, String>,
+    ) -> Look<Bytes> {
+        let now = Stamp::of(path);
+        if self.judged == now {
+            self.unreadable = None;
+            return Look::Same;
+        }
+        match read(path) {
+            Ok(bytes) => {
+                *self = Self::new(now);
+                Look::Changed(bytes)
+            }
+            Err(error) if self.unreadable.as_ref() == Some(&error) => Look::Same,
+            Err(error) => {
+                self.unreadable = Some(error.clone());
+                Look::Unreadable(error)
+            }
+        }
+    }
+}
+
 /// Reads a file whole, but at most one byte more than `limit`. Nobody is waited for: a FIFO is not read.
 ///
 /// # Errors

@@ -22,8 +22,6 @@ const KEYS: [&str; 5] = ["backend", "user", "pass", "allow_nets", "nologin"];
 /// One user.
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {
-    /// As it stands in the file; case does not matter.
-    pub login: &'a str,
     /// What its password is checked against.
     pub hash: Hash,
     /// `backend`: where the login goes, whatever the routes say.
@@ -48,9 +46,8 @@ pub(crate) enum Net {
 }
 
 impl<'a> Entry<'a> {
-    fn new(login: &'a str, hash: Hash) -> Self {
+    fn new(hash: Hash) -> Self {
         Self {
-            login,
             hash,
             backend: None,
             user: None,
@@ -122,7 +119,7 @@ pub(crate) fn parse(line: &[u8]) -> Result<Option<Entry<'_>>, String> {
         None => (rest, ""),
         Some((password, rest)) => (password, rest),
     };
-    let mut entry = Entry::new(login, Hash::parse(password)?);
+    let mut entry = Entry::new(Hash::parse(password)?);
     for (index, field) in fields(rest)?.split([' ', '\t']).enumerate() {
         if field.is_empty() {
             continue;
@@ -243,7 +240,6 @@ mod tests {
             "anna:{PLAIN}pw::::::backend=office user=a2  pass=p=w allow_nets=10.0.0.0/8,2001:db8::/32,local",
         ] {
             let entry = entry(line);
-            assert_eq!(entry.login, "anna");
             assert!(entry.hash.fits(b"pw"));
             assert_eq!((entry.backend, entry.user), (Some("office"), Some("a2")));
             assert_eq!(entry.pass.as_ref().map(Secret::expose), Some(&b"p=w"[..]));

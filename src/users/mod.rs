@@ -16,7 +16,7 @@ use std::path::Path;
 use crate::secret::Wiped;
 use crate::system::files;
 
-pub(crate) use line::Entry;
+pub(crate) use line::{Entry, check_login};
 pub(crate) use scheme::{Cost, make};
 
 /// Largest file, in bytes.
@@ -76,11 +76,14 @@ pub(crate) fn read(path: &Path) -> Result<Wiped<Vec<u8>>, String> {
 }
 
 impl Users {
-    /// Reads the text of a file; `backends` are the names that exist.
+    /// Reads the text of a file; `is_backend` knows the names that exist.
     ///
     /// # Errors
     /// Every mistake, a hundred at most, in the order of the lines. A file with one is not to be used.
-    pub(crate) fn parse(text: Wiped<Vec<u8>>, backends: &[&str]) -> Result<Self, Vec<Wrong>> {
+    pub(crate) fn parse(
+        text: Wiped<Vec<u8>>,
+        is_backend: &dyn Fn(&str) -> bool,
+    ) -> Result<Self, Vec<Wrong>> {
         let mut wrong = Vec::new();
         let mut places = Vec::new();
         let mut costs: HashMap<Cost, (usize, Place)> = HashMap::new();
@@ -91,7 +94,7 @@ impl Users {
                 wrong.push(Wrong { line: None, text });
                 break;
             }
-            match place.entry(&text, backends) {
+            match place.entry(&text, is_backend) {
                 Ok(None) => {}
                 Ok(Some(entry)) => {
                     costs.entry(entry.hash.cost()).or_insert((0, place)).0 += 1;
@@ -161,10 +164,14 @@ impl Place {
         &text[..colon.unwrap_or(text.len())]
     }
 
-    fn entry<'a>(self, of: &'a [u8], backends: &[&str]) -> Result<Option<Entry<'a>>, String> {
+    fn entry<'a>(
+        self,
+        of: &'a [u8],
+        is_backend: &dyn Fn(&str) -> bool,
+    ) -> Result<Option<Entry<'a>>, String> {
         let entry = line::parse(self.text(of))?;
         if let Some(name) = entry.as_ref().and_then(|entry| entry.backend)
-            && !backends.contains(&name)
+            && !is_backend(name)
         {
             return Err(format!("backend={name}: there is no [backend {name}]"));
         }
@@ -246,7 +253,7 @@ mod tests {
     use super::*;
 
     fn users(text: &str) -> Result<Users, Vec<Wrong>> {
-        Users::parse(Wiped(text.as_bytes().to_vec()), &["office"])
+        Users::parse(Wiped(text.as_bytes().to_vec()), &|name| name == "office")
     }
 
     fn told(text: &str) -> Vec<String> {

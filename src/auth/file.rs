@@ -1,0 +1,183 @@
+//! `auth = file`: users of one's own, in a file that Postern reads. What stands there is `users`.
+//!
+//! Each login costs one check of one password, whether it is there or not and whatever else is against it: a
+//! stranger learns neither which logins exist nor why one was refused. Which hashes are slow is up to the
+//! file; how many are calculated at once, up to `session::run`, which asks for a place first.
+
+pub(crate) mod source;
+
+use std::sync::Arc;
+
+use super::names::Names;
+use super::{AuthError, Authenticator, LoginRefusal, Note, Request, Verdict};
+use crate::backend::Backend;
+use crate::backend::grant::Grant;
+use crate::backend::route::{Router, Way};
+use crate::config;
+use crate::log::Severity;
+use crate::protocol::Protocol;
+use crate::sasl::Proof;
+use crate::secret::Secret;
+use crate::users::{Entry, Users};
+use source::UserFile;
+
+/// The users of one `[server]`.
+#[derive(Debug)]
+pub(crate) struct AuthFile {
+    file: Arc<UserFile>,
+    router: Arc<Router>,
+    protocol: Protocol,
+    names: Names,
+    /// `proxy_smtp_auth`
+    smtp_auth: bool,
+}
+
+/// Why a login may not pass, for the log.
+type Against = &'static str;
+
+impl AuthFile {
+    /// The users of `file`; where a line does not say its backend, `router` does.
+    pub(crate) fn new(conf: &config::Server, file: Arc<UserFile>, router: Arc<Router>) -> Self {
+        Self {
+            file,
+            router,
+            protocol: conf.protocol,
+            names: Names::new(conf),
+            smtp_auth: conf.proxy_smtp_auth,
+        }
+    }
+
+    /// The user of a login as it was said, or with `login_domain` behind it.
+    fn find<'a>(&self, users: &'a Users, login: &[u8]) -> Option<Entry<'a>> {
+        let with_domain = || users.find(&self.names.with_domain(login));
+        users.find(login).or_else(with_domain)
+    }
+
+    /// What is against the login. `stand_in` is there in the place of a user that is not.
+    fn judge(
+        &self,
+        found: Option<&Entry<'_>>,
+        stand_in: Option<&Entry<'_>>,
+        request: &Request<'_>,
+        note: &dyn Fn(&Note),
+    ) -> Result<(), Against> {
+        let credentials = request.credentials;
+        let checked = found.or(stand_in);
+        let fits = match credentials.method.proof {
+            Proof::Password => checked.is_some_and(|entry| {
+                if request.is_debugged {
+                    let text = format!("a password is checked by {}", entry.hash.scheme);
+                    note(&Note::debug(file!(), text));
+                }
+                entry.hash.fits(credentials.secret.expose())
+            }),
+            proof @ Proof::Answer(_) => {
+                if request.is_debugged {
+                    note(&Note::debug(file!(), "an answer to a challenge is checked"));
+                }
+                let plain = checked.and_then(|entry| entry.hash.plain());
+                let password = plain.map(Secret::expose);
+                proof.is_answered(password.unwrap_or_default(), credentials) && plain.is_some()
+            }
+            Proof::Token { .. } | Proof::Nothing => {
+                return Err("a file of users can decide about passwords alone");
+            }
+        };
+        let Some(entry) = found else {
+            return Err("no such user");
+        };
+        if !fits {
+            return Err("the password does not fit");
+        }
+        if entry.nologin {
+            return Err("nologin stands behind the user");
+        }
+        if !entry.allows(request.client.ip()) {
+            return Err("allow_nets does not have the client's address");
+        }
+        if credentials.authzid.is_some() {
+            return Err("the client wants to be somebody else (authorization identity)");
+        }
+        Ok(())
+    }
+
+    /// Where a user goes who may pass.
+    fn backend(&self, entry: &Entry<'_>, full: &[u8]) -> Way {
+        match entry.backend {
+            Some(name) => self.router.backend(name).map_or(Way::None, Way::To),
+            None => self.router.route(full),
+        }
+    }
+
+    fn grant(&self, backend: &Arc<Backend>, entry: &Entry<'_>, request: &Request<'_>) -> Grant {
+        let credentials = request.credentials;
+        let full = self.names.with_domain(&credentials.login);
+        let mut grant = Grant::to_backend(backend, self.protocol, credentials);
+        grant.smtp_auth = self.smtp_auth;
+        // A password of the client's own is judged by the backend as well: its refusal is the client's.
+        grant.passthrough = entry.pass.is_none();
+        grant.user = full.to_ascii_lowercase();
+        grant.login = match entry.user {
+            Some(user) => user.as_bytes().to_vec(),
+            None => self.names.for_backend(full, &credentials.login),
+        };
+        let known = match credentials.method.can_be_passed_on() {
+            true => None,
+            false => entry.hash.plain(),
+        };
+        if let Some(password) = entry.pass.as_ref().or(known) {
+            grant.set_password(password.expose());
+        }
+        grant
+    }
+}
+
+impl Authenticator for AuthFile {
+    fn authenticate(
+        &self,
+        request: &Request<'_>,
+        note: &dyn Fn(&Note),
+    ) -> Result<Verdict, AuthError> {
+        let users = self.file.users();
+        let login = &request.credentials.login;
+        let found = self.find(&users, login);
+        let stand_in = users.stand_in();
+        let judged = self.judge(found.as_ref(), stand_in.as_ref(), request, note);
+        let entry = match (judged, found) {
+            (Ok(()), Some(entry)) => entry,
+            (judged, _) => {
+                let why = judged.err().unwrap_or_default();
+                let file = self.file.path().display();
+                note(&Note::info(file!(), format!("{file}: {why}")));
+                return Ok(Verdict::Refused(LoginRefusal::failed()));
+            }
+        };
+        match self.backend(&entry, &self.names.with_domain(login)) {
+            Way::To(backend) => {
+                let grant = self.grant(&backend, &entry, request);
+                Ok(Verdict::Granted(Box::new(grant)))
+            }
+            Way::Rejected(text) => {
+                note(&Note::info(file!(), "a route rejects the login"));
+                Ok(Verdict::Refused(LoginRefusal::ours(&text)))
+            }
+            Way::None => {
+                note(&Note::info(file!(), "no route fits"));
+                Ok(Verdict::Refused(LoginRefusal::failed()))
+            }
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        // Neither ever becomes less, so that a sum stays the same only where both do.
+        self.file.changes().wrapping_add(self.router.changes())
+    }
+
+    fn tend(&self) -> Vec<(Severity, String)> {
+        self.file.refresh().into_iter().collect()
+    }
+
+    fn is_own(&self) -> bool {
+        true
+    }
+}
