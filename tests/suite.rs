@@ -2,6 +2,7 @@
 //! `cargo test --test suite imap::` runs one module.
 
 mod auth;
+mod auth_cache;
 mod backend;
 mod backend_capabilities;
 mod certificate_login;
@@ -33,6 +34,7 @@ mod log;
 mod master;
 mod mechanisms;
 mod passthrough;
+mod passwd;
 mod peers;
 mod pop3;
 mod proxy_protocol;
@@ -55,4 +57,5 @@ mod tls_relay;
 mod tls_words;
 mod try_login;
 mod turns;
+mod users;
 mod visits;

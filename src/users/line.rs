@@ -1,8 +1,8 @@
 //! One line of a password file, in Dovecot's two forms: `login:password[:key=value …]`, and
 //! `login:password:uid:gid:gecos:home:shell:key=value …` with five fields that are overlooked.
 //!
-//! They are told apart by what follows the password: with a `=` before the next colon it is the short form,
-//! whose rest is all fields, so that an IPv6 range may stand there. What is wrong with a line is said without
+//! They are told apart by what follows the password: with a `=` before the next colon, or a field's name in
+//! front, it is the short form, whose rest is all fields, so that an IPv6 range may stand there. What is wrong with a line is said without
 //! any part of it that may be a secret.
 
 use ipnet::IpNet;
@@ -160,7 +160,8 @@ pub(crate) fn check_login(login: &str) -> Result<(), String> {
 /// The fields of either form.
 fn fields(rest: &str) -> Result<&str, String> {
     let (first, behind) = rest.split_once(':').unwrap_or((rest, ""));
-    if first.contains('=') {
+    let word = first.split([' ', '\t']).find(|word| !word.is_empty());
+    if first.contains('=') || word.is_some_and(|word| KEYS.contains(&word)) {
         return Ok(rest);
     }
     // A password with a colon in it would be cut there without a word.
@@ -268,7 +269,13 @@ mod tests {
             assert!(entry.allows(None));
         }
         assert!(entry("anna:{PLAIN}pw::::::nologin").nologin);
-        assert!(entry("anna:{PLAIN}pw:nologin=y").nologin);
+        for line in [
+            "anna:{PLAIN}pw:nologin=y",
+            "anna:{PLAIN}pw:nologin",
+            "anna:{PLAIN}pw: nologin user=a",
+        ] {
+            assert!(entry(line).nologin, "{line}");
+        }
         for line in ["", "# anna:x", "  "] {
             assert!(parse(line.as_bytes()).expect(line).is_none());
         }
