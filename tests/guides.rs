@@ -1,7 +1,7 @@
 //! The configurations that README.md and packaging/examples show: each is started against the real servers
 //! it is for, with names and ports of this machine in place of those in the text.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -152,15 +152,74 @@ fn the_small_office_of_the_readme_knows_the_clients_on_both_sides() {
     wait_for_line(&postfix.log, "connect from unknown[127.0.0.9]");
 }
 
+/// With a user of this machine for `postern`, and a Dovecot that knows every user.
+#[test]
+fn the_users_of_the_readme_come_in_with_the_passwords_of_the_file() {
+    let section = README
+        .split_once("## Users of one's own")
+        .expect("a section")
+        .1;
+    let dovecot = Dovecot::start();
+    // Where the keeper may open what only root reads.
+    let folder = TempDir::of_root("users");
+    let lines = block(section, "as it is:");
+    let lines = replace(
+        &lines,
+        &[
+            ("192.0.2.0/24", "127.0.0.0/30"),
+            ("pass=s3cret", "pass=secret"),
+        ],
+    );
+    let users = folder.write("users", lines);
+    let group = Permissions::from_mode(0o640);
+    fs::set_permissions(&users, group).expect("ours");
+    let file = users.display().to_string();
+    let ini = replace(
+        &block(section, "`/etc/postern/postern.ini`:"),
+        &[
+            ("user = postern", "user = mail"),
+            ("/etc/postern/users", &file),
+            (&at("143", "imap").0, &at("143", "imap").1),
+            (&at("587", "smtp").0, &at("587", "smtp").1),
+            ("mail.internal", &format!("{}", dovecot.imap)),
+        ],
+    );
+    let postern = Postern::start_in(folder, &ini);
+    let program = env!("CARGO_BIN_EXE_postern");
+    for (command, input) in [
+        ("--delete bert@example.org", ""),
+        ("bert@example.org", "secret"),
+    ] {
+        assert!(block(section, "service alone:").contains(&format!("postern passwd {command}\n")));
+        let arguments = format!("passwd --file {file} {command}");
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        // There is nobody to take out yet.
+        let said = run(program, &arguments, format!("{input}\n").as_bytes());
+        assert_eq!(said.success, !input.is_empty(), "{}", said.everything());
+    }
+    let says = |login: &str, password: &str| {
+        let (mut client, _) = LineClient::greeted(postern.address("imap"));
+        client.send(&format!("a LOGIN {login} {password}"));
+        let said = client.lines_until("a ").pop();
+        said.is_some_and(|line| line.starts_with("a OK"))
+    };
+    wait::until_true("bert is in", PATIENCE, || says("bert", "secret"));
+    assert!(says("scanner", "only-from-here"));
+    assert!(says("anna", "secret") && says("Anna@Example.org", "secret"));
+    assert!(!says("anna", "geheim!") && !says("nobody", "secret"));
+    // Its hash is of another password than Dovecot's.
+    assert!(!says("carl", "secret"));
+}
+
 #[test]
 fn the_routes_of_the_readme_are_good() {
     let routes = block(README, "get a `[routes]` section:");
     let folder = TempDir::new("routes");
     let map = folder
-        .write("users", "alice branch\n")
+        .write("routes.map", "alice branch\n")
         .display()
         .to_string();
-    let routes = replace(&routes, &[("/etc/postern/users", &map)]);
+    let routes = replace(&routes, &[("/etc/postern/routes.map", &map)]);
     check(&format!(
         "[server imap]\nlisten = 143\n[backend office]\nhosts = a.test\n\
          [backend branch]\nhosts = b.test\n{routes}"
@@ -174,7 +233,7 @@ fn the_service_of_the_readme_can_read_its_keys_and_open_its_log_for_ever() {
     let folder = TempDir::new("service");
     let root = folder.path();
     // The user must get as far as the folders.
-    fs::set_permissions(root, fs::Permissions::from_mode(0o755)).expect("ours");
+    fs::set_permissions(root, Permissions::from_mode(0o755)).expect("ours");
     let lineage = root.join("letsencrypt/live/mail.example.org");
     fs::create_dir_all(&lineage).expect("ours");
     fs::create_dir_all(root.join("letsencrypt/renewal-hooks/deploy")).expect("ours");
