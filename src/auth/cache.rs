@@ -188,3 +188,176 @@ impl Authenticator for Cached {
         self.inner.is_own()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::backend::grant::AddressSettings;
+    use crate::config::{ProxyProtocol, ProxySsl, Xclient};
+    use crate::net::address::Address;
+    use crate::sasl::shown::LoginSecrets;
+    use crate::sasl::{Credentials, Method};
+
+    /// Grants everything.
+    #[derive(Debug, Default)]
+    struct Generous {
+        generation: AtomicU64,
+    }
+
+    impl Authenticator for std::sync::Arc<Generous> {
+        fn authenticate(
+            &self,
+            request: &Request<'_>,
+            _: &dyn Fn(&Note),
+        ) -> Result<Verdict, AuthError> {
+            let settings = AddressSettings {
+                proxy_protocol: ProxyProtocol::Off,
+                xclient: Xclient::Off,
+                ssl: ProxySsl::Off,
+                connector: Err(String::new()),
+                smtp_auth: false,
+            };
+            let host = "192.0.2.1".to_owned();
+            let grant = Grant::to_address(host, 143, &settings, request.credentials);
+            Ok(Verdict::Granted(Box::new(grant)))
+        }
+
+        fn generation(&self) -> u64 {
+            self.generation.load(Ordering::SeqCst)
+        }
+
+        fn is_own(&self) -> bool {
+            true
+        }
+    }
+
+    struct Trial {
+        inner: std::sync::Arc<Generous>,
+        cache: Cached,
+    }
+
+    impl Trial {
+        fn new(time: Duration) -> Self {
+            let inner = std::sync::Arc::new(Generous::default());
+            let cache = Cached::new(Box::new(std::sync::Arc::clone(&inner)), time);
+            Self {
+                inner,
+                cache: cache.expect("random numbers"),
+            }
+        }
+
+        fn with<T>(
+            &self,
+            credentials: &Credentials,
+            client: [u8; 4],
+            act: impl FnOnce(&Cached, &Request<'_>) -> T,
+        ) -> T {
+            let request = Request {
+                credentials,
+                attempt: 1,
+                client: Address::from(std::net::SocketAddr::from((client, 4711))),
+                client_host: None,
+                proxied: None,
+                tls: None,
+                secrets: &LoginSecrets::default(),
+                is_debugged: false,
+            };
+            act(&self.cache, &request)
+        }
+
+        fn log_in(&self, credentials: &Credentials) {
+            self.with(credentials, [192, 0, 2, 7], |cache, request| {
+                let verdict = cache.authenticate(request, &|_| ());
+                assert!(matches!(verdict, Ok(Verdict::Granted(_))));
+            });
+        }
+
+        fn knows(&self, credentials: &Credentials) -> bool {
+            self.with(credentials, [192, 0, 2, 7], |cache, request| {
+                cache.recall(request).is_some()
+            })
+        }
+
+        fn count(&self) -> usize {
+            let sets = self.cache.sets.lock().expect("no holder panics");
+            sets.iter().map(Vec::len).sum()
+        }
+    }
+
+    fn login(login: &str, password: &str) -> Credentials {
+        let (login, password) = (login.as_bytes().to_vec(), password.as_bytes().into());
+        Credentials::new(Method::PLAIN, login, password)
+    }
+
+    #[test]
+    fn a_login_is_known_by_all_of_it() {
+        let trial = Trial::new(Duration::from_secs(3600));
+        let anna = login("anna", "pw");
+        trial.log_in(&anna);
+        assert!(trial.knows(&anna));
+        for other in [
+            login("anna", "pW"),
+            login("annap", "w"),
+            login("ann", "apw"),
+            login("Anna", "pw"),
+            Credentials {
+                authzid: Some(b"bert".to_vec()),
+                ..login("anna", "pw")
+            },
+            Credentials {
+                method: Method::APOP,
+                ..login("anna", "pw")
+            },
+        ] {
+            assert!(!trial.knows(&other), "{other:?}");
+        }
+        let elsewhere = |cache: &Cached, request: &Request<'_>| cache.recall(request).is_some();
+        assert!(!trial.with(&anna, [192, 0, 2, 8], elsewhere));
+        trial.with(&anna, [192, 0, 2, 7], |cache, request| {
+            cache.forget(request)
+        });
+        assert!(!trial.knows(&anna));
+    }
+
+    #[test]
+    fn answers_to_a_challenge_are_not_kept() {
+        let trial = Trial::new(Duration::from_secs(3600));
+        for method in [Method::APOP, Method::NONE] {
+            trial.log_in(&Credentials {
+                method,
+                ..login("anna", "pw")
+            });
+        }
+        assert_eq!(trial.count(), 0);
+    }
+
+    #[test]
+    fn all_are_forgotten_when_the_method_changes_and_when_their_time_is_over() {
+        let trial = Trial::new(Duration::from_secs(3600));
+        let anna = login("anna", "pw");
+        trial.log_in(&anna);
+        trial.inner.generation.fetch_add(1, Ordering::SeqCst);
+        assert!(!trial.knows(&anna));
+        let trial = Trial::new(Duration::from_millis(1));
+        trial.log_in(&anna);
+        std::thread::sleep(Duration::from_millis(5));
+        assert_eq!(trial.count(), 1);
+        trial.cache.tend();
+        assert_eq!(trial.count(), 0);
+        assert!(!trial.knows(&anna));
+    }
+
+    #[test]
+    fn the_number_of_logins_is_bounded_and_the_last_is_always_known() {
+        let trial = Trial::new(Duration::from_secs(3600));
+        for number in 0..40_000 {
+            let credentials = login(&number.to_string(), "pw");
+            trial.log_in(&credentials);
+            assert!(trial.knows(&credentials));
+        }
+        assert!(trial.count() <= SETS * WAYS);
+        assert!(trial.count() > SETS * WAYS * 3 / 4);
+    }
+}
