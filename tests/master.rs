@@ -12,7 +12,7 @@ use crate::common::postern::Postern;
 use crate::common::service;
 use crate::common::temp::TempDir;
 use crate::common::tls::Client;
-use crate::common::tools::wait_for_line;
+use crate::common::tools::{run, wait_for_line};
 use crate::peers::{Peer, answering as backend, smtp_server};
 use crate::servers::dovecot::Dovecot;
 use crate::servers::pki::{Key, Pki, State};
@@ -235,6 +235,81 @@ fn a_client_with_a_certificate_gets_in_at_dovecot() {
     let mail = lines.ask_many("c FETCH 1 BODY.PEEK[TEXT]", "c OK").concat();
     assert!(mail.contains(&format!("for {user}")), "{mail}");
     assert_eq!(auth.wait_for_request(1).header("Auth-User"), Some(user));
+}
+
+/// An IMAP service over TLS in front of the office, whose users stand in a file; the certificate names
+/// this one.
+fn with_file(users: &str, master: &str, named: &str) -> (Postern, Client) {
+    let pki = Pki::shared();
+    let pair = pki.issue(named, "email:x@example.test", Key::Ec, State::Good);
+    let ini = format!(
+        "[server imap]\nprotocol = imap\nlisten = 127.0.0.1:0 ssl\nauth_file = users\n\
+         ssl_verify_client = optional\nssl_login_from = cn\nssl_client_certificate = {}\n{}\
+         imap_auth = plain cram-md5 external\n{}",
+        pki.authority().display(),
+        pki.server().ssl_certificate(),
+        office().backend(master),
+    );
+    let folder = TempDir::new("users");
+    folder.write("users", users);
+    let client = Client::trusting(&pki.authority()).with(&pair.certificate, &pair.key);
+    (Postern::start_in(folder, &ini), client)
+}
+
+#[test]
+fn users_of_a_file_enter_by_the_master_user() {
+    let user = "of-a-file";
+    let text = format!("Subject: x\n\nfor {user}\n");
+    office().dovecot.deliver(user, text.as_bytes());
+    // Dovecot has other passwords.
+    let users = format!("{user}:{{PLAIN}}file-pass\n");
+    let log_in = |client: &Client, postern: &Postern, command: &str| {
+        let mut lines = client.connect(postern.address("imap"));
+        lines.line();
+        lines.send(command);
+        let answer = lines.line();
+        if answer.starts_with("a OK") {
+            lines.ask_many("b SELECT INBOX", "b OK");
+            let mail = lines.ask_many("c FETCH 1 BODY.PEEK[TEXT]", "c OK").concat();
+            assert!(mail.contains(&format!("for {user}")), "{mail}");
+        }
+        answer
+    };
+    for master in forms() {
+        let (postern, client) = with_file(&users, &master, user);
+        for way in [
+            format!("a LOGIN {user} file-pass"),
+            "a AUTHENTICATE EXTERNAL =".to_owned(),
+        ] {
+            let answer = log_in(&client, &postern, &way);
+            assert!(
+                answer.starts_with("a OK"),
+                "{way}: {answer}\n{}",
+                postern.log()
+            );
+        }
+        let wrong = log_in(&client, &postern, &format!("a LOGIN {user} master-pass"));
+        assert_eq!(wrong, "a NO [AUTHENTICATIONFAILED] Authentication failed");
+    }
+}
+
+#[test]
+fn a_certificate_does_not_let_in_who_is_not_in_the_file_or_has_no_way_into_the_backend() {
+    const FAILED: &str = "a NO [AUTHENTICATIONFAILED] Authentication failed";
+    let external = |postern: &Postern, client: &Client| {
+        let mut lines = client.connect(postern.address("imap"));
+        lines.line();
+        lines.send("a AUTHENTICATE EXTERNAL =");
+        lines.line()
+    };
+    let (postern, client) = with_file("anna:{PLAIN}pw\n", &forms()[0], "bert");
+    assert_eq!(external(&postern, &client), FAILED);
+    postern.wait_for_log("no such user");
+    let hash = run("doveadm", &["pw", "-s", "SSHA256", "-p", "pw"], b"");
+    let hashed = format!("anna:{}\n", hash.text().trim_end());
+    let (postern, client) = with_file(&hashed, "", "anna");
+    assert_eq!(external(&postern, &client), FAILED);
+    postern.wait_for_log("give it pass=");
 }
 
 /// An IMAP backend that takes a master login by SASL, with an initial response.

@@ -32,6 +32,9 @@ pub(crate) struct AuthFile {
     smtp_auth: bool,
 }
 
+/// Of a user whose proof was a certificate.
+const NO_PASSWORD: &str = "the user shows no password, and has none for the backend: give it pass=, or the backend a master_user";
+
 /// Why a login may not pass, for the log.
 type Against = &'static str;
 
@@ -79,8 +82,9 @@ impl AuthFile {
                 let password = plain.map(Secret::expose);
                 proof.is_answered(password.unwrap_or_default(), credentials) && plain.is_some()
             }
+            Proof::Nothing if credentials.by_certificate => true,
             Proof::Token { .. } | Proof::Nothing => {
-                return Err("a file of users can decide about passwords alone");
+                return Err("a file of users can decide about passwords and certificates alone");
             }
         };
         let Some(entry) = found else {
@@ -114,14 +118,15 @@ impl AuthFile {
         let full = self.names.with_domain(&credentials.login);
         let mut grant = Grant::to_backend(backend, self.protocol, credentials);
         grant.smtp_auth = self.smtp_auth;
+        let by_master = grant.is_by_master();
         // A password of the client's own is judged by the backend as well: its refusal is the client's.
-        grant.passthrough = entry.pass.is_none();
+        grant.passthrough = entry.pass.is_none() && !by_master;
         grant.user = full.to_ascii_lowercase();
         grant.login = match entry.user {
             Some(user) => user.as_bytes().to_vec(),
             None => self.names.for_backend(full, &credentials.login),
         };
-        let known = match credentials.method.can_be_passed_on() {
+        let known = match credentials.method.can_be_passed_on() || by_master {
             true => None,
             false => entry.hash.plain(),
         };
@@ -142,12 +147,12 @@ impl Authenticator for AuthFile {
         let login = &request.credentials.login;
         let found = self.find(&users, login);
         let stand_in = users.stand_in();
+        let file = self.file.path().display();
         let judged = self.judge(found.as_ref(), stand_in.as_ref(), request, note);
         let entry = match (judged, found) {
             (Ok(()), Some(entry)) => entry,
             (judged, _) => {
                 let why = judged.err().unwrap_or_default();
-                let file = self.file.path().display();
                 note(&Note::info(file!(), format!("{file}: {why}")));
                 return Ok(Verdict::Refused(LoginRefusal::failed()));
             }
@@ -155,6 +160,10 @@ impl Authenticator for AuthFile {
         match self.backend(&entry, &self.names.with_domain(login)) {
             Way::To(backend) => {
                 let grant = self.grant(&backend, &entry, request);
+                if grant.needs_login(self.protocol) && !grant.has_password() {
+                    note(&Note::info(file!(), format!("{file}: {NO_PASSWORD}")));
+                    return Ok(Verdict::Refused(LoginRefusal::failed()));
+                }
                 Ok(Verdict::Granted(Box::new(grant)))
             }
             Way::Rejected(text) => {

@@ -198,6 +198,11 @@ impl Grant {
         self.master.as_deref().filter(|_| !self.passthrough)
     }
 
+    /// Whether the backend is entered by a master user.
+    pub(crate) fn is_by_master(&self) -> bool {
+        self.master().is_some()
+    }
+
     /// To whom the login goes, and by whom, for the log.
     pub(crate) fn way(&self) -> String {
         match self.master() {

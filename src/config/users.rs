@@ -16,6 +16,7 @@ use crate::protocol::Protocol;
 use crate::sasl::Mechanism;
 use crate::secret::Wiped;
 use crate::system::keeper;
+use crate::tls::LoginFrom;
 use crate::users::{self, Users, Wrong};
 
 /// The bytes of a file of users, or why there are none.
@@ -110,8 +111,12 @@ pub(super) fn check_server(
         record.auth_directive,
         &draft.server.of_protocol[protocol].auth,
     );
+    let names_by_certificate = draft.server.tls.ssl_login_from != LoginFrom::Off;
+    let is_decided = |row: &Mechanism| {
+        row.method.is_of_password() || (row.is_proven_outside() && names_by_certificate)
+    };
     let useless = Mechanism::configurable(protocol)
-        .filter(|row| listed.has(row) && !row.method.is_of_password())
+        .filter(|row| listed.has(row) && !is_decided(row))
         .map(|row| row.word);
     let own = record
         .own_login
@@ -119,7 +124,8 @@ pub(super) fn check_server(
     let useless: Vec<&str> = useless.chain(own).collect();
     if !useless.is_empty() {
         let text = format!(
-            "with auth = file nobody can decide about {}: the file has passwords alone",
+            "with auth = file nobody can decide about {}: the file has passwords, and certificates \
+             prove a login by ssl_login_from alone",
             useless.join(", ")
         );
         report.mistake(at(source(section, mail, key), key), &text);
