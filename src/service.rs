@@ -14,6 +14,7 @@ use crate::auth::file::source::UserFile;
 use crate::auth::http::AuthHttp;
 use crate::auth::passthrough::Passthrough;
 use crate::backend::capabilities::{self, Asker, Learned};
+use crate::backend::identities::Identities;
 use crate::backend::known::Known;
 use crate::backend::refusal_time::RefusalTime;
 use crate::backend::route::Router;
@@ -91,6 +92,8 @@ pub(crate) struct Service {
     pub connector: Result<Connector, String>,
     /// TLS towards auth servers, where one of them wants it.
     pub auth_connector: Option<Connector>,
+    /// What its backends say of themselves.
+    pub identities: Identities,
     /// When certificates were last looked at.
     refreshed: Seldom,
 }
@@ -323,6 +326,7 @@ impl Service {
             metrics: shared.kept.metrics(conf),
             auth_target: auth_target(conf),
             limits_targets,
+            identities: Identities::default(),
             refreshed: Seldom::new(),
             log: Log::open(targets, &conf.error_log_user_tag, config.process.log_format)?,
             auth: match conf.auth_cache {

@@ -478,7 +478,6 @@ fn a_hundred_slow_hashes_hold_neither_memory_nor_workers() {
     let (mut client, _) = LineClient::greeted(postern.address("file"));
     client.send("a LOGIN slow secret");
     let said = client.line_within(Duration::from_secs(200));
-    let own = began.elapsed();
     assert!(
         said.starts_with("* CAPABILITY") || said.starts_with("a OK"),
         "{said}"
@@ -491,10 +490,6 @@ fn a_hundred_slow_hashes_hold_neither_memory_nor_workers() {
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let grown = peak_memory(postern.id()) - before;
-    println!(
-        "other after {other:?}, own after {own:?}, all after {:?}, {grown} KiB more",
-        began.elapsed()
-    );
     assert!(grown < (cores * 64 + 48) * 1024, "{grown} KiB");
 }
 

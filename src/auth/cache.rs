@@ -195,7 +195,7 @@ mod tests {
 
     use super::*;
     use crate::backend::grant::AddressSettings;
-    use crate::config::{ProxyProtocol, ProxySsl, Xclient};
+    use crate::config::{ProxyProtocol, ProxySsl, SendClientId, Xclient};
     use crate::net::address::Address;
     use crate::sasl::shown::LoginSecrets;
     use crate::sasl::{Credentials, Method};
@@ -218,6 +218,8 @@ mod tests {
                 ssl: ProxySsl::Off,
                 connector: Err(String::new()),
                 smtp_auth: false,
+                master: None,
+                send_client_id: SendClientId::Off,
             };
             let host = "192.0.2.1".to_owned();
             let grant = Grant::to_address(host, 143, &settings, request.credentials);

@@ -110,6 +110,7 @@ impl AuthHttp {
             addresses: AddressSettings {
                 proxy_protocol: conf.proxy_protocol,
                 xclient: conf.xclient,
+                send_client_id: conf.send_client_id,
                 ssl: conf.proxy_ssl,
                 connector,
                 smtp_auth: conf.proxy_smtp_auth,

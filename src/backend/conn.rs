@@ -13,6 +13,8 @@ use socket2::SockAddr;
 
 use super::deadlines::Deadlines;
 use super::error::{BackendError, BackendReply, BeforeCredentials, LoginFailure};
+use super::loops::Leg;
+use super::silent::{Answered, Silent};
 use super::talk::{BackendStep, Watcher};
 use super::{BACKEND_LINE, BACKEND_TOTAL, Candidate};
 use crate::config::{Keepalive, ProxyProtocol, ProxySsl};
@@ -28,6 +30,9 @@ const GOODBYE: Duration = Duration::from_secs(1);
 
 /// The same while a client waits.
 const SHORT_GOODBYE: Duration = Duration::from_millis(200);
+
+/// Longest wait for the answer to a question of ours in a login.
+const QUESTION: Duration = Duration::from_secs(5);
 
 /// How a host is connected to.
 pub(crate) struct Dial<'a> {
@@ -45,6 +50,8 @@ pub(crate) struct Dial<'a> {
     pub deadlines: Deadlines,
     /// Who is told how far the dialogue is; nobody in a visit.
     pub watcher: Option<&'a dyn Watcher>,
+    /// Which hosts leave our questions without an answer.
+    pub silent: Option<&'a Silent>,
     /// Whether a client is shown the host's refusals (`proxy_pass_error_message`).
     pub pass_on: bool,
 }
@@ -76,6 +83,8 @@ pub(crate) struct BackendConn<'a> {
     has_credentials: bool,
     /// It has refused them.
     has_refused: bool,
+    /// Its two ends, for whoever looks for loops.
+    _leg: Option<Leg>,
 }
 
 impl<'a> Dial<'a> {
@@ -89,8 +98,11 @@ impl<'a> Dial<'a> {
 
     fn connect_and_secure(self) -> Result<BackendConn<'a>, BackendError> {
         let address = self.candidate.address;
+        let socket = self.open_socket()?;
+        let local = socket.local().ok().and_then(|local| local.socket());
         let mut backend = BackendConn {
-            conn: Conn::new(Arc::new(self.open_socket()?), BACKEND_LINE),
+            _leg: local.map(|local| Leg::new(local, address)),
+            conn: Conn::new(Arc::new(socket), BACKEND_LINE),
             dial: self,
             lines: 0,
             total: 0,
@@ -201,6 +213,26 @@ impl BackendConn<'_> {
         }
     }
 
+    /// Until when a question of ours must have been answered: soon enough for the login to be tried again
+    /// without it.
+    pub(crate) fn question_limit(&self) -> Deadline {
+        let left = self.dial.deadlines.current().remaining();
+        Deadline::after(QUESTION.min(left.unwrap_or_default() / 3), "timeout")
+    }
+
+    /// Whether the host has left questions without an answer lately, so that it is asked none.
+    pub(crate) fn is_silent(&self) -> bool {
+        let silent = self.dial.silent;
+        silent.is_some_and(|silent| silent.has(self.address()))
+    }
+
+    /// Notes whether the host has answered a question.
+    pub(crate) fn note_question(&self, is_answered: Answered) {
+        if let Some(silent) = self.dial.silent {
+            silent.note(self.address(), is_answered);
+        }
+    }
+
     /// The host's greeting welcomes us.
     pub(crate) fn is_welcome(&mut self) {
         self.dial.deadlines.has_greeted();
@@ -266,7 +298,9 @@ impl BackendConn<'_> {
     fn read_line_by(&mut self, deadline: Deadline) -> Result<Vec<u8>, BackendError> {
         let read = self.conn.fill_line(deadline);
         let length = match self.note_failure(read) {
-            Err(BackendError::Timeout) if self.is_silent() => return Err(BackendError::NoGreeting),
+            Err(BackendError::Timeout) if self.has_said_nothing() => {
+                return Err(BackendError::NoGreeting);
+            }
             read => read?,
         };
         self.total += length;
@@ -286,7 +320,7 @@ impl BackendConn<'_> {
     }
 
     /// Whether nothing at all has come, where plain text should.
-    fn is_silent(&self) -> bool {
+    fn has_said_nothing(&self) -> bool {
         self.total == 0 && self.dial.ssl != ProxySsl::On && !self.has_more()
     }
 

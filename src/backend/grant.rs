@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Backend;
-use crate::config::{AuthMechanism, MasterLogin, ProxyProtocol, ProxySsl, Xclient};
+use crate::config::{AuthMechanism, MasterLogin, ProxyProtocol, ProxySsl, SendClientId, Xclient};
 use crate::net::line::Bare;
 use crate::protocol::{BackendLogin, Protocol};
 use crate::sasl::{Credentials, Identity, Mechanism, Message, Method, PLAIN, ToBackend};
@@ -58,6 +58,8 @@ pub(crate) struct Grant {
     pub proxy_protocol: ProxyProtocol,
     /// Whether an SMTP backend is told about the client.
     pub xclient: Xclient,
+    /// Whether an IMAP or POP3 backend is told about the client.
+    pub send_client_id: SendClientId,
     /// TLS towards the backend.
     pub ssl: ProxySsl,
     /// How that TLS is spoken, or why it cannot be.
@@ -96,6 +98,8 @@ pub(crate) struct AddressSettings {
     pub proxy_protocol: ProxyProtocol,
     /// Whether an SMTP server is told about the client.
     pub xclient: Xclient,
+    /// Whether an IMAP or POP3 server is told about the client.
+    pub send_client_id: SendClientId,
     /// TLS towards it.
     pub ssl: ProxySsl,
     /// How that TLS is spoken, or why it cannot be.
@@ -117,6 +121,7 @@ impl Grant {
         Self {
             proxy_protocol: settings.proxy_protocol,
             xclient: settings.xclient,
+            send_client_id: settings.send_client_id,
             ssl: settings.ssl,
             connector: settings.connector.clone(),
             // Angie's ways: LOGIN, USER and PASS, AUTH PLAIN.
@@ -138,6 +143,7 @@ impl Grant {
         Self {
             proxy_protocol: conf.proxy_protocol,
             xclient: conf.xclient,
+            send_client_id: conf.send_client_id,
             ssl: conf.ssl(protocol),
             connector: backend.connector.clone(),
             mechanism: conf.auth_mechanism,
@@ -153,6 +159,7 @@ impl Grant {
             target,
             proxy_protocol: ProxyProtocol::Off,
             xclient: Xclient::Off,
+            send_client_id: SendClientId::Off,
             ssl: ProxySsl::Off,
             connector: Err(String::new()),
             mechanism: AuthMechanism::Auto,

@@ -9,9 +9,12 @@ pub(crate) mod error;
 pub(crate) mod grant;
 mod hash;
 pub(crate) mod health;
+pub(crate) mod identities;
 pub(crate) mod known;
+pub(crate) mod loops;
 pub(crate) mod refusal_time;
 pub(crate) mod route;
+pub(crate) mod silent;
 pub(crate) mod talk;
 pub(crate) mod visit;
 

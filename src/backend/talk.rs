@@ -28,12 +28,14 @@ pub(crate) trait Talk {
     /// Begins TLS, if the backend offers that; what it said before is forgotten.
     fn start_tls(&mut self, backend: &mut BackendConn<'_>) -> Result<(), BackendError>;
 
-    /// Introduces us, and the client where the grant says so.
+    /// Introduces us, and the client where the grant says so. Where that stays without an answer, the
+    /// connection is of no use any more; the same dialogue goes on from `greet` on another one, and asks less
+    /// each time.
     fn identify(
         &mut self,
         backend: &mut BackendConn<'_>,
         grant: &Grant,
-    ) -> Result<(), BackendError>;
+    ) -> Result<Introduction, BackendError>;
 
     /// Logs in, and returns what the client is to be told.
     fn log_in(
@@ -44,6 +46,16 @@ pub(crate) trait Talk {
 
     /// Says goodbye and closes; whether that is heard does not matter.
     fn quit(&mut self, backend: BackendConn<'_>);
+}
+
+/// How an introduction has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Introduction {
+    /// The login can follow, whatever was answered.
+    Over,
+    /// A question of ours has had no answer within its limit. One that comes later could be taken for
+    /// another's: only the end of the connection keeps it from the client.
+    Unanswered,
 }
 
 /// What visits need to know of a protocol.
@@ -81,6 +93,7 @@ pub(crate) enum BackendStep {
     SendingHelo,
     SendingXclient,
     SendingClientHelo,
+    SendingId,
     SendingAuth,
     SendingMailFrom,
     SendingRcptTo,
@@ -101,6 +114,7 @@ impl BackendStep {
             Self::SendingHelo => "sending HELO/EHLO to upstream",
             Self::SendingXclient => "sending XCLIENT to upstream",
             Self::SendingClientHelo => "sending client HELO/EHLO to upstream",
+            Self::SendingId => "sending ID to upstream",
             Self::SendingAuth => "sending AUTH to upstream",
             Self::SendingMailFrom => "sending MAIL FROM to upstream",
             Self::SendingRcptTo => "sending RCPT TO to upstream",

@@ -145,6 +145,7 @@ fn dial<'a>(
         connector: &backend.connector,
         deadlines: Deadlines::of_visit(backend.conf.connect_timeout),
         watcher: None,
+        silent: None,
         pass_on: false,
     };
     dial.connect()

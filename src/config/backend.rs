@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::address::{Host, host_and_port, port};
 use super::value::{list, shown};
-use super::{MasterLogin, ProxyProtocol, ProxySsl, Xclient};
+use super::{MasterLogin, ProxyProtocol, ProxySsl, SendClientId, Xclient};
 use crate::protocol::{PerProtocol, Protocol, Purpose};
 use crate::sasl::Mechanism;
 use crate::tls::ClientSettings;
@@ -40,6 +40,8 @@ pub struct Backend {
     pub xclient: Xclient,
     /// By whom the hosts are entered; `None` is by the user.
     pub master: Option<Arc<MasterLogin>>,
+    /// Whether IMAP and POP3 hosts are told about the client.
+    pub send_client_id: SendClientId,
     /// How to log in.
     pub auth_mechanism: AuthMechanism,
     /// Which host gets a session.

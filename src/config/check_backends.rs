@@ -20,7 +20,7 @@ use crate::protocol::Protocol;
 use crate::sasl::Mechanism;
 
 /// Keys of `[mail]` and `[server]` in whose place a backend has its own.
-const OF_BACKENDS: [&str; 3] = ["proxy_ssl", "proxy_protocol", "xclient"];
+const OF_BACKENDS: [&str; 4] = ["proxy_ssl", "proxy_protocol", "xclient", "send_client_id"];
 
 /// What is said, else what the rest of the configuration implies; `None` if neither, or if the line
 /// is wrong.
@@ -99,6 +99,7 @@ pub(super) fn finish(section: &Section, draft: Draft, report: &Report) -> Backen
         proxy_protocol: shared.proxy_protocol,
         xclient: shared.xclient,
         master: draft.master.finish(),
+        send_client_id: shared.send_client_id,
         ..draft.backend
     }
 }

@@ -23,7 +23,7 @@ use super::value::{
 };
 use super::{
     AuthKind, AuthMechanism, Balance, Capabilities, Control, PlainLoginAnswer, ProxyProtocol,
-    ProxySsl, RouteLine, Starttls, Xclient,
+    ProxySsl, RouteLine, SendClientId, Starttls, Xclient,
 };
 use crate::log::TextLayout;
 use crate::protocol::Protocol::{self, Imap, Pop3, Smtp};
@@ -1133,6 +1133,24 @@ pub(super) static DIRECTIVES: &[Directive] = &[
          every attribute that is offered.",
     )
     .only(Smtp),
+    row(
+        "send_client_id",
+        TO_BACKEND,
+        "on | off | auto",
+        Text("auto"),
+        Is(|d, v| {
+            let words = [
+                ("on", SendClientId::On),
+                ("off", SendClientId::Off),
+                ("auto", SendClientId::Auto),
+            ];
+            put(&mut d.server.send_client_id, one_of(v, &words))
+        }),
+        "Tells the IMAP backend about the client with ID (x-originating-ip, x-session-id and their \
+         like, and what the client's own ID says), the POP3 backend with XCLIENT, before the login. \
+         Dovecot believes it from its login_trusted_networks. auto sends it only where it is \
+         offered, on always; a host that does not take it is logged in to without.",
+    ),
     // The PROXY protocol from clients.
     row(
         "set_real_ip_from",

@@ -17,7 +17,7 @@ use super::source::{At, Report, Section};
 use super::value::{nearest, not_yet, shown};
 use super::{
     AuthKind, AuthMechanism, Backend, Balance, Control, Listen, PlainLoginAnswer, Process,
-    ProxyProtocol, ProxySsl, RouteLine, Server, Starttls, Xclient,
+    ProxyProtocol, ProxySsl, RouteLine, SendClientId, Server, Starttls, Xclient,
 };
 use crate::protocol::{PerProtocol, Protocol};
 use crate::tls::{ClientDirectives, ClientSettings, ServerSettings};
@@ -420,6 +420,7 @@ fn empty_server() -> Server {
         proxy_smtp_auth: false,
         xclient: Xclient::Off,
         master: None,
+        send_client_id: SendClientId::Off,
         set_real_ip_from: Vec::new(),
         plain_login_answer: PlainLoginAnswer::Said,
         starttls: Starttls::Off,
@@ -448,6 +449,7 @@ fn empty_backend() -> Backend {
         proxy_protocol: ProxyProtocol::Off,
         xclient: Xclient::Off,
         master: None,
+        send_client_id: SendClientId::Off,
         auth_mechanism: AuthMechanism::Auto,
         balance: Balance::Failover,
         connect_timeout: Duration::ZERO,

@@ -305,6 +305,8 @@ pub struct Server {
     pub xclient: Xclient,
     /// By whom servers are entered that the auth server names; `None` is by the user.
     pub master: Option<Arc<MasterLogin>>,
+    /// Whether IMAP and POP3 backends are told about the client.
+    pub send_client_id: SendClientId,
     /// Peers whose PROXY header replaces the client's address.
     pub set_real_ip_from: Vec<TrustedPeer>,
     /// How a login before TLS is refused, where that is required.
@@ -588,6 +590,17 @@ pub enum Xclient {
     Auto,
     /// All attributes that the backend's EHLO lists.
     Full,
+}
+
+/// `send_client_id`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendClientId {
+    /// Never.
+    Off,
+    /// Always, whether the backend offers it or not.
+    On,
+    /// Where the backend offers it.
+    Auto,
 }
 
 /// `plain_login_answer`.

@@ -51,8 +51,8 @@ const OF_SERVERS: &str = "The servers: one section for each, with a name of your
     stands above in [mail] may stand here too.";
 
 const OF_BACKENDS: &str = "Backends by name: one section for each, needed with auth = passthrough, and \
-    for the Auth-Backend of an auth server. proxy_ssl, proxy_ssl_…, proxy_protocol, tls_library, xclient and \
-    master_… may stand here too, as in [mail]; what stands there does not hold here.";
+    for the Auth-Backend of an auth server. proxy_ssl, proxy_ssl_…, proxy_protocol, send_client_id, \
+    tls_library, xclient and master_… may stand here too, as in [mail]; what stands there does not hold here.";
 
 const OF_ROUTES: &str = "Which backend takes whom, with auth = passthrough. A single backend takes \
     everyone without this section.";

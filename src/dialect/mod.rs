@@ -6,6 +6,7 @@
 //! backend-facing one without a client (`dialogue`).
 
 mod blotted;
+mod caller;
 pub(crate) mod imap;
 pub(crate) mod pop3;
 pub(crate) mod smtp;
@@ -18,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::auth::LoginRefusal;
 use crate::backend::error::{BackendError, RefusalKind};
+use crate::backend::loops::PROXIES;
 use crate::backend::talk::{Dialogue, Talk};
 use crate::config::{PlainLoginAnswer, Server, Starttls};
 use crate::log::{Severity, escape};
@@ -379,6 +381,7 @@ fn accept_starttls(
     session.say(client, answer)?;
     client.clear();
     session.tls_due = TlsDue::Starttls;
+    session.proxy_ttl = PROXIES;
     Ok(())
 }
 

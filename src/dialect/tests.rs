@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::backend::grant::AddressSettings;
 use crate::backend::grant::Grant;
-use crate::config::{self, AuthMechanism, Config, ProxyProtocol, ProxySsl, Xclient};
+use crate::config::{self, AuthMechanism, Config, ProxyProtocol, ProxySsl, SendClientId, Xclient};
 use crate::sasl::made_up;
 use crate::secret::Secret;
 
@@ -88,6 +88,7 @@ fn a_made_up_mechanism_goes_on_to_a_backend_through_its_row() {
     let settings = AddressSettings {
         proxy_protocol: ProxyProtocol::Off,
         xclient: Xclient::Off,
+        send_client_id: SendClientId::Off,
         ssl: ProxySsl::Off,
         connector: Err(String::new()),
         smtp_auth: true,

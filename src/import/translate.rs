@@ -220,6 +220,12 @@ fn add_defaults(mail: &mut Section, servers: &[Section], around: &Surroundings) 
     {
         defaults.push(Entry::of_default("plain_login_answer", "bad"));
     }
+    // Only the backends of protocols that look the client's name up are told of it there.
+    let is_told =
+        |server: &Section| protocol_of(server).is_some_and(|its| !its.record().looks_up_client);
+    if servers.iter().any(is_told) {
+        defaults.push(Entry::of_default("send_client_id", "off"));
+    }
     explain(&mut defaults, around);
     mail.entries.extend(defaults);
 }

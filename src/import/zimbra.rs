@@ -17,7 +17,8 @@ const GREETING: &str =
     "Postern's greeting is a fixed one, without name and version; nothing needs to be done";
 const PART: &str =
     "it goes with mail_login_ip_max and mail_login_user_max; nothing else needs to be done";
-const ADDRESS: &str = "it tells the backend the client's address; Postern does so with proxy_protocol, which \
+const ADDRESS: &str = "it tells the backend the client's address; Postern does so with send_client_id = auto, \
+                       which Dovecot takes from its login_trusted_networks, or with proxy_protocol, which \
                        the backend must expect";
 const MASTER: &str = "it is the account that Zimbra's nginx logs in with for Kerberos and client certificates; \
                       let the auth server answer with Auth-User and Auth-Pass";

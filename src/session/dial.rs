@@ -79,6 +79,7 @@ pub(crate) fn dial<'a>(
         connector: &grant.connector,
         deadlines,
         watcher: Some(session),
+        silent: Some(&session.runtime.silent),
         pass_on: session.service.conf.proxy_pass_error_message,
     };
     let began = Instant::now();

@@ -27,6 +27,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::admission::{Admission, Limits, Place};
+use crate::backend::loops::PROXIES;
+use crate::backend::silent::Silent;
 use crate::backend::talk::{BackendStep, Watcher};
 use crate::log::{Brake, Closing, Context, Severity, escape};
 use crate::metrics::Lately;
@@ -99,6 +101,8 @@ pub(crate) struct Runtime {
     pub rawlogs: Arc<Rawlogs>,
     /// How logins went lately.
     pub lately: Lately,
+    /// Which hosts leave our questions without an answer.
+    pub silent: Silent,
 }
 
 impl Runtime {
@@ -116,6 +120,7 @@ impl Runtime {
             brake: Brake::default(),
             rawlogs: Arc::default(),
             lately: Lately::default(),
+            silent: Silent::default(),
         });
         let of_thread = Arc::clone(&runtime);
         spawn("sleepers", move || Hibernation::run(&of_thread))?;
@@ -157,6 +162,8 @@ pub(crate) struct Session {
     pub budget: Budget,
     /// Login commands so far.
     pub attempts: u32,
+    /// How many more proxies its login may go through, this one included.
+    pub proxy_ttl: u32,
     /// How the last login was tried.
     pub method: Option<Method>,
     /// The secrets of the login under way, which peers may say back.
@@ -200,6 +207,7 @@ impl Session {
             starttls: false,
             tls: None,
             attempts: 0,
+            proxy_ttl: PROXIES,
             method: None,
             secrets: LoginSecrets::default(),
             login_time: None,
@@ -210,6 +218,25 @@ impl Session {
             host_name: None,
             host_name_deadline: None,
         }
+    }
+
+    /// What the log and backends call it: unique among the processes of a name. At most 64 bytes, the most that
+    /// Dovecot takes. The log's lines have process and number as `PID#TID: *NUMBER`.
+    pub(crate) fn full_number(&self) -> String {
+        const NAME: usize = 32;
+        let name = &self.service.conf.server_name;
+        let name: String = name
+            .chars()
+            .filter(char::is_ascii_graphic)
+            .take(NAME)
+            .collect();
+        format!("{name}-{}-{}", std::process::id(), self.entry.number)
+    }
+
+    /// A peer says that its login may go through so many proxies at most. Whoever says so, it is only ever
+    /// taken for less than what it was.
+    pub(crate) fn lower_proxy_ttl(&mut self, ttl: u32) {
+        self.proxy_ttl = self.proxy_ttl.min(ttl);
     }
 
     /// Ends the session, if it was told to from outside.

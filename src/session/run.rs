@@ -19,7 +19,8 @@ use crate::backend::conn::BackendConn;
 use crate::backend::deadlines::Deadlines;
 use crate::backend::error::{BackendError, LoginFailure, RefusalKind};
 use crate::backend::grant::{Grant, Target};
-use crate::backend::talk::{self, BackendStep, Talk};
+use crate::backend::loops;
+use crate::backend::talk::{self, BackendStep, Introduction, Talk};
 use crate::config::{AuthKind, Xclient};
 use crate::dialect::{self, Dialect};
 use crate::log::{Severity, escape};
@@ -655,6 +656,7 @@ fn try_hosts(
     grant: &Grant,
 ) -> Result<(Conn, Line), BackendError> {
     let candidates = candidates(session, grant)?;
+    end_loop(session, &candidates)?;
     let mut last = BackendError::Connect("upstream has no address".into(), None);
     for (at, candidate) in candidates.iter().enumerate() {
         let left = candidates.len() - at;
@@ -697,7 +699,26 @@ fn try_hosts(
     Err(last)
 }
 
-/// Connects and logs in to one host. A host that is given up is told so, if it can hear it.
+/// A login that has come from ourselves goes no further. That says nothing about the hosts' health: the client
+/// could have made it up.
+fn end_loop(session: &Session, candidates: &[Candidate]) -> Result<(), BackendError> {
+    let Some(first) = candidates.first() else {
+        return Ok(());
+    };
+    let own_ends = session.entry.peer.socket().zip(session.local().socket());
+    let ends = session.proxied.or(own_ends);
+    let upstream = first.address.to_string();
+    match loops::found(ends, session.proxy_ttl, &upstream) {
+        None => Ok(()),
+        Some(text) => {
+            session.set_upstream(Some(upstream));
+            Err(BackendError::Connect(text, None))
+        }
+    }
+}
+
+/// Connects and logs in to one host. A host that is given up is told so, if it can hear it. One that leaves a
+/// question about the client without an answer is connected to again, and asked less.
 fn enter_host(
     session: &Session,
     talk: &mut dyn Talk,
@@ -705,25 +726,35 @@ fn enter_host(
     candidate: &Candidate,
     deadlines: Deadlines,
 ) -> Result<(Conn, Line), LoginFailure> {
-    let mut backend = dial(session, grant, candidate, deadlines)?;
-    match log_in_to_host(talk, &mut backend, grant) {
-        Ok(answer) => Ok((backend.into_conn(), answer)),
-        Err(error) => {
-            let failure = backend.login_failure(error);
-            talk.quit(backend);
-            Err(failure)
+    loop {
+        let mut backend = dial(session, grant, candidate, deadlines)?;
+        match log_in_to_host(talk, &mut backend, grant) {
+            Ok(Some(answer)) => return Ok((backend.into_conn(), answer)),
+            Ok(None) => {
+                let text = "upstream has not said in time whether it takes what it was told about the \
+                            client (send_client_id), connecting again";
+                session.log(Severity::Warn, file!(), text);
+            }
+            Err(error) => {
+                let failure = backend.login_failure(error);
+                talk.quit(backend);
+                return Err(failure);
+            }
         }
     }
 }
 
+/// `None` if a question about the client has had no answer.
 fn log_in_to_host(
     talk: &mut dyn Talk,
     backend: &mut BackendConn<'_>,
     grant: &Grant,
-) -> Result<Line, BackendError> {
+) -> Result<Option<Line>, BackendError> {
     talk::open(talk, backend)?;
-    talk.identify(backend, grant)?;
-    talk.log_in(backend, grant)
+    match talk.identify(backend, grant)? {
+        Introduction::Over => talk.log_in(backend, grant).map(Some),
+        Introduction::Unanswered => Ok(None),
+    }
 }
 
 fn note_answer(grant: &Grant, candidate: &Candidate) {

@@ -19,6 +19,7 @@ fn grant(credentials: &Credentials, separator: Option<char>) -> Grant {
         connector: Err(String::new()),
         smtp_auth: true,
         master: Some(Arc::new(master)),
+        send_client_id: SendClientId::Off,
     };
     Grant::to_address("192.0.2.1".into(), 143, &settings, credentials)
 }

@@ -6,12 +6,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::capabilities::behind_login;
+use super::introduce::Introducing;
 use super::{Imap, UNAVAILABLE, failed};
 use crate::auth::LoginRefusal;
 use crate::backend::conn::BackendConn;
 use crate::backend::error::{BackendError, BackendReply, RefusalKind};
 use crate::backend::grant::{Grant, Target};
-use crate::backend::talk::{BackendStep, Talk};
+use crate::backend::talk::{BackendStep, Introduction, Talk};
 use crate::config::{AuthMechanism, Capabilities};
 use crate::dialect::handed_on;
 use crate::net::line::{Line, line, without_end};
@@ -41,12 +42,15 @@ pub(super) struct ImapTalk {
     untagged: Vec<u8>,
     /// The backend's words behind CAPABILITY, upper case; empty while it has told none.
     capabilities: Vec<String>,
+    /// What it is told of the client; nothing in a visit.
+    introducing: Option<Introducing>,
 }
 
 impl ImapTalk {
     /// A dialogue for this client.
     pub(super) fn for_client(imap: &Imap, session: &Session) -> Self {
         Self {
+            introducing: Some(Introducing::for_client(imap, session)),
             tag: imap.tag.clone(),
             tells_capabilities: *session.service.conf.capabilities() == Capabilities::Auto,
             ..Self::default()
@@ -60,7 +64,11 @@ impl Talk for ImapTalk {
         match Status::of(&greeting) {
             Status::Ok => {
                 backend.is_welcome();
+                self.capabilities.clear();
                 self.learn(&greeting);
+                if let Some(introducing) = &mut self.introducing {
+                    introducing.has_greeted(&greeting);
+                }
                 Ok(())
             }
             // PREAUTH would be a session without login, BYE none at all; both are the backend's affair.
@@ -95,14 +103,24 @@ impl Talk for ImapTalk {
         backend.send(b"p2 STARTTLS\r\n")?;
         self.read_ok(backend, b"p2")?;
         backend.start_tls()?;
+        if let Some(introducing) = &mut self.introducing {
+            introducing.offered_before_tls(&self.capabilities);
+        }
         self.untagged.clear();
         self.capabilities.clear();
         Ok(())
     }
 
-    /// An IMAP backend is told nothing of the client.
-    fn identify(&mut self, _: &mut BackendConn<'_>, _: &Grant) -> Result<(), BackendError> {
-        Ok(())
+    /// ID, where the backend takes it.
+    fn identify(
+        &mut self,
+        backend: &mut BackendConn<'_>,
+        grant: &Grant,
+    ) -> Result<Introduction, BackendError> {
+        match &mut self.introducing {
+            Some(introducing) => Ok(introducing.send_id(backend, grant, &self.capabilities)),
+            None => Ok(Introduction::Over),
+        }
     }
 
     fn log_in(
@@ -114,7 +132,12 @@ impl Talk for ImapTalk {
             None => self.send_password(backend, grant)?,
             Some(mechanism) => self.send_sasl(backend, grant, mechanism)?,
         };
-        Ok(self.tell_capabilities(backend, grant, answer))
+        let answer = self.tell_capabilities(backend, grant, answer);
+        let identity = self.introducing.as_ref();
+        match identity.and_then(Introducing::new_answer) {
+            Some(identity) => Ok(Line::new([&identity[..], &answer].concat())),
+            None => Ok(answer),
+        }
     }
 
     fn quit(&mut self, backend: BackendConn<'_>) {
@@ -504,7 +527,7 @@ fn is_untagged_refusal(line: &[u8]) -> bool {
     is_last && is_of_login(&code(&line[2..]))
 }
 
-fn is_bye(line: &[u8]) -> bool {
+pub(super) fn is_bye(line: &[u8]) -> bool {
     is_status(line, b"*", b"BYE")
 }
 
@@ -540,7 +563,7 @@ impl Status {
     }
 }
 
-fn is_ok(answer: &[u8], tag: &[u8]) -> bool {
+pub(super) fn is_ok(answer: &[u8], tag: &[u8]) -> bool {
     is_status(answer, tag, b"OK")
 }
 

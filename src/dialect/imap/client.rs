@@ -1,7 +1,8 @@
 //! IMAP towards the client, from the greeting to the credentials.
 
+use super::id::{self, Fields};
 use super::parse::{Argument, Parsed, WORDS, Word, parse};
-use super::{Awaited, Imap};
+use super::{Awaited, Identity, Imap};
 use crate::dialect::blotted::Arguments;
 use crate::dialect::{
     accept_starttls, announced, begin_sasl, count_command, fill_command, go_on_with_sasl,
@@ -34,7 +35,7 @@ pub(super) fn read_login(
             }
             Word::Noop => session.say(client, &completed(imap))?,
             Word::Id => {
-                let answer = [&b"* ID NIL\r\n"[..], &completed(imap)].concat();
+                let answer = take_id(imap, session, &arguments);
                 session.say(client, &answer)?;
             }
             Word::Logout => {
@@ -202,6 +203,22 @@ fn start_sasl(
             Ok(None)
         }
     }
+}
+
+/// Keeps what the client says of itself for its backend, and answers as its backends have done lately. Before a
+/// login there is none to ask.
+fn take_id(imap: &mut Imap, session: &mut Session, arguments: &[Argument]) -> Vec<u8> {
+    if let Some(ttl) = id::proxy_ttl(arguments) {
+        session.lower_proxy_ttl(ttl);
+    }
+    let known = session.service.identities.common();
+    let told = known.map_or_else(|| b"NIL".to_vec(), |known| known.to_vec());
+    let answer = line(&[b"* ID ", &told]);
+    imap.id = Some(Identity {
+        fields: Fields::of(arguments),
+        told,
+    });
+    [&answer[..], &completed(imap)].concat()
 }
 
 /// RFC 3501, section 6.1.1: what may be used changes with TLS.

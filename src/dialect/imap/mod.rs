@@ -3,8 +3,11 @@
 mod backend;
 mod capabilities;
 mod client;
+mod id;
+mod introduce;
 mod parse;
 
+use self::id::Fields;
 use super::Dialect;
 use crate::auth::LoginRefusal;
 use crate::backend::talk::{Dialogue, Talk};
@@ -41,6 +44,16 @@ pub(super) struct Imap {
     awaited: Option<Awaited>,
     /// The SASL exchange that awaits the client's next line.
     exchange: Option<Exchange>,
+    /// What the client has said in ID.
+    id: Option<Identity>,
+}
+
+/// What a client has said of itself, and what it was told.
+#[derive(Debug, Clone, Default)]
+struct Identity {
+    fields: Fields,
+    /// The list of the answer that it got.
+    told: Vec<u8>,
 }
 
 /// An incomplete command, as far as it was looked at.

@@ -11,6 +11,9 @@ const TAG: usize = 128;
 /// Most arguments of a command.
 const ARGUMENTS: usize = 3;
 
+/// How a backend's answer to ID begins.
+const ID_ANSWER: &[u8] = b"* ID ";
+
 /// An argument; wiped, since one of them is a password.
 pub(super) type Argument = Zeroizing<Vec<u8>>;
 
@@ -98,6 +101,26 @@ pub(super) fn parse(input: &[u8], answered: usize, limit: usize) -> Parsed {
 }
 
 /// Why a command could not be read.
+/// Reads a backend's whole answer to ID, `* ID …` with its line end and its literals, into the strings of its
+/// list, each `NIL` an empty one; `None` if it is none.
+pub(super) fn parse_id_answer(answer: &[u8]) -> Option<Vec<Argument>> {
+    let (start, _) = answer.split_at_checked(ID_ANSWER.len())?;
+    if !start.eq_ignore_ascii_case(ID_ANSWER) {
+        return None;
+    }
+    let mut parser = Parser {
+        input: answer,
+        at: ID_ANSWER.len() - 1,
+        // Its literals are all there.
+        answered: usize::MAX,
+        limit: usize::MAX,
+        needs: 0,
+        tag: Vec::new(),
+    };
+    let arguments = parser.read_id_arguments().ok()?;
+    (parser.at == answer.len()).then_some(arguments)
+}
+
 enum Stop {
     Incomplete,
     Literal(usize, usize),
@@ -121,7 +144,7 @@ impl Parser<'_> {
         self.skip_spaces();
         let word = self.read_word()?;
         let arguments = match word {
-            Word::Id => self.skip_id_arguments()?,
+            Word::Id => self.read_id_arguments()?,
             _ => self.read_arguments()?,
         };
         Ok((word, arguments))
@@ -189,8 +212,10 @@ impl Parser<'_> {
         }
     }
 
-    /// The arguments of ID (RFC 2971): `NIL` or one list of strings. Nothing of it is kept.
-    fn skip_id_arguments(&mut self) -> Result<Vec<Argument>, Stop> {
+    /// The arguments of ID (RFC 2971): `NIL`, which has none, or one list of strings, of which each `NIL` is
+    /// an empty one.
+    fn read_id_arguments(&mut self) -> Result<Vec<Argument>, Stop> {
+        let mut arguments = Vec::new();
         let mut open = false;
         let mut seen = false;
         loop {
@@ -200,7 +225,7 @@ impl Parser<'_> {
                     self.at = end;
                     return Err(Stop::Bad);
                 }
-                return Ok(Vec::new());
+                return Ok(arguments);
             }
             match self.peek()? {
                 b' ' => self.skip_spaces(),
@@ -212,8 +237,8 @@ impl Parser<'_> {
                     self.at += 1;
                     open = false;
                 }
-                b'"' if open => drop(self.read_quoted()?),
-                b'{' if open => drop(self.read_literal()?),
+                b'"' if open => arguments.push(self.read_quoted()?),
+                b'{' if open => arguments.push(self.read_literal()?),
                 _ if open || !seen => {
                     let atom = self.read_atom()?;
                     // An atom takes the list's end with it.
@@ -224,6 +249,9 @@ impl Parser<'_> {
                         .unwrap_or(&atom);
                     if !name.eq_ignore_ascii_case(b"NIL") {
                         return Err(Stop::Bad);
+                    }
+                    if open {
+                        arguments.push(Argument::default());
                     }
                     open = open && !ends_list;
                     seen = true;
@@ -554,6 +582,34 @@ mod tests {
             b"a ID bob\r\n",
         ] {
             assert!(is_bad(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_to_id_is_one_list_with_its_literals() {
+        let strings = |answer: &[u8]| {
+            let strings = parse_id_answer(answer)?;
+            Some(strings.iter().map(|text| text.to_vec()).collect::<Vec<_>>())
+        };
+        assert_eq!(strings(b"* ID NIL\r\n"), Some(Vec::new()));
+        let told = strings(b"* id (\"name\" {3}\r\na)b \"os\" NIL)\r\n");
+        assert_eq!(
+            told,
+            Some(
+                [&b"name"[..], b"a)b", b"os", b""]
+                    .map(<[u8]>::to_vec)
+                    .to_vec()
+            )
+        );
+        for bad in [
+            &b"* IDLE\r\n"[..],
+            b"* ID\r\n",
+            b"* ID (\"a\" \"b\")",
+            b"* ID (\"a\" \"b\"\r\n",
+            b"* ID (\"a\" {9}\r\nb)\r\n",
+            b"* ID NIL\r\nx\r\n",
+        ] {
+            assert_eq!(strings(bad), None, "{bad:?}");
         }
     }
 

@@ -3,26 +3,43 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::introduce::Introducing;
 use crate::backend::conn::BackendConn;
 use crate::backend::error::{BackendError, BackendReply, RefusalKind};
 use crate::backend::grant::Grant;
-use crate::backend::talk::{BackendStep, Talk};
+use crate::backend::talk::{BackendStep, Introduction, Talk};
 use crate::net::line::{Bare, Line, line, without_end};
 use crate::sasl::Mechanism;
+use crate::session::Session;
 
 /// A dialogue without a client.
 pub(super) fn begin(_own_name: &str) -> Box<dyn Talk> {
-    Box::new(Pop3Talk)
+    Box::new(Pop3Talk { introducing: None })
 }
 
-/// The dialogue with one backend, of which nothing has to be remembered.
+/// The dialogue with one backend.
 #[derive(Debug)]
-pub(super) struct Pop3Talk;
+pub(super) struct Pop3Talk {
+    /// What it is told of the client; nothing in a visit.
+    introducing: Option<Introducing>,
+}
+
+impl Pop3Talk {
+    /// A dialogue for this client.
+    pub(super) fn for_client(session: &Session) -> Self {
+        Self {
+            introducing: Some(Introducing::for_client(session)),
+        }
+    }
+}
 
 impl Talk for Pop3Talk {
     fn greet(&mut self, backend: &mut BackendConn<'_>) -> Result<(), BackendError> {
-        read_ok(backend, RefusalKind::Greeting)?;
+        let greeting = read_ok(backend, RefusalKind::Greeting)?;
         backend.is_welcome();
+        if let Some(introducing) = &mut self.introducing {
+            introducing.has_greeted(&greeting);
+        }
         Ok(())
     }
 
@@ -57,9 +74,16 @@ impl Talk for Pop3Talk {
         backend.start_tls()
     }
 
-    /// A POP3 backend is told nothing of the client.
-    fn identify(&mut self, _: &mut BackendConn<'_>, _: &Grant) -> Result<(), BackendError> {
-        Ok(())
+    /// XCLIENT, where the backend takes it.
+    fn identify(
+        &mut self,
+        backend: &mut BackendConn<'_>,
+        grant: &Grant,
+    ) -> Result<Introduction, BackendError> {
+        match &mut self.introducing {
+            Some(introducing) => Ok(introducing.send_xclient(backend, grant)),
+            None => Ok(Introduction::Over),
+        }
     }
 
     /// The client gets the backend's last `+OK` line.
@@ -211,10 +235,10 @@ fn code(answer: &[u8]) -> Vec<u8> {
     inside[..end.unwrap_or(0)].to_ascii_uppercase()
 }
 
-fn is_ok(answer: &[u8]) -> bool {
+pub(super) fn is_ok(answer: &[u8]) -> bool {
     has_first_word(answer, b"+OK")
 }
 
-fn has_first_word(answer: &[u8], word: &[u8]) -> bool {
+pub(super) fn has_first_word(answer: &[u8], word: &[u8]) -> bool {
     answer.split(u8::is_ascii_whitespace).next() == Some(word)
 }

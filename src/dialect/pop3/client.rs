@@ -1,7 +1,7 @@
 //! POP3 towards the client, from the greeting to the credentials.
 
-use super::Pop3;
 use super::parse::{Argument, WORDS, Word, parse};
+use super::{Pop3, introduce};
 use crate::config::Server;
 use crate::dialect::blotted::Arguments;
 use crate::dialect::{
@@ -92,6 +92,9 @@ fn read_command(
             return Ok(command);
         }
         pop3.user = None;
+        if let Some(ttl) = introduce::proxy_ttl(&line) {
+            session.lower_proxy_ttl(ttl);
+        }
         refuse_line(pop3, session, client)?;
     }
 }

@@ -3,6 +3,7 @@
 mod backend;
 mod capabilities;
 mod client;
+mod introduce;
 mod parse;
 
 use super::Dialect;
@@ -73,8 +74,8 @@ impl Dialect for Pop3 {
         line(&[b"+ ", challenge])
     }
 
-    fn talk(&self, _: &mut Session) -> Box<dyn Talk> {
-        Box::new(backend::Pop3Talk)
+    fn talk(&self, session: &mut Session) -> Box<dyn Talk> {
+        Box::new(backend::Pop3Talk::for_client(session))
     }
 
     fn failure_line(&self, cause: &Cause, own_method: bool) -> Option<Line> {

@@ -8,9 +8,9 @@ use super::{Smtp, xclient};
 use crate::backend::conn::BackendConn;
 use crate::backend::error::{BackendError, BackendReply, RefusalKind};
 use crate::backend::grant::{Grant, Target};
-use crate::backend::talk::{BackendStep, Talk};
+use crate::backend::talk::{BackendStep, Introduction, Talk};
 use crate::config::{AuthMechanism, ProxySsl, Xclient};
-use crate::net::address::Address;
+use crate::dialect::caller::Caller;
 use crate::net::line::{Line, line};
 use crate::net::resolve::HostName;
 use crate::sasl::{Mechanism, ToBackend};
@@ -55,10 +55,8 @@ pub(super) struct Client {
     pub esmtp: bool,
     /// Its MAIL and RCPT lines, where no login is asked for.
     pub envelope: Option<(Vec<u8>, Vec<u8>)>,
-    /// Where it is.
-    pub address: Address,
-    /// Our end of its connection.
-    pub local: Address,
+    /// Who is calling.
+    pub caller: Caller,
     /// Its name.
     pub host_name: HostName,
 }
@@ -72,12 +70,19 @@ impl SmtpTalk {
                 helo: smtp.helo.clone(),
                 esmtp: smtp.esmtp,
                 envelope: smtp.mail.clone().zip(smtp.rcpt.clone()),
-                address: session.client(),
-                local: session.local(),
+                caller: Caller::of(session),
                 host_name: session.host_name(),
             }),
             capabilities: Vec::new(),
         }
+    }
+}
+
+impl Client {
+    /// Its HELO or EHLO, if it has said any.
+    fn hello(&self) -> Option<Line> {
+        let word: &[u8] = if self.esmtp { b"EHLO " } else { b"HELO " };
+        self.helo.as_ref().map(|name| line(&[word, name]))
     }
 }
 
@@ -123,7 +128,7 @@ impl Talk for SmtpTalk {
         &mut self,
         backend: &mut BackendConn<'_>,
         grant: &Grant,
-    ) -> Result<(), BackendError> {
+    ) -> Result<Introduction, BackendError> {
         let is_plain = grant.xclient == Xclient::Off
             && grant.ssl != ProxySsl::StartTls
             && matches!(grant.target, Target::Address { .. });
@@ -132,7 +137,8 @@ impl Talk for SmtpTalk {
             true => self.say_own_hello(backend, b"HELO ")?,
             false => self.say_own_hello(backend, b"EHLO ")?,
         }
-        self.send_xclient(backend, grant)
+        self.send_xclient(backend, grant)?;
+        Ok(Introduction::Over)
     }
 
     fn log_in(
@@ -240,25 +246,29 @@ impl SmtpTalk {
         grant: &Grant,
     ) -> Result<(), BackendError> {
         let offered = self.capability("XCLIENT");
-        let more = match (grant.xclient, offered) {
+        let full = match (grant.xclient, offered) {
             (Xclient::Off, _) | (Xclient::Auto, None) => return Ok(()),
-            (Xclient::Full, Some(offered)) => offered,
-            (Xclient::Full, None) | (Xclient::On, _) | (Xclient::Auto, Some(_)) => Vec::new(),
+            (Xclient::Full, Some(offered)) if !offered.is_empty() => Some(offered),
+            (Xclient::Full | Xclient::On, _) | (Xclient::Auto, Some(_)) => None,
         };
         let Some(client) = &self.client else {
             return Ok(());
         };
         let user = grant.acts_for();
         let login = (!user.is_empty() && !grant.smtp_auth).then_some(user);
-        let command = xclient::command(client, login, &more);
-        let hello = client.helo.as_ref().map(|name| {
-            let word: &[u8] = if client.esmtp { b"EHLO " } else { b"HELO " };
-            line(&[word, name])
-        });
-        let command = line(&[command.as_bytes()]);
-        send(backend, BackendStep::SendingXclient, &command)?;
+        let commands = match &full {
+            None => vec![xclient::command(client, login)],
+            Some(offered) => xclient::commands(client, login, offered).map_err(|_| {
+                BackendError::Internal("the login is too long for XCLIENT".to_owned())
+            })?,
+        };
+        let hello = client.hello();
         let expected: [&[u8]; 2] = [b"220", b"250"];
-        read_reply(backend, &expected, RefusalKind::Other, Some(xclient::HINT))?;
+        for command in commands {
+            let command = line(&[command.as_bytes()]);
+            send(backend, BackendStep::SendingXclient, &command)?;
+            read_reply(backend, &expected, RefusalKind::Other, Some(xclient::HINT))?;
+        }
         match hello {
             Some(hello) => self.say_hello(backend, BackendStep::SendingClientHelo, &hello),
             None => Ok(()),
