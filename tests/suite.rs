@@ -5,6 +5,8 @@ mod auth;
 mod auth_cache;
 mod backend;
 mod backend_capabilities;
+mod callers;
+mod callers_hostile;
 mod certificate_login;
 mod check_live;
 mod client_name;

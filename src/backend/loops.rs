@@ -50,16 +50,14 @@ pub(crate) fn found(ends: Option<Ends>, ttl: u32, upstream: &str) -> Option<Stri
     let sign = if is_ours {
         "this connection is one of our own to a backend".to_owned()
     } else if ttl <= 1 {
-        format!(
-            "as its peer counts, the login has come through {} proxies",
-            PROXIES - 1
-        )
+        let passed = PROXIES - 1;
+        format!("as its peer counts, the login has come through {passed} proxies")
     } else {
         return None;
     };
     Some(format!(
-        "proxies in a loop: {sign}; {upstream} leads back here, so that hosts of the backend, or the answer \
-         of the auth server, must name the mail server behind it"
+        "proxies in a loop: {upstream} leads back here ({sign}); name the mail server behind it in hosts of the \
+         backend, or in the answer of the auth server"
     ))
 }
 

@@ -1,6 +1,7 @@
 //! Who is calling, as a backend is told: by ID in IMAP, by XCLIENT in POP3 and SMTP.
 //!
-//! Nothing in it is the client's own claim.
+//! Nothing in it is the client's own claim. Of such a claim one thing is taken note of, here too: how many proxies
+//! a login may still go through, which can only end it sooner.
 
 use std::net::SocketAddr;
 
@@ -30,6 +31,43 @@ impl Caller {
             session: session.full_number(),
             ttl: session.proxy_ttl.saturating_sub(1),
             has_tls: session.tls.is_some(),
+        }
+    }
+}
+
+/// How many more proxies the login may go through, if the line is an XCLIENT that says so.
+pub(super) fn proxy_ttl(line: &[u8]) -> Option<u32> {
+    let mut words = line.split(|&byte| byte == b' ');
+    words
+        .next()
+        .filter(|word| word.eq_ignore_ascii_case(b"XCLIENT"))?;
+    let digits = words.find_map(|word| {
+        let (name, value) = word.split_at_checked(4)?;
+        name.eq_ignore_ascii_case(b"TTL=").then_some(value)
+    })?;
+    let is_number = digits.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(digits)
+        .ok()?
+        .parse()
+        .ok()
+        .filter(|_| is_number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ttl_is_a_number_behind_xclient() {
+        assert_eq!(proxy_ttl(b"xclient ADDR=192.0.2.1 ttl=3"), Some(3));
+        for none in [
+            &b"XCLIENT"[..],
+            b"XCLIENT TTL=",
+            b"XCLIENT TTL=+1",
+            b"USER TTL=1",
+            b"XCLIENTS TTL=1",
+        ] {
+            assert_eq!(proxy_ttl(none), None, "{none:?}");
         }
     }
 }

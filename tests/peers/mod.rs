@@ -4,6 +4,7 @@
 pub(crate) mod dns;
 pub(crate) mod imap;
 pub(crate) mod pop3;
+pub(crate) mod questions;
 pub(crate) mod smtp;
 pub(crate) mod unruly;
 

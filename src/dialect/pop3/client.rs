@@ -1,9 +1,10 @@
 //! POP3 towards the client, from the greeting to the credentials.
 
+use super::Pop3;
 use super::parse::{Argument, WORDS, Word, parse};
-use super::{Pop3, introduce};
 use crate::config::Server;
 use crate::dialect::blotted::Arguments;
+use crate::dialect::caller::proxy_ttl;
 use crate::dialect::{
     accept_starttls, announced, begin_sasl, count_command, go_on_with_sasl, log_command, mechanism,
     offers_starttls, read_client_line, refuse_line, refuse_plain_login, requires_tls,
@@ -92,7 +93,7 @@ fn read_command(
             return Ok(command);
         }
         pop3.user = None;
-        if let Some(ttl) = introduce::proxy_ttl(&line) {
+        if let Some(ttl) = proxy_ttl(&line) {
             session.lower_proxy_ttl(ttl);
         }
         refuse_line(pop3, session, client)?;

@@ -1,5 +1,5 @@
 //! Tells a POP3 backend who is calling, before the login: Dovecot's XCLIENT as a question of our own, which fails
-//! no login; and what of such a command of a client's is taken note of.
+//! no login.
 //!
 //! POP3 has no tags: where no answer comes within the limit, the connection is given up, since a late one would be
 //! taken for that to the next command.
@@ -94,24 +94,6 @@ fn command(caller: &Caller) -> Line {
     line(&[text.as_bytes()])
 }
 
-/// How many more proxies the login may go through, if the line is an XCLIENT that says so.
-pub(super) fn proxy_ttl(line: &[u8]) -> Option<u32> {
-    let mut words = line.split(|&byte| byte == b' ');
-    words
-        .next()
-        .filter(|word| word.eq_ignore_ascii_case(b"XCLIENT"))?;
-    let digits = words.find_map(|word| {
-        let (name, value) = word.split_at_checked(4)?;
-        name.eq_ignore_ascii_case(b"TTL=").then_some(value)
-    })?;
-    let is_number = digits.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(digits)
-        .ok()?
-        .parse()
-        .ok()
-        .filter(|_| is_number)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,19 +116,5 @@ mod tests {
             &*command(&caller(None)),
             b"XCLIENT SESSION=mail.example.org-12-34 TTL=4\r\n"
         );
-    }
-
-    #[test]
-    fn a_ttl_is_a_number_behind_xclient() {
-        assert_eq!(proxy_ttl(b"xclient ADDR=192.0.2.1 ttl=3"), Some(3));
-        for none in [
-            &b"XCLIENT"[..],
-            b"XCLIENT TTL=",
-            b"XCLIENT TTL=+1",
-            b"USER TTL=1",
-            b"XCLIENTS TTL=1",
-        ] {
-            assert_eq!(proxy_ttl(none), None, "{none:?}");
-        }
     }
 }

@@ -4,6 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::counting::Counting;
 use super::{Smtp, xclient};
 use crate::backend::conn::BackendConn;
 use crate::backend::error::{BackendError, BackendReply, RefusalKind};
@@ -31,6 +32,7 @@ pub(super) fn begin(own_name: &str) -> Box<dyn Talk> {
     Box::new(SmtpTalk {
         own_name: own_name.to_owned(),
         client: None,
+        counting: Counting::default(),
         capabilities: Vec::new(),
     })
 }
@@ -42,6 +44,8 @@ pub(super) struct SmtpTalk {
     own_name: String,
     /// For whom it is; nobody in a visit.
     client: Option<Client>,
+    /// Tells another proxy how many its login has come through.
+    counting: Counting,
     /// The lines of the last answer to EHLO, upper case.
     capabilities: Vec<String>,
 }
@@ -73,6 +77,7 @@ impl SmtpTalk {
                 caller: Caller::of(session),
                 host_name: session.host_name(),
             }),
+            counting: Counting::default(),
             capabilities: Vec::new(),
         }
     }
@@ -95,8 +100,9 @@ struct Reply {
 
 impl Talk for SmtpTalk {
     fn greet(&mut self, backend: &mut BackendConn<'_>) -> Result<(), BackendError> {
-        read_reply(backend, &[b"220"], RefusalKind::Greeting, None)?;
+        let greeting = read_reply(backend, &[b"220"], RefusalKind::Greeting, None)?;
         backend.is_welcome();
+        self.counting.has_greeted(&greeting.raw);
         Ok(())
     }
 
@@ -138,7 +144,16 @@ impl Talk for SmtpTalk {
             false => self.say_own_hello(backend, b"EHLO ")?,
         }
         self.send_xclient(backend, grant)?;
-        Ok(Introduction::Over)
+        match &self.client {
+            Some(client) if grant.xclient == Xclient::Auto => {
+                match self.capability("XCLIENT") {
+                    None => Ok(self.counting.send_ttl(backend, &client.caller)),
+                    // It is told all.
+                    Some(_) => Ok(Introduction::Over),
+                }
+            }
+            Some(_) | None => Ok(Introduction::Over),
+        }
     }
 
     fn log_in(
@@ -402,7 +417,7 @@ fn refusal_kind(code: &[u8], kind: RefusalKind) -> RefusalKind {
 }
 
 /// Code, whether it is the last line, and text of a reply's line (RFC 5321, section 4.2).
-fn reply_line(line: &[u8]) -> Option<(&[u8], bool, &[u8])> {
+pub(super) fn reply_line(line: &[u8]) -> Option<(&[u8], bool, &[u8])> {
     let line = crate::net::line::without_end(line);
     let (code, rest) = line.split_at_checked(3)?;
     if !is_digits(code) {

@@ -4,6 +4,7 @@
 use super::Smtp;
 use super::parse::{Argument, Parsed, WORDS, Word, parse};
 use crate::dialect::blotted::Arguments;
+use crate::dialect::caller::proxy_ttl;
 use crate::dialect::{
     accept_starttls, announced, begin_sasl, count_command, go_on_with_sasl, log_command,
     log_rejected, mechanism, offers_starttls, read_client_line, refuse_line, refuse_plain_login,
@@ -91,7 +92,12 @@ fn read_command(
                 refuse_line(smtp, session, client)?;
                 smtp.text_left = size;
             }
-            Parsed::Bad => refuse_line(smtp, session, client)?,
+            Parsed::Bad => {
+                if let Some(ttl) = proxy_ttl(&line) {
+                    session.lower_proxy_ttl(ttl);
+                }
+                refuse_line(smtp, session, client)?;
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 mod backend;
 mod capabilities;
 mod client;
+mod counting;
 mod parse;
 mod xclient;
 

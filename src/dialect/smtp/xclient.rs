@@ -22,7 +22,7 @@ const HELO: usize = 255;
 /// Angie's, it is as long as its values make it.
 pub(super) fn command(client: &Client, login: Option<&[u8]>) -> String {
     let mut command = String::from(COMMAND);
-    for attribute in ["ADDR", "LOGIN", "NAME"] {
+    for attribute in ["ADDR", LOGIN, "NAME"] {
         if let Some(value) = value(attribute, client, login) {
             add(&mut command, attribute, &value);
         }
@@ -31,29 +31,39 @@ pub(super) fn command(client: &Client, login: Option<&[u8]>) -> String {
 }
 
 /// Command lines without their ends that tell everything that is `offered`, each within the limit. What fits into
-/// no line is left out.
+/// no line is left out. Of several lines the last has LOGIN: Postfix forgets it with a line that does not.
 ///
 /// # Errors
-/// That is the login, without which the backend would take the client for a stranger.
+/// The login fits into no line, without which the backend would take the client for a stranger.
 pub(super) fn commands(
     client: &Client,
     login: Option<&[u8]>,
     offered: &[String],
 ) -> Result<Vec<String>, LoginTooLong> {
-    let mut commands: Vec<String> = Vec::new();
     let is_offered = |attribute: &&&str| offered.iter().any(|name| name == **attribute);
-    for attribute in ATTRIBUTES.iter().filter(is_offered) {
-        let Some(value) = value(attribute, client, login) else {
-            continue;
-        };
-        let mut added = String::new();
-        add(&mut added, attribute, &value);
-        if COMMAND.len() + added.len() > LINE {
-            match *attribute {
-                "LOGIN" => return Err(LoginTooLong),
-                _ => continue,
-            }
-        }
+    let offered = ATTRIBUTES.iter().filter(is_offered);
+    let mut told: Vec<(&str, String)> = offered
+        .filter_map(|attribute| {
+            let mut added = String::new();
+            add(&mut added, attribute, &value(attribute, client, login)?);
+            Some((*attribute, added))
+        })
+        .collect();
+    let fits = |added: &str| COMMAND.len() + added.len() <= LINE;
+    if told
+        .iter()
+        .any(|(attribute, added)| *attribute == LOGIN && !fits(added))
+    {
+        return Err(LoginTooLong);
+    }
+    told.retain(|(_, added)| fits(added));
+    let all: usize = told.iter().map(|(_, added)| added.len()).sum();
+    if COMMAND.len() + all > LINE {
+        // Stable: the others keep their order.
+        told.sort_by_key(|(attribute, _)| *attribute == LOGIN);
+    }
+    let mut commands: Vec<String> = Vec::new();
+    for (_, added) in told {
         match commands.last_mut() {
             Some(last) if last.len() + added.len() <= LINE => last.push_str(&added),
             _ => commands.push(format!("{COMMAND}{added}")),
@@ -68,9 +78,11 @@ pub(super) struct LoginTooLong;
 
 const COMMAND: &str = "XCLIENT";
 
+const LOGIN: &str = "LOGIN";
+
 /// What can be told, Angie's three first. SESSION and TTL are Dovecot's.
 const ATTRIBUTES: [&str; 10] = [
-    "ADDR", "LOGIN", "NAME", "PORT", "HELO", "PROTO", "DESTADDR", "DESTPORT", "SESSION", "TTL",
+    "ADDR", LOGIN, "NAME", "PORT", "HELO", "PROTO", "DESTADDR", "DESTPORT", "SESSION", "TTL",
 ];
 
 /// What an attribute says of this client, if anything.
@@ -79,7 +91,7 @@ fn value(attribute: &str, client: &Client, login: Option<&[u8]>) -> Option<Vec<u
     let caller = &client.caller;
     match attribute {
         "ADDR" => Some(address(caller.address.map(|end| end.ip())).into_bytes()),
-        "LOGIN" => login.map(<[u8]>::to_vec),
+        LOGIN => login.map(<[u8]>::to_vec),
         "NAME" => Some(client.host_name.to_string().into_bytes()),
         "PORT" => port(caller.address),
         "HELO" => client.helo.clone().filter(|name| name.len() <= HELO),
@@ -181,7 +193,7 @@ mod tests {
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert!(lines.iter().all(|line| line.len() <= LINE), "{lines:?}");
         assert!(
-            lines[1].contains(" HELO=hhh") && lines[1].ends_with(" TTL=4"),
+            lines[0].contains(" HELO=hhh") && lines[1].starts_with("XCLIENT LOGIN="),
             "{lines:?}"
         );
         for name in [vec![b'h'; HELO + 1], vec![0xff; HELO], vec![b'h'; 16_000]] {
