@@ -28,11 +28,25 @@ impl Caller {
         Self {
             address: session.client().socket(),
             local: session.local().socket(),
-            session: session.full_number(),
+            session: session_name(session),
             ttl: session.proxy_ttl.saturating_sub(1),
             has_tls: session.tls.is_some(),
         }
     }
+}
+
+/// What backends call the session: unique among the processes on machines of different names. At most 64 bytes,
+/// more than which Dovecot does not take. Our log has the last two parts as `PID#TID: *NUMBER`.
+fn session_name(session: &Session) -> String {
+    const NAME: usize = 32;
+    let name = session.service.conf.server_name.chars();
+    let name: String = name.filter(char::is_ascii_graphic).take(NAME).collect();
+    format!("{name}-{}-{}", std::process::id(), session.entry.number)
+}
+
+/// A peer says through how many proxies its login may still go. Whoever it is, that is only ever taken for less.
+pub(super) fn take_proxy_ttl(session: &mut Session, said: Option<u32>) {
+    session.proxy_ttl = session.proxy_ttl.min(said.unwrap_or(u32::MAX));
 }
 
 /// How many more proxies the login may go through, if the line is an XCLIENT that says so.

@@ -162,7 +162,7 @@ pub(crate) struct Session {
     pub budget: Budget,
     /// Login commands so far.
     pub attempts: u32,
-    /// How many more proxies its login may go through, this one included.
+    /// How many more proxies its login may go through, this one included; peers can lower it.
     pub proxy_ttl: u32,
     /// How the last login was tried.
     pub method: Option<Method>,
@@ -218,25 +218,6 @@ impl Session {
             host_name: None,
             host_name_deadline: None,
         }
-    }
-
-    /// What the log and backends call it: unique among the processes of a name. At most 64 bytes, the most that
-    /// Dovecot takes. The log's lines have process and number as `PID#TID: *NUMBER`.
-    pub(crate) fn full_number(&self) -> String {
-        const NAME: usize = 32;
-        let name = &self.service.conf.server_name;
-        let name: String = name
-            .chars()
-            .filter(char::is_ascii_graphic)
-            .take(NAME)
-            .collect();
-        format!("{name}-{}-{}", std::process::id(), self.entry.number)
-    }
-
-    /// A peer says that its login may go through so many proxies at most. Whoever says so, it is only ever
-    /// taken for less than what it was.
-    pub(crate) fn lower_proxy_ttl(&mut self, ttl: u32) {
-        self.proxy_ttl = self.proxy_ttl.min(ttl);
     }
 
     /// Ends the session, if it was told to from outside.

@@ -4,6 +4,7 @@ use super::id::{self, Fields};
 use super::parse::{Argument, Parsed, WORDS, Word, parse};
 use super::{Awaited, Identity, Imap};
 use crate::dialect::blotted::Arguments;
+use crate::dialect::caller::take_proxy_ttl;
 use crate::dialect::{
     accept_starttls, announced, begin_sasl, count_command, fill_command, go_on_with_sasl,
     log_command, mechanism, offers_starttls, refuse_line, refuse_plain_login, requires_tls,
@@ -208,9 +209,7 @@ fn start_sasl(
 /// Keeps what the client says of itself for its backend, and answers as its backends have done lately. Before a
 /// login there is none to ask.
 fn take_id(imap: &mut Imap, session: &mut Session, arguments: &[Argument]) -> Vec<u8> {
-    if let Some(ttl) = id::proxy_ttl(arguments) {
-        session.lower_proxy_ttl(ttl);
-    }
+    take_proxy_ttl(session, id::proxy_ttl(arguments));
     let known = session.service.identities.common();
     let told = known.map_or_else(|| b"NIL".to_vec(), |known| known.to_vec());
     let answer = line(&[b"* ID ", &told]);

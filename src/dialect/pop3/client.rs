@@ -4,7 +4,7 @@ use super::Pop3;
 use super::parse::{Argument, WORDS, Word, parse};
 use crate::config::Server;
 use crate::dialect::blotted::Arguments;
-use crate::dialect::caller::proxy_ttl;
+use crate::dialect::caller::{proxy_ttl, take_proxy_ttl};
 use crate::dialect::{
     accept_starttls, announced, begin_sasl, count_command, go_on_with_sasl, log_command, mechanism,
     offers_starttls, read_client_line, refuse_line, refuse_plain_login, requires_tls,
@@ -93,9 +93,7 @@ fn read_command(
             return Ok(command);
         }
         pop3.user = None;
-        if let Some(ttl) = proxy_ttl(&line) {
-            session.lower_proxy_ttl(ttl);
-        }
+        take_proxy_ttl(session, proxy_ttl(&line));
         refuse_line(pop3, session, client)?;
     }
 }

@@ -4,7 +4,7 @@
 use super::Smtp;
 use super::parse::{Argument, Parsed, WORDS, Word, parse};
 use crate::dialect::blotted::Arguments;
-use crate::dialect::caller::proxy_ttl;
+use crate::dialect::caller::{proxy_ttl, take_proxy_ttl};
 use crate::dialect::{
     accept_starttls, announced, begin_sasl, count_command, go_on_with_sasl, log_command,
     log_rejected, mechanism, offers_starttls, read_client_line, refuse_line, refuse_plain_login,
@@ -93,9 +93,7 @@ fn read_command(
                 smtp.text_left = size;
             }
             Parsed::Bad => {
-                if let Some(ttl) = proxy_ttl(&line) {
-                    session.lower_proxy_ttl(ttl);
-                }
+                take_proxy_ttl(session, proxy_ttl(&line));
                 refuse_line(smtp, session, client)?;
             }
         }
