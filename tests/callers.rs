@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::OnceLock;
 
+use crate::common::auth_server::{Answer, AuthServer};
 use crate::common::line_client::LineClient;
 use crate::common::ports::free_port;
 use crate::common::postern::Postern;
@@ -13,6 +14,7 @@ use crate::peers::{Peer, server_of};
 use crate::servers::dovecot;
 use crate::servers::dovecot::Dovecot;
 use crate::servers::haproxy::Haproxy;
+use crate::servers::nginx::Nginx;
 use crate::servers::postfix::Postfix;
 
 /// Where the clients of these tests are.
@@ -326,16 +328,21 @@ fn ring(protocol: &str, listen: &str, send: &str) -> (Postern, Haproxy) {
     );
     let listen = format!("listen = 127.0.0.1:0 {listen}");
     let postern = Postern::start(&ini.replace("listen = 127.0.0.1:0", &listen));
+    let haproxy = haproxy_to(&postern, protocol, port, send);
+    (postern, haproxy)
+}
+
+/// A HAProxy on this port in front of the proxy.
+fn haproxy_to(postern: &Postern, protocol: &str, port: u16, send: &str) -> Haproxy {
     let target = postern.address(protocol);
-    let haproxy = Haproxy::start_with(
+    Haproxy::start_with(
         port,
         &format!(
             "defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 1m\n    \
              timeout server 1m\nlisten front\n    bind 127.0.0.1:{port}\n    \
              server proxy {target} {send}\n"
         ),
-    );
-    (postern, haproxy)
+    )
 }
 
 #[test]
@@ -380,6 +387,58 @@ fn a_loop_ends_with_a_line_that_says_so() {
             assert!(logins < 60, "{logins}: {}", postern.log());
             assert_eq!(postern.count(" is down"), down, "{}", postern.log());
         }
+    }
+}
+
+#[test]
+fn a_loop_by_the_answer_of_an_auth_server_ends_too() {
+    for protocol in ["imap", "pop3"] {
+        let port = free_port();
+        let around = SocketAddr::from(([127, 0, 0, 1], port));
+        let (postern, _auth) = proxy_to(protocol, around, "");
+        let haproxy = haproxy_to(&postern, protocol, port, "");
+        let (mut client, _) = LineClient::greeted(haproxy.address);
+        match protocol {
+            "imap" => client.ask("a LOGIN alice secret", "* BAD internal server error"),
+            _ => {
+                client.ask("USER alice", "+OK");
+                client.ask("PASS secret", "-ERR internal server error");
+            }
+        }
+        postern.wait_for_log("proxies in a loop");
+        assert!(postern.count("client connected") < 10, "{}", postern.log());
+    }
+}
+
+#[test]
+fn an_nginx_behind_refuses_what_it_is_told_and_takes_the_login() {
+    for protocol in ["imap", "pop3", "smtp"] {
+        let peer = Peer::start(server_of(protocol));
+        let address = peer.address();
+        let auth = AuthServer::start(move |_| Answer::ok(address));
+        let port = free_port();
+        let nginx = Nginx::start(
+            &format!(
+                "mail {{\n server_name inner.test;\n auth_http {};\n xclient off;\n server {{\n listen \
+                 127.0.0.1:{port};\n protocol {protocol};\n }}\n}}\n",
+                auth.url().trim_start_matches("http://")
+            ),
+            port,
+        );
+        let more = "xclient = auto\nproxy_smtp_auth = on\nerror_log = stderr debug";
+        let (postern, _auth) = proxy_to(protocol, ([127, 0, 0, 1], port).into(), more);
+        let (mut client, _) = LineClient::greeted(postern.address(protocol));
+        match protocol {
+            "smtp" => client.ask("AUTH PLAIN AGFsaWNlAHNlY3JldA==", "235 2.0.0 OK"),
+            _ => log_in(&mut client, protocol, "alice"),
+        }
+        let asked = match protocol {
+            "imap" => "sent to upstream: \"p4 ID",
+            _ => "sent to upstream: \"XCLIENT",
+        };
+        postern.wait_for_log(asked);
+        assert_eq!(postern.count("connecting again"), 0, "{}", postern.log());
+        drop(nginx);
     }
 }
 

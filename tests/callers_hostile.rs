@@ -273,3 +273,35 @@ fn refusals_garbage_and_silence_in_place_of_an_answer_to_xclient_of_pop3_fail_no
     enter_pop3(&postern);
     assert_eq!(peer.lines()[0], "USER alice");
 }
+
+#[test]
+fn a_host_that_greets_as_a_proxy_of_smtp_and_never_answers_xclient_is_logged_in_to() {
+    let peer = Peer::start(|talk| {
+        talk.say("220 backend ESMTP ready")?;
+        loop {
+            let line = talk.line()?;
+            match line.split(' ').next().unwrap_or_default() {
+                "XCLIENT" => {
+                    thread::sleep(LATE);
+                    talk.say("250 2.0.0 late")?;
+                }
+                "EHLO" => talk.say("250 backend")?,
+                "AUTH" => talk.say("235 2.7.0 backend AUTH")?,
+                word => talk.say(&format!("250 2.0.0 backend {word}"))?,
+            }
+        }
+    });
+    let more = format!("{TIME}\nxclient = auto\nproxy_smtp_auth = on");
+    let (postern, _auth) = proxy_to("smtp", peer.address(), &more);
+    let (mut client, _) = LineClient::greeted(postern.address("smtp"));
+    client.ask("AUTH PLAIN AGFsaWNlAHNlY3JldA==", "235 2.0.0 OK");
+    client.expect_silence(LATE);
+    client.ask("NOOP", "250 2.0.0 backend NOOP");
+    assert_eq!(peer.accepted(), 2, "{}", postern.log());
+    let told = peer.lines();
+    let told: Vec<_> = told
+        .iter()
+        .filter(|line| line.starts_with("XCLIENT"))
+        .collect();
+    assert_eq!(told, ["XCLIENT TTL=4"]);
+}

@@ -733,7 +733,10 @@ fn enter_host(
             Ok(None) => {
                 let text = "upstream has not said in time whether it takes what it was told about the \
                             client (send_client_id), connecting again";
-                session.log(Severity::Warn, file!(), text);
+                // A client may have caused it by what it says of itself.
+                if session.may_log(Severity::Warn, "upstream asked in vain") {
+                    session.log(Severity::Warn, file!(), text);
+                }
             }
             Err(error) => {
                 let failure = backend.login_failure(error);
