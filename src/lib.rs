@@ -17,6 +17,8 @@
 //!   `session::hibernate`: who waits without a thread; `session::goodbye`: the end before a relay;
 //!   `session::lines` and `session::quoted`: what may stand in a session's log.
 //! - `admission`: who is let in, and whose turn it is; `service`: one `[server]` at work.
+//! - `limits`: what failed logins cost, and how many sessions a user has; what nodes can share of that stands behind
+//!   `limits::store`.
 //! - `metrics`: what is counted.
 //! - `auth`: a request goes in, a verdict comes out. `backend`: hosts, grants, routes, health; the
 //!   connection to a host, and what a login and a visit have in common (`backend::talk`).
@@ -46,6 +48,7 @@ mod demo;
 mod dialect;
 mod front;
 mod keeper;
+mod limits;
 mod log;
 mod metrics;
 mod net;
