@@ -15,6 +15,7 @@
 //! - `session`: what a session carries along; `session::live`: all sessions as others may see and end them;
 //!   `session::snapshot`: what an operator is shown of them; `session::rawlog`: what he reads along;
 //!   `session::hibernate`: who waits without a thread; `session::goodbye`: the end before a relay;
+//!   `session::check` and `session::user_place`: its places where `limits` allows so many;
 //!   `session::lines` and `session::quoted`: what may stand in a session's log.
 //! - `admission`: who is let in, and whose turn it is; `service`: one `[server]` at work.
 //! - `limits`: what failed logins cost, and how many sessions a user has; what nodes can share of that stands behind

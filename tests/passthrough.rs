@@ -9,7 +9,7 @@ use crate::common::tools::{curl, python, run, swaks, wait_for_line};
 use crate::peers::Peer;
 use crate::peers::unruly::{answers_logins_with, says_and_closes};
 use crate::servers::dovecot::{self, USERS};
-use crate::servers::{local, postfix};
+use crate::servers::{local, office, postfix};
 
 const PLAIN_GOOD: &str = "AGFsaWNlAHNlY3JldA==";
 const PLAIN_BAD: &str = "AGFsaWNlAHdyb25n";
@@ -18,22 +18,6 @@ const UNAVAILABLE: [(&str, &str); 3] = [
     ("pop3", "-ERR [SYS/TEMP] "),
     ("smtp", "454 4.7.0 "),
 ];
-
-/// One service of each protocol in front of a Dovecot and a Postfix.
-fn office(more: &str) -> Postern {
-    let (dovecot, postfix) = (dovecot::shared(), postfix::shared());
-    let (imap, pop3) = (dovecot.imap.port(), dovecot.pop3.port());
-    let smtp = postfix.smtp_auth.port();
-    let mut ini = format!(
-        "[backend office]\nhosts = 127.0.0.1\nimap_port = {imap}\npop3_port = {pop3}\n\
-         smtp_port = {smtp}\n"
-    );
-    for protocol in ["imap", "pop3", "smtp"] {
-        ini +=
-            &format!("[server {protocol}]\nprotocol = {protocol}\nlisten = 127.0.0.1:0\n{more}\n");
-    }
-    Postern::start(&ini)
-}
 
 /// One service in front of one host.
 fn proxy(protocol: &str, host: std::net::SocketAddr) -> Postern {

@@ -24,17 +24,7 @@ const PROTOCOLS: [&str; 3] = ["imap", "pop3", "smtp"];
 /// Presents a login; the answer is still to come.
 fn present(protocol: &str, target: SocketAddr, login: &str) -> LineClient {
     let (mut client, _) = LineClient::greeted(target);
-    match protocol {
-        "imap" => client.send(&format!("a LOGIN {login} pw")),
-        "pop3" => {
-            client.ask(&format!("USER {login}"), "+OK");
-            client.send("PASS pw");
-        }
-        _ => {
-            let message = openssl::base64::encode_block(format!("\0{login}\0pw").as_bytes());
-            client.send(&format!("AUTH PLAIN {message}"));
-        }
-    }
+    client.present_login(protocol, login, "pw");
     client
 }
 

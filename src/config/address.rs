@@ -197,22 +197,31 @@ pub(super) fn trusted_peer(text: &str) -> Result<(TrustedPeer, Option<String>), 
     if text == "unix:" {
         return Ok((TrustedPeer::Unix, None));
     }
-    let bad = || {
+    let (net, note) = net(text).ok_or_else(|| {
         format!(
             "{} is not an address, a range (10.0.0.0/8) or unix:",
             shown(text)
         )
-    };
+    })?;
+    Ok((TrustedPeer::Net(net), note))
+}
+
+/// An address or a range, and what is to be said of it.
+pub(super) fn range(text: &str) -> Result<(IpNet, Option<String>), String> {
+    net(text).ok_or_else(|| format!("{} is not an address or a range (10.0.0.0/8)", shown(text)))
+}
+
+fn net(text: &str) -> Option<(IpNet, Option<String>)> {
     let bare = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
     let net = match bare.unwrap_or(text).parse::<IpAddr>() {
         Ok(ip) => IpNet::from(ip),
-        Err(_) => text.parse::<IpNet>().map_err(|_| bad())?,
+        Err(_) => text.parse::<IpNet>().ok()?,
     };
     let host_bits = net.trunc() != net;
     let note = host_bits.then(|| format!("low bits of {} are ignored", shown(text)));
-    Ok((TrustedPeer::Net(unmapped(net.trunc())), note))
+    Some((unmapped(net.trunc()), note))
 }
 
 /// Peers' IPv4-mapped addresses are compared as IPv4.

@@ -34,6 +34,7 @@ pub(super) fn check(drafts: Drafts<'_>, files: Files, report: &mut Report) -> Co
     check_addresses(&drafts.servers, report);
     check_status(&drafts, report);
     check_real_ip(&drafts, report);
+    check_penalties(&drafts, report);
     check_filters(&drafts, report);
     check_levels(&drafts, report);
     check_tls::check_effect(&drafts, report);
@@ -321,6 +322,19 @@ fn check_real_ip(drafts: &Drafts<'_>, report: &mut Report) {
     let is_ours = |key: &str| key == "set_real_ip_from";
     let has_proxy = |draft: &Draft| draft.server.listen.iter().any(|one| one.proxy_protocol);
     warn_unless(drafts, is_ours, has_proxy, text, report);
+}
+
+/// With `auth_penalty_max = off` failed logins cost nothing, however many there are.
+fn check_penalties(drafts: &Drafts<'_>, report: &mut Report) {
+    let text = "has no effect with auth_penalty_max = off";
+    let of_penalties = [
+        "auth_penalty_free",
+        "auth_penalty_exempt",
+        "auth_failures_per_user",
+    ];
+    let is_ours = |key: &str| of_penalties.contains(&key);
+    let is_on = |draft: &Draft| draft.server.auth_penalty_max.is_some();
+    warn_unless(drafts, is_ours, is_on, text, report);
 }
 
 /// Warns, once for each such key of a section, of lines that do nothing for their server. A line of

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::address::{http_url, resolver, trusted_peer};
+use super::address::{http_url, range, resolver, trusted_peer};
 use super::backend;
 use super::draft::Draft;
 use super::listen::{listen, status};
@@ -17,9 +17,9 @@ use super::tls_value::{
     conf_command, curves, fingerprint, openssl_list, peer_name, protocols, session_cache,
 };
 use super::value::{
-    self, FROM_A_SECOND, FROM_ZERO, POSITIVE, UP_TO_A_DAY, UP_TO_A_DAY_FROM_A_SECOND, account,
-    capabilities, count, count_or_off, flag, header, mechanism_words, mechanisms, one_of, path,
-    server_name, size, tags, time, time_or_off,
+    self, FROM_A_SECOND, FROM_ZERO, PENALTY, POSITIVE, UP_TO_A_DAY, UP_TO_A_DAY_FROM_A_SECOND,
+    account, capabilities, count, count_or_off, flag, header, mechanism_words, mechanisms, one_of,
+    path, server_name, size, tags, time, time_or_off,
 };
 use super::{
     AuthKind, AuthMechanism, Balance, Capabilities, Control, PlainLoginAnswer, ProxyProtocol,
@@ -886,6 +886,84 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "Whether a login loses its domain before it goes to the backend. Only with auth = \
          passthrough or file.",
     ),
+    // Limits of clients and users.
+    row(
+        "auth_penalty_free",
+        MAIL,
+        "number, 0 to 1000",
+        Text("5"),
+        Is(|d, v| put(&mut d.server.auth_penalty_free, count(v, 0..=1000))),
+        "Failed logins of one client address (IPv6: of one /64) that are answered at once. The next one \
+         is answered a second later, and each further one twice as late, up to auth_penalty_max. One \
+         is forgotten every five minutes, and an hour after the last one none is answered late. The same \
+         wrong password for the same login counts once; a login that succeeds forgives nothing. An \
+         address that has failed has at most 20 logins at a time that are being checked or not answered \
+         yet; further ones wait, except those of users who have logged in from there before.",
+    ),
+    row(
+        "auth_penalty_max",
+        MAIL,
+        "time, 1s to 5m | off",
+        Text("15s"),
+        Is(|d, v| put(&mut d.server.auth_penalty_max, time_or_off(v, PENALTY))),
+        "The longest that the answer to a failed login is held back; timeout does not shorten it. off: failed \
+         logins cost nothing. Clients of Unix sockets have no address and are never held back.",
+    ),
+    row(
+        "auth_penalty_exempt",
+        MAIL,
+        "ADDR | ADDR/BITS",
+        Unset("nobody"),
+        Is(|d, v| {
+            let (net, note) = range(v)?;
+            d.server.auth_penalty_exempt.push(net);
+            d.warnings.extend(note);
+            Ok(())
+        }),
+        "Clients whose failed logins cost nothing: webmail, which logs in for many from one address.",
+    )
+    .repeatable()
+    .example("192.0.2.25"),
+    row(
+        "auth_failures_per_user",
+        MAIL,
+        "number, 0 to 1000 | off",
+        Text("off"),
+        Is(|d, v| put(&mut d.server.auth_failures_per_user, count_or_off(v, 0..=1000))),
+        "Failed logins of one user, from any addresses where it has not logged in before, that are answered \
+         at once; further ones are held back as those of an address are, whether there is such a user or \
+         not. Slows those who guess from many addresses. off: only addresses count, since whoever guesses \
+         at a user without end would slow that user's first login from a new address too.",
+    ),
+    row(
+        "max_sessions_per_user",
+        MAIL,
+        "number, from 1 | off",
+        Text("off"),
+        Is(|d, v| {
+            put(
+                &mut d.server.max_sessions_per_user,
+                count_or_off(v, 1..=1_000_000),
+            )
+        }),
+        "Sessions that one user may have at a time, with each protocol. One more is told so once its \
+         password has turned out right, and closed. Sessions are counted while a limit is set.",
+    )
+    .example("50"),
+    row(
+        "max_sessions_per_user_per_ip",
+        MAIL,
+        "number, from 1 | off",
+        Text("off"),
+        Is(|d, v| {
+            put(
+                &mut d.server.max_sessions_per_user_per_ip,
+                count_or_off(v, 1..=1_000_000),
+            )
+        }),
+        "The same from one client address (IPv6: from one /64).",
+    )
+    .example("20"),
     // IMAP.
     row(
         "imap_auth",

@@ -284,6 +284,19 @@ pub struct Server {
     pub login_domain_pass: bool,
     /// Whether the login to the backend loses its domain.
     pub strip_domain: bool,
+    /// Failed logins of an address that are answered at once.
+    pub auth_penalty_free: u32,
+    /// The longest that the answer to a failed login is held back; `None` is never.
+    pub auth_penalty_max: Option<Duration>,
+    /// Clients whose failed logins cost nothing.
+    pub auth_penalty_exempt: Vec<IpNet>,
+    /// Failed logins of a user, from where it has never logged in, that are answered at once; `None` is any
+    /// number.
+    pub auth_failures_per_user: Option<u32>,
+    /// Sessions of a user with this protocol; `None` is no limit.
+    pub max_sessions_per_user: Option<u32>,
+    /// The same from one address (IPv6: from one /64).
+    pub max_sessions_per_user_per_ip: Option<u32>,
     /// The directives that each protocol has for itself; those of `protocol` hold.
     pub of_protocol: PerProtocol<OfProtocol>,
     /// How long the SMTP greeting is held back.

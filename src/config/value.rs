@@ -25,6 +25,10 @@ pub(super) const FROM_ZERO: RangeInclusive<Duration> = Duration::ZERO..=MAX_TIME
 /// Times between things that are done again and again.
 pub(super) const FROM_A_SECOND: RangeInclusive<Duration> = Duration::from_secs(1)..=MAX_TIME;
 
+/// How long an answer may be held back: beyond that clients have given up.
+pub(super) const PENALTY: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(300);
+
 /// Times of at most a day that may be zero.
 pub(super) const UP_TO_A_DAY: RangeInclusive<Duration> =
     Duration::ZERO..=Duration::from_secs(86400);

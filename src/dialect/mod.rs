@@ -394,12 +394,20 @@ fn log_rejected(session: &Session, command: &[u8]) {
     }
 }
 
+/// Lines that answer the client's command, and that each protocol has for itself.
+struct FailureLines {
+    /// A backend does not serve.
+    unavailable: Line,
+    /// The user has too many sessions.
+    user_limit: Line,
+}
+
 /// The line for a failure, of which only a refusal that may be passed on shows anything.
 fn failure_line(
     record: &Record,
     cause: &Cause,
     own_method: bool,
-    unavailable: impl FnOnce() -> Line,
+    lines: FailureLines,
 ) -> Option<Line> {
     let fixed = |line: &[u8]| Some(Line::new(line.to_vec()));
     if let Cause::Backend(BackendError::Refused(reply)) = cause
@@ -413,11 +421,14 @@ fn failure_line(
         Cause::ClientTls(_) | Cause::BrokenProxyHeader(_) => None,
         Cause::ClientCertificate { missing: true, .. } => fixed(record.certificate_missing),
         Cause::ClientCertificate { missing: false, .. } => fixed(record.certificate_error),
-        Cause::MadeRoom | Cause::Stopped(_) => fixed(record.busy),
+        Cause::MadeRoom | Cause::TooManyLogins | Cause::Stopped(_) => fixed(record.busy),
+        Cause::UserLimit(_) => Some(lines.user_limit),
         Cause::Backend(BackendError::Refused(reply)) if reply.kind == RefusalKind::RawGreeting => {
-            Some(unavailable())
+            Some(lines.unavailable)
         }
-        Cause::Backend(error) if own_method && error.is_without_service() => Some(unavailable()),
+        Cause::Backend(error) if own_method && error.is_without_service() => {
+            Some(lines.unavailable)
+        }
         Cause::Backend(BackendError::Refused(reply))
             if own_method
                 && matches!(
@@ -425,7 +436,7 @@ fn failure_line(
                     RefusalKind::LoginForNow | RefusalKind::LoginHere(_)
                 ) =>
         {
-            Some(unavailable())
+            Some(lines.unavailable)
         }
         Cause::AuthService(..) | Cause::Backend(_) | Cause::Internal(_) => {
             fixed(record.internal_error)

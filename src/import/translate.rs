@@ -220,6 +220,8 @@ fn add_defaults(mail: &mut Section, servers: &[Section], around: &Surroundings) 
     {
         defaults.push(Entry::of_default("plain_login_answer", "bad"));
     }
+    // A failed login costs nothing there.
+    defaults.push(Entry::of_default("auth_penalty_max", "off"));
     // Only the backends of protocols that look the client's name up are told of it there.
     let is_told =
         |server: &Section| protocol_of(server).is_some_and(|its| !its.record().looks_up_client);

@@ -22,6 +22,7 @@ const OF_ADDRESS: usize = 32;
 const MOST_REPEATED: u32 = 100;
 
 /// Bytes of the table when it is full.
+#[cfg(test)]
 pub(super) const MOST_BYTES: usize = Table::<Tried>::most_bytes(MOST);
 
 /// Wrong passwords by address.

@@ -18,6 +18,7 @@ const MOST: usize = 65_536;
 const OF_USER: usize = 16;
 
 /// Bytes of the table when it is full.
+#[cfg(test)]
 pub(super) const MOST_BYTES: usize = Table::<Places>::most_bytes(MOST);
 
 /// Users with their addresses. Neither is kept, only hashes with random keys.

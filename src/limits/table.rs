@@ -38,6 +38,7 @@ impl<V: Weighs> Table<V> {
     }
 
     /// What such a table takes when it is full, in bytes.
+    #[cfg(test)]
     pub(super) const fn most_bytes(most: usize) -> usize {
         let of_bucket = size_of::<Vec<(u64, V)>>() + WAYS * size_of::<(u64, V)>();
         most / WAYS * of_bucket
@@ -88,12 +89,6 @@ impl<V: Weighs> Table<V> {
         });
         &mut bucket[at].1
     }
-
-    /// Forgets a key.
-    pub(super) fn remove(&mut self, key: impl Hash) {
-        let (tag, bucket) = self.place(key);
-        self.buckets[bucket].retain(|(own, _)| *own != tag);
-    }
 }
 
 impl<V> std::fmt::Debug for Table<V> {
@@ -133,13 +128,11 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_found_again_until_it_is_removed() {
+    fn an_entry_is_found_again() {
         let now = Instant::now();
         let mut table = Table::new(64);
         *table.entry("a", now, || 1) += 1;
         assert_eq!(*table.entry("a", now, || 7), 2);
         assert_eq!(table.get("b"), None);
-        table.remove("a");
-        assert_eq!(table.get("a"), None);
     }
 }

@@ -117,6 +117,8 @@ pub(crate) struct ServerMetrics {
     pub ended: Reasons,
     /// Connections that were not let in, by the limit that was reached.
     pub turned_away: Reasons,
+    /// Failed logins that were answered later than they could have been (`auth_penalty_max`).
+    pub delayed: AtomicU64,
     /// From accept to the end of the login.
     pub login_time: Histogram,
     /// What the authentication method took for a login.
@@ -142,6 +144,7 @@ impl ServerMetrics {
             bytes: Default::default(),
             ended: Reasons::default(),
             turned_away: Reasons::default(),
+            delayed: AtomicU64::new(0),
             login_time: Histogram::new(STEPS),
             auth_time: Histogram::new(STEPS),
             connect_time: Histogram::new(STEPS),

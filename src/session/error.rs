@@ -41,6 +41,10 @@ pub(crate) enum Cause {
     BrokenProxyHeader(Vec<u8>),
     /// Room was needed for another session.
     MadeRoom,
+    /// The login was not checked in its time, as too many of its address were before it.
+    TooManyLogins,
+    /// The user has as many sessions as this directive allows; nothing is wrong with the login.
+    UserLimit(&'static str),
     /// The program stops, or the session was told to end for another reason.
     Stopped(Ending),
     /// The login was refused, and the session ends with the line that says so.
@@ -63,6 +67,7 @@ impl Cause {
             Self::ClientTimeout | Self::ClientProtocol(_) | Self::ClientIo(_) => Severity::Info,
             Self::ClientTls(_) | Self::ClientCertificate { .. } => Severity::Info,
             Self::MadeRoom | Self::Stopped(_) => Severity::Info,
+            Self::TooManyLogins | Self::UserLimit(_) => Severity::Info,
             Self::Backend(BackendError::Refused(reply)) if reply.is_for_client() => Severity::Info,
             Self::BrokenProxyHeader(_) => Severity::Error,
             Self::AuthService(..) | Self::Backend(_) | Self::Internal(_) => Severity::Error,
@@ -87,6 +92,10 @@ impl Cause {
             Self::ClientTimeout => "client timed out",
             Self::ClientIo(_) => "connection to client failed",
             Self::MadeRoom => "session made room for others",
+            Self::TooManyLogins => "too many logins of this address failed or are being checked",
+            Self::UserLimit(directive) => {
+                return format!("the user has too many sessions: `{directive}` is reached");
+            }
             Self::Stopped(Ending::ReloadTimeout) => {
                 "session ended because the configuration was read anew"
             }
@@ -111,8 +120,9 @@ impl Cause {
         match self {
             Self::Quit | Self::ClientGone | Self::ClientTimeout | Self::ClientProtocol(_) => true,
             Self::ClientIo(_) | Self::ClientTls(_) | Self::ClientCertificate { .. } => true,
-            Self::BrokenProxyHeader(_) | Self::MadeRoom => true,
+            Self::BrokenProxyHeader(_) | Self::MadeRoom | Self::TooManyLogins => true,
             Self::Stopped(_) | Self::Refused | Self::Internal(_) => false,
+            Self::UserLimit(_) => false,
             Self::AuthService(..) | Self::Backend(_) => false,
         }
     }
@@ -127,7 +137,8 @@ impl Cause {
                 Outcome::Aborted
             }
             Self::BrokenProxyHeader(_) | Self::MadeRoom | Self::Stopped(_) => Outcome::Aborted,
-            Self::Refused => Outcome::Refused,
+            Self::TooManyLogins => Outcome::Aborted,
+            Self::Refused | Self::UserLimit(_) => Outcome::Refused,
             Self::AuthService(..) => Outcome::AuthUnavailable,
             Self::Backend(BackendError::Internal(_)) | Self::Internal(_) => Outcome::Error,
             Self::Backend(BackendError::Refused(reply)) => match reply.kind {
@@ -153,6 +164,8 @@ impl Cause {
             Self::ClientCertificate { .. } => "client certificate",
             Self::BrokenProxyHeader(_) => "broken header",
             Self::MadeRoom => "made room",
+            Self::TooManyLogins => "too many logins",
+            Self::UserLimit(_) => "user limit",
             Self::Stopped(ending) => ending.reason(),
             Self::Refused => "login refused",
             Self::AuthService(..) => "auth service",

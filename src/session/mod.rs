@@ -3,6 +3,7 @@
 //! The course of events is in `run`, how it gets its turns in `turn`; this is what it carries along.
 
 pub(crate) mod budget;
+mod check;
 mod copy;
 pub(crate) mod dial;
 pub(crate) mod error;
@@ -17,8 +18,10 @@ mod relay;
 mod run;
 mod slot;
 pub(crate) mod snapshot;
+mod step;
 pub(crate) mod tally;
 pub(crate) mod turn;
+mod user_place;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -30,6 +33,7 @@ use crate::admission::{Admission, Limits, Place};
 use crate::backend::loops::PROXIES;
 use crate::backend::silent::Silent;
 use crate::backend::talk::{BackendStep, Watcher};
+use crate::limits::Limiter;
 use crate::log::{Brake, Closing, Context, Severity, escape};
 use crate::metrics::Lately;
 use crate::net::address::Address;
@@ -48,47 +52,16 @@ use self::error::{Cause, Halt};
 use self::hibernate::Hibernation;
 use self::live::{Entry, Live};
 use self::rawlog::Rawlogs;
-
-/// What a session is doing; names the moment in the log, and steers nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
-    Initializing,
-    ReadingProxyProtocol,
-    SslHandshaking,
-    SendingGreeting,
-    InDelayPipelining,
-    ResolvingClientAddress,
-    InAuth,
-    InStarttls,
-    InHttpAuth,
-    AtBackend(BackendStep),
-    Proxying,
-}
-
-impl Step {
-    /// The words after "while" in a log line.
-    pub(crate) fn action(self) -> &'static str {
-        match self {
-            Self::Initializing => "initializing session",
-            Self::ReadingProxyProtocol => "reading PROXY protocol",
-            Self::SslHandshaking => "SSL handshaking",
-            Self::SendingGreeting => "sending client greeting line",
-            Self::InDelayPipelining => "in delay pipelining state",
-            Self::ResolvingClientAddress => "in resolving client address",
-            Self::InAuth => "in auth state",
-            Self::InStarttls => "in starttls state",
-            Self::InHttpAuth => "in http auth state",
-            Self::AtBackend(step) => step.action(),
-            Self::Proxying => "proxying",
-        }
-    }
-}
+pub(crate) use self::step::Step;
+use self::user_place::UserPlace;
 
 /// What all sessions of the process share.
 #[derive(Debug)]
 pub(crate) struct Runtime {
     /// Who is let in, and whose turn it is.
     pub admission: Arc<Admission>,
+    /// What failed logins cost, and how many sessions each user has.
+    pub limiter: Limiter,
     /// Who waits without a thread.
     pub hibernation: Hibernation,
     /// All sessions.
@@ -114,6 +87,7 @@ impl Runtime {
     pub(crate) fn start(limits: Limits) -> std::io::Result<Arc<Self>> {
         let runtime = Arc::new(Self {
             admission: Admission::new(limits),
+            limiter: Limiter::default(),
             hibernation: Hibernation::new()?,
             live: Live::default(),
             threads: Threads::default(),
@@ -150,6 +124,8 @@ pub(crate) struct Session {
     pub entry: Arc<Entry>,
     /// Its place among all sessions; given back when it is dropped.
     pub place: Place,
+    /// Its place among those of its user; given back when it is dropped.
+    pub user_place: Option<UserPlace>,
     /// Source and destination of the PROXY header the client came with.
     pub proxied: Option<(SocketAddr, SocketAddr)>,
     /// Whether the client's next bytes belong to a handshake: nothing can be said to it in plain text.
@@ -202,6 +178,7 @@ impl Session {
             service,
             entry,
             place,
+            user_place: None,
             proxied: None,
             tls_due: TlsDue::No,
             starttls: false,

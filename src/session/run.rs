@@ -25,7 +25,7 @@ use crate::config::{AuthKind, Xclient};
 use crate::dialect::{self, Dialect};
 use crate::log::{Severity, escape};
 use crate::metrics::Outcome;
-use crate::net::client_conn::ClientConn;
+use crate::net::client_conn::{ClientConn, Stall};
 use crate::net::conn::Conn;
 use crate::net::line::Line;
 use crate::net::proxy_protocol::{self, Header, Parsed};
@@ -34,9 +34,11 @@ use crate::net::socket::{Deadline, Seen, WaitFor};
 use crate::sasl::external::{NotNamed, name_by_certificate};
 use crate::sasl::{Credentials, Method};
 use crate::service::LoginTarget;
+use crate::session::check::{self, Check};
 use crate::session::dial::{candidates, dial};
 use crate::session::error::{Cause, Halt};
 use crate::session::slot::Slot;
+use crate::session::user_place::{Reached, UserPlace};
 use crate::session::{Session, Step, quoted};
 
 /// Longest sequence of WAIT answers about one login.
@@ -81,6 +83,8 @@ impl Opening {
 pub(super) struct Login {
     /// What the client has presented.
     presented: Option<Credentials>,
+    /// Its place among those of its address that are checked at a time.
+    check: Option<Check>,
     /// WAIT: when to ask again, and how often that was said.
     ask_again: Option<Deadline>,
     waits: u32,
@@ -90,6 +94,8 @@ pub(super) struct Login {
     slot: Option<Claim>,
     /// It may not pass, and the client has not been told so yet.
     refused: Option<Refused>,
+    /// Nothing comes after it any more, but not before this time.
+    ends: Option<(Cause, Deadline)>,
 }
 
 impl Login {
@@ -112,10 +118,13 @@ impl Login {
         }
     }
 
-    /// `Auth-Wait` and its like.
+    /// `Auth-Wait` and its like: somebody else may have its place meanwhile.
     fn waits_for_a_time(&self) -> bool {
         let refused = self.refused.as_ref();
-        self.ask_again.is_some() || refused.is_some_and(|refused| refused.not_before.is_some())
+        self.ask_again.is_some()
+            || self.ends.is_some()
+            || self.check.as_ref().is_some_and(Check::waits)
+            || refused.is_some_and(|refused| refused.not_before.is_some())
     }
 
     /// Whether the session can go when others need its place: nobody is at work for it, and its client has
@@ -138,7 +147,8 @@ struct Claim {
 struct Refused {
     refusal: LoginRefusal,
     method: Method,
-    /// Not before: `Auth-Wait`, or the time that a backend would have taken.
+    /// Not before: `Auth-Wait`, the time that a backend would have taken, or what failed logins of the address
+    /// cost.
     not_before: Option<Deadline>,
     /// The error challenge of an OAuth mechanism is out, and the client's answer to it awaited.
     is_challenged: bool,
@@ -176,6 +186,9 @@ pub(super) fn run(script: &mut Script) -> Result<Conn, Halt> {
             Ok((backend, answer)) => {
                 // Before the client knows it: who has been told that he is in is not sent away at QUIT.
                 session.entry.set_backend(backend.socket());
+                if let Some(check) = login.check.take() {
+                    check.succeed();
+                }
                 session.say(client, &answer)?;
                 return Ok(backend);
             }
@@ -299,6 +312,7 @@ fn log_in(
     login: &mut Login,
 ) -> Result<(), Halt> {
     while login.grant.is_none() {
+        end_late(client, login)?;
         if let Some(refused) = &mut login.refused {
             tell_refusal(session, client, dialect, refused)?;
             login.refused = None;
@@ -352,6 +366,9 @@ fn authenticate(
             client.pause(time)?;
             login.ask_again = None;
         }
+        if let Some(credentials) = &login.presented {
+            check::await_place(session, client, credentials, &mut login.check)?;
+        }
         match ask(session, client, login)? {
             Verdict::Granted(grant) => return Ok(check_sayable(session, login, grant)?),
             Verdict::Refused(refusal) => {
@@ -363,6 +380,7 @@ fn authenticate(
             }
             Verdict::Wait(time) => {
                 login.waits += 1;
+                login.check = None;
                 session.log_debug(file!(), || {
                     format!("auth http server says WAIT for {} s", time.as_secs())
                 });
@@ -553,17 +571,25 @@ fn refuse(session: &Session, login: &mut Login, refusal: LoginRefusal) {
 
 /// The login's credentials are forgotten, and its refusal waits for its time.
 fn hold_refusal(session: &Session, login: &mut Login, refusal: LoginRefusal) {
+    let penalty = penalty_of(session, login);
     let method = login.presented.take().map(|credentials| credentials.method);
     let unseen = refusal
         .as_if_seen
         .then(|| session.service.refusal_time.any());
-    let wait = refusal.again.max(unseen);
+    let wait = refusal.again.max(unseen).max(penalty);
     login.refused = Some(Refused {
         method: method.unwrap_or(Method::PLAIN),
         not_before: wait.map(|wait| Deadline::after(wait, "Auth-Wait")),
         is_challenged: false,
         refusal,
     });
+}
+
+/// What the refusal of the login under way costs.
+fn penalty_of(session: &Session, login: &mut Login) -> Option<Duration> {
+    let check = login.check.take()?;
+    let credentials = login.presented.as_ref()?;
+    check.refuse(session, &credentials.secret)
 }
 
 /// Tells the client that its login was refused, when it is time. Without `Auth-Wait` the session ends.
@@ -596,6 +622,21 @@ fn tell_refusal(
     Ok(())
 }
 
+/// Ends a session that a refusal of its backend has ended, when it is time. A client that is gone before has
+/// not changed why.
+fn end_late(client: &mut ClientConn, login: &mut Login) -> Result<(), Halt> {
+    let Some((cause, time)) = login.ends.take() else {
+        return Ok(());
+    };
+    match client.pause(time) {
+        Err(Stall::Asleep(wake)) => {
+            login.ends = Some((cause, time));
+            Err(Halt::Asleep(wake))
+        }
+        Ok(()) | Err(Stall::Failed(_)) => Err(cause.into()),
+    }
+}
+
 /// Connects and logs in to the first host of the backend that serves. A host that refuses the login
 /// has served, and one that has the credentials is the last one.
 fn enter_backend(
@@ -621,7 +662,13 @@ fn enter_backend(
             session.service.auth.forget(&request);
         }
     }
-    Ok(entered.map_err(Cause::from)?)
+    match entered.map_err(Cause::from)? {
+        Entered::In(accepted) => {
+            session.user_place = accepted.place;
+            Ok((accepted.backend, accepted.answer))
+        }
+        Entered::Full(Reached(directive)) => Err(Cause::UserLimit(directive).into()),
+    }
 }
 
 /// What has to be there before a worker is held by the backend: a place among its logins in progress,
@@ -650,11 +697,26 @@ fn prepare_backend(
     }
 }
 
+/// A host has accepted the login.
+enum Entered {
+    /// The client may be told so.
+    In(Box<Accepted>),
+    /// The user has too many sessions.
+    Full(Reached),
+}
+
+/// A login that a host has accepted.
+struct Accepted {
+    backend: Conn,
+    answer: Line,
+    place: Option<UserPlace>,
+}
+
 fn try_hosts(
     session: &mut Session,
     dialect: &mut dyn Dialect,
     grant: &Grant,
-) -> Result<(Conn, Line), BackendError> {
+) -> Result<Entered, BackendError> {
     let candidates = candidates(session, grant)?;
     end_loop(session, &candidates)?;
     let mut last = BackendError::Connect("upstream has no address".into(), None);
@@ -725,11 +787,11 @@ fn enter_host(
     grant: &Grant,
     candidate: &Candidate,
     deadlines: Deadlines,
-) -> Result<(Conn, Line), LoginFailure> {
+) -> Result<Entered, LoginFailure> {
     loop {
         let mut backend = dial(session, grant, candidate, deadlines)?;
         match log_in_to_host(talk, &mut backend, grant) {
-            Ok(Some(answer)) => return Ok((backend.into_conn(), answer)),
+            Ok(Some(answer)) => return Ok(enter(session, talk, grant, backend, answer)),
             Ok(None) => {
                 let text = "upstream has not said in time whether it takes what it was told about the \
                             client (send_client_id), connecting again";
@@ -743,6 +805,27 @@ fn enter_host(
                 talk.quit(backend);
                 return Err(failure);
             }
+        }
+    }
+}
+
+/// A host has accepted the login: the user is proven, and counted in.
+fn enter(
+    session: &Session,
+    talk: &mut dyn Talk,
+    grant: &Grant,
+    backend: BackendConn<'_>,
+    answer: Line,
+) -> Entered {
+    match UserPlace::take(session, grant) {
+        Ok(place) => Entered::In(Box::new(Accepted {
+            backend: backend.into_conn(),
+            answer,
+            place,
+        })),
+        Err(reached) => {
+            talk.quit(backend);
+            Entered::Full(reached)
         }
     }
 }
@@ -767,7 +850,8 @@ fn note_answer(grant: &Grant, candidate: &Candidate) {
 }
 
 /// A backend that decides has refused the login: the client is told, and may try again. Any other
-/// failure ends the session.
+/// failure ends the session; a refusal of what the auth server has granted does so late, where failed logins
+/// of the address are answered late.
 fn refuse_as_backend(session: &Session, login: &mut Login, cause: Cause) -> Result<(), Cause> {
     let grant = login.grant.take();
     let line = match &cause {
@@ -779,6 +863,13 @@ fn refuse_as_backend(session: &Session, login: &mut Login, cause: Cause) -> Resu
             session.log(Severity::Info, file!(), &text);
             session.count_failure(Outcome::Refused, answer);
             reply.line().cloned()
+        }
+        Cause::Backend(BackendError::Refused(reply)) if reply.kind == RefusalKind::Login => {
+            let Some(penalty) = penalty_of(session, login) else {
+                return Err(cause);
+            };
+            login.ends = Some((cause, Deadline::after(penalty, "auth_penalty_max")));
+            return Ok(());
         }
         _ => return Err(cause),
     };

@@ -93,9 +93,7 @@ fn of_refusals(out: &mut Exposition, tallies: &[Tally]) {
     let name = "postern_evictions_total";
     let help = "Sessions before their login that made room for others.";
     each(out, tallies, (name, Counter, help), |out, tally| {
-        let mut ended = tally.metrics.ended.counts();
-        let evicted = ended.find(|(reason, _)| *reason == Cause::MadeRoom.reason());
-        let evicted = evicted.map_or(0, |(_, count)| count);
+        let evicted = ended_with(tally, Cause::MadeRoom.reason());
         out.count(&labels(&tally.metrics, []), evicted);
     });
     let name = "postern_connections_refused_total";
@@ -103,6 +101,24 @@ fn of_refusals(out: &mut Exposition, tallies: &[Tally]) {
     each(out, tallies, (name, Counter, help), |out, tally| {
         by_reason(out, tally, &tally.metrics.turned_away);
     });
+    let name = "postern_logins_delayed_total";
+    let help = "Failed logins that were answered late, as too many of their address had failed.";
+    each(out, tallies, (name, Counter, help), |out, tally| {
+        out.count(&labels(&tally.metrics, []), read(&tally.metrics.delayed));
+    });
+    let name = "postern_user_limit_total";
+    let help = "Sessions that ended at their login because their user had too many.";
+    each(out, tallies, (name, Counter, help), |out, tally| {
+        let limit = ended_with(tally, Cause::UserLimit("").reason());
+        out.count(&labels(&tally.metrics, []), limit);
+    });
+}
+
+/// Sessions that ended with this reason.
+fn ended_with(tally: &Tally, reason: &str) -> u64 {
+    let mut ended = tally.metrics.ended.counts();
+    let found = ended.find(|(own, _)| *own == reason);
+    found.map_or(0, |(_, count)| count)
 }
 
 fn of_traffic(out: &mut Exposition, tallies: &[Tally]) {

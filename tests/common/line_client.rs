@@ -168,6 +168,22 @@ impl LineClient {
         assert!(matches!(count, Ok(1)), "the connection ended: {count:?}");
     }
 
+    /// Presents a login after the greeting; the answer is still to come.
+    pub(crate) fn present_login(&mut self, protocol: &str, login: &str, password: &str) {
+        match protocol {
+            "imap" => self.send(&format!("a LOGIN {login} {password}")),
+            "pop3" => {
+                self.ask(&format!("USER {login}"), "+OK");
+                self.send(&format!("PASS {password}"));
+            }
+            _ => {
+                let message = format!("\0{login}\0{password}");
+                let message = openssl::base64::encode_block(message.as_bytes());
+                self.send(&format!("AUTH PLAIN {message}"));
+            }
+        }
+    }
+
     /// Logs in to IMAP as alice and reads up to the tagged answer, which must be OK.
     pub(crate) fn imap_login(address: SocketAddr) -> LineClient {
         let (mut client, _) = LineClient::greeted(address);

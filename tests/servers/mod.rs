@@ -12,6 +12,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::common::postern::Postern;
 use crate::common::process::Process;
 use crate::common::wait;
 
@@ -49,3 +50,19 @@ pub(crate) fn fill(template: &str, values: &[(&str, String)]) -> String {
 }
 
 pub(crate) mod pki;
+
+/// The proxy with one service of each protocol in front of the Dovecot and the Postfix that all tests share,
+/// where the backend decides; `more` is for all three.
+pub(crate) fn office(more: &str) -> Postern {
+    let (dovecot, postfix) = (dovecot::shared(), postfix::shared());
+    let (imap, pop3) = (dovecot.imap.port(), dovecot.pop3.port());
+    let smtp = postfix.smtp_auth.port();
+    let mut ini = format!(
+        "[backend office]\nhosts = 127.0.0.1\nimap_port = {imap}\npop3_port = {pop3}\n\
+         smtp_port = {smtp}\n[mail]\n{more}\n"
+    );
+    for protocol in ["imap", "pop3", "smtp"] {
+        ini += &format!("[server {protocol}]\nprotocol = {protocol}\nlisten = 127.0.0.1:0\n");
+    }
+    Postern::start(&ini)
+}

@@ -116,8 +116,12 @@ impl Dialect for Imap {
     }
 
     fn failure_line(&self, cause: &Cause, own_method: bool) -> Option<Line> {
-        super::failure_line(Protocol::Imap.record(), cause, own_method, || {
-            self.tagged(UNAVAILABLE)
-        })
+        let lines = super::FailureLines {
+            unavailable: self.tagged(UNAVAILABLE),
+            // RFC 5530
+            user_limit: self
+                .tagged(b"NO [LIMIT] too many sessions of this user, close one of them"),
+        };
+        super::failure_line(Protocol::Imap.record(), cause, own_method, lines)
     }
 }

@@ -79,8 +79,11 @@ impl Dialect for Pop3 {
     }
 
     fn failure_line(&self, cause: &Cause, own_method: bool) -> Option<Line> {
-        super::failure_line(Protocol::Pop3.record(), cause, own_method, || {
-            line(&[b"-ERR [SYS/TEMP] mail server is not available"])
-        })
+        let lines = super::FailureLines {
+            unavailable: line(&[b"-ERR [SYS/TEMP] mail server is not available"]),
+            // RFC 2449, section 8.1.1
+            user_limit: line(&[b"-ERR [IN-USE] too many sessions of this user, close one of them"]),
+        };
+        super::failure_line(Protocol::Pop3.record(), cause, own_method, lines)
     }
 }

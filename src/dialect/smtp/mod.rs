@@ -95,8 +95,10 @@ impl Dialect for Smtp {
     }
 
     fn failure_line(&self, cause: &Cause, own_method: bool) -> Option<Line> {
-        super::failure_line(Protocol::Smtp.record(), cause, own_method, || {
-            line(&[b"454 4.7.0 mail server is not available"])
-        })
+        let lines = super::FailureLines {
+            unavailable: line(&[b"454 4.7.0 mail server is not available"]),
+            user_limit: line(&[b"421 4.7.0 too many sessions of this user, close one of them"]),
+        };
+        super::failure_line(Protocol::Smtp.record(), cause, own_method, lines)
     }
 }
