@@ -4,18 +4,13 @@
 //! one entry for each user that is logged in, so that `max_sessions` bounds them.
 
 use std::collections::HashMap;
-use std::collections::btree_map::BTreeMap;
 use std::collections::hash_map::{Entry, RandomState};
 use std::hash::BuildHasher;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use ipnet::IpNet;
-
 use super::penalty::Failures;
-use super::store::{
-    Ban, Begun, FailuresOf, MOST_BANS, SessionLimits, Store, StoreError, UserSession,
-};
+use super::store::{Begun, FailuresOf, SessionLimits, Store, StoreError, UserSession};
 use super::table::Table;
 use crate::net::address::LimitKey;
 use crate::protocol::Protocol;
@@ -27,13 +22,12 @@ const MOST: usize = 65_536;
 #[cfg(test)]
 pub(super) const MOST_BYTES: usize = 2 * Table::<Failures>::most_bytes(MOST);
 
-/// Keeps everything in memory. Nothing fails but a ban too many.
+/// Keeps everything in memory. Nothing fails.
 #[derive(Debug)]
 pub(crate) struct MemoryStore {
     of_addresses: Mutex<Table<Failures>>,
     of_users: Mutex<Table<Failures>>,
     sessions: Mutex<Sessions>,
-    bans: Mutex<BTreeMap<IpNet, Held>>,
 }
 
 impl MemoryStore {
@@ -43,7 +37,6 @@ impl MemoryStore {
             of_addresses: Mutex::new(Table::new(MOST)),
             of_users: Mutex::new(Table::new(MOST)),
             sessions: Mutex::default(),
-            bans: Mutex::default(),
         }
     }
 
@@ -63,34 +56,6 @@ impl MemoryStore {
     fn failures_at(&self, of: FailuresOf<'_>, now: Instant) -> u32 {
         let table = self.table(of);
         table.get(of).map_or(0, |failures| failures.at(now))
-    }
-
-    fn add_ban_at(&self, ban: Ban, now: Instant) -> Result<(), StoreError> {
-        let mut bans = lock(&self.bans);
-        if bans.len() >= MOST_BANS && !bans.contains_key(&ban.net) {
-            bans.retain(|_, held| held.lasts(now));
-            if bans.len() >= MOST_BANS {
-                return Err(StoreError(format!("there are {MOST_BANS} bans already")));
-            }
-        }
-        let held = Held {
-            // A time that no clock can hold is never.
-            until: ban.left.and_then(|left| now.checked_add(left)),
-            reason: ban.reason,
-        };
-        bans.insert(ban.net, held);
-        Ok(())
-    }
-
-    fn bans_at(&self, now: Instant) -> Vec<Ban> {
-        let mut bans = lock(&self.bans);
-        bans.retain(|_, held| held.lasts(now));
-        let shown = bans.iter().map(|(net, held)| Ban {
-            net: *net,
-            left: held.until.map(|until| until.saturating_duration_since(now)),
-            reason: held.reason.clone(),
-        });
-        shown.collect()
     }
 }
 
@@ -114,32 +79,6 @@ impl Store for MemoryStore {
     fn end_session(&self, session: &UserSession) -> Result<(), StoreError> {
         lock(&self.sessions).end(session);
         Ok(())
-    }
-
-    fn add_ban(&self, ban: Ban) -> Result<(), StoreError> {
-        self.add_ban_at(ban, Instant::now())
-    }
-
-    fn remove_ban(&self, net: IpNet) -> Result<bool, StoreError> {
-        let held = lock(&self.bans).remove(&net);
-        Ok(held.is_some_and(|held| held.lasts(Instant::now())))
-    }
-
-    fn bans(&self) -> Result<Vec<Ban>, StoreError> {
-        Ok(self.bans_at(Instant::now()))
-    }
-}
-
-/// A ban until its end.
-#[derive(Debug)]
-struct Held {
-    until: Option<Instant>,
-    reason: String,
-}
-
-impl Held {
-    fn lasts(&self, now: Instant) -> bool {
-        self.until.is_none_or(|until| until > now)
     }
 }
 
@@ -201,9 +140,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
-    use std::time::Duration;
-
     use super::super::penalty::LEAK;
     use super::*;
 
@@ -264,48 +200,5 @@ mod tests {
         assert!(lock(&store.sessions).of_user.is_empty());
         // One that was never begun does no harm.
         assert_eq!(store.end_session(&sessions[0]), Ok(()));
-    }
-
-    #[test]
-    fn a_ban_lasts_its_time_and_can_be_lifted() {
-        let store = MemoryStore::new();
-        let now = Instant::now();
-        let ban = |net: &str, left: Option<u64>| Ban {
-            net: net.parse().expect("a literal"),
-            left: left.map(Duration::from_secs),
-            reason: "by hand".into(),
-        };
-        let bans = [
-            ban("192.0.2.0/24", None),
-            ban("198.51.100.7/32", Some(60)),
-            ban("2001:db8::/64", Some(u64::MAX)),
-        ];
-        for ban in &bans {
-            assert_eq!(store.add_ban_at(ban.clone(), now), Ok(()));
-        }
-        let nets = |at| -> Vec<_> { store.bans_at(at).iter().map(|ban| ban.net).collect() };
-        assert_eq!(store.bans_at(now)[1], bans[1]);
-        assert_eq!(nets(now).len(), 3);
-        let later = now + Duration::from_secs(60);
-        assert_eq!(nets(later), [bans[0].net, bans[2].net]);
-        assert_eq!(store.remove_ban(bans[0].net), Ok(true));
-        assert_eq!(store.remove_ban(bans[0].net), Ok(false));
-        assert_eq!(nets(later), [bans[2].net]);
-    }
-
-    #[test]
-    fn one_ban_too_many_is_refused() {
-        let store = MemoryStore::new();
-        let now = Instant::now();
-        let ban = |at: usize| Ban {
-            net: IpAddr::from(Ipv4Addr::from_bits(u32::try_from(at).expect("small"))).into(),
-            left: Some(Duration::from_secs(9)),
-            reason: String::new(),
-        };
-        assert!((0..MOST_BANS).all(|at| store.add_ban_at(ban(at), now).is_ok()));
-        assert!(store.add_ban_at(ban(MOST_BANS), now).is_err());
-        assert_eq!(store.add_ban_at(ban(1), now), Ok(()));
-        let later = now + Duration::from_secs(10);
-        assert_eq!(store.add_ban_at(ban(MOST_BANS), later), Ok(()));
     }
 }

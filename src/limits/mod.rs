@@ -318,18 +318,6 @@ mod tests {
         fn end_session(&self, _: &store::UserSession) -> Result<(), StoreError> {
             Self::error()
         }
-
-        fn add_ban(&self, _: store::Ban) -> Result<(), StoreError> {
-            Self::error()
-        }
-
-        fn remove_ban(&self, _: ipnet::IpNet) -> Result<bool, StoreError> {
-            Self::error()
-        }
-
-        fn bans(&self) -> Result<Vec<store::Ban>, StoreError> {
-            Self::error()
-        }
     }
 
     #[test]

@@ -1,18 +1,15 @@
-//! What nodes that serve the same users have in common: counts of failed logins, sessions per user, and
-//! bans. `memory` keeps it in the process; a shared store can keep it elsewhere.
+//! What nodes that serve the same users have in common: counts of failed logins and sessions per user.
+//! `memory` keeps it in the process; a shared store can keep it elsewhere.
 //!
 //! Nothing here is derived from a password: which failures are counted at all is settled before (`guesses`).
 //! What only this node needs, such as who has logged in from where, is not kept here.
 
 use std::fmt;
-use std::time::Duration;
-
-use ipnet::IpNet;
 
 use crate::net::address::LimitKey;
 use crate::protocol::Protocol;
 
-/// Where counts and bans are kept. Calls come from workers and from threads that end a session, at any time
+/// Where counts are kept. Calls come from workers and from threads that end a session, at any time
 /// and from several at once; each blocks for a moment at most.
 ///
 /// Who calls treats an error as "nothing is known": a store that is gone neither refuses nor delays anybody.
@@ -46,28 +43,7 @@ pub(crate) trait Store: fmt::Debug + Send + Sync {
     /// # Errors
     /// The store cannot be asked.
     fn end_session(&self, session: &UserSession) -> Result<(), StoreError>;
-
-    /// Bans a range of addresses; a ban of the same range is replaced.
-    ///
-    /// # Errors
-    /// The store cannot be asked, or has no room for another ban (`MOST_BANS`).
-    fn add_ban(&self, ban: Ban) -> Result<(), StoreError>;
-
-    /// Lifts the ban of exactly this range; whether there was one.
-    ///
-    /// # Errors
-    /// The store cannot be asked.
-    fn remove_ban(&self, net: IpNet) -> Result<bool, StoreError>;
-
-    /// All bans that have not run out, in the order of their ranges.
-    ///
-    /// # Errors
-    /// The store cannot be asked.
-    fn bans(&self) -> Result<Vec<Ban>, StoreError>;
 }
-
-/// Most bans at a time.
-pub(crate) const MOST_BANS: usize = 65_536;
 
 /// Whose failed logins are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -126,17 +102,6 @@ pub(crate) enum Begun {
     Counted,
     /// It is not: the limit of this directive is reached.
     Reached(&'static str),
-}
-
-/// A range of addresses that is not served.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Ban {
-    /// The range; host bits are zero.
-    pub net: IpNet,
-    /// How long it still lasts; `None` is for ever. By the store's own clock, which nobody sets.
-    pub left: Option<Duration>,
-    /// Why, for people.
-    pub reason: String,
 }
 
 /// The store cannot be asked, or cannot do this; for people.
