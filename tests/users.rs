@@ -493,6 +493,28 @@ fn a_hundred_slow_hashes_hold_neither_memory_nor_workers() {
     assert!(grown < (cores * 64 + 48) * 1024, "{grown} KiB");
 }
 
+/// Pieces of this size are those that glibc would keep in the heap of each thread.
+#[test]
+fn the_memory_of_a_hundred_smaller_hashes_goes_back_at_once() {
+    let hash = "$argon2id$v=19$m=19456,t=1,p=1$8mdzze7iXOc86MMobC9B5w$m0M3gUF7r9ZZw3p8ux41TMo/HUgyj89CdknV6cko4DE";
+    let (postern, first, _) = two_backends(&format!("slow:{hash}:backend=first\n"), "");
+    let before = peak_memory(postern.id());
+    let mut crowd: Vec<LineClient> = (0..100)
+        .map(|_| LineClient::greeted(postern.address("imap")).0)
+        .collect();
+    for client in &mut crowd {
+        client.send("a LOGIN slow wrong");
+    }
+    for client in &mut crowd {
+        let said = client.line_within(Duration::from_secs(200));
+        assert_eq!(said, format!("a {REFUSED}"));
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let grown = peak_memory(postern.id()) - before;
+    assert!(grown < (cores * 19 + 48) * 1024, "{grown} KiB");
+    assert_eq!(first.accepted(), 0);
+}
+
 /// VmHWM in KiB.
 fn peak_memory(process: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");

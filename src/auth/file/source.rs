@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use crate::config::{parse_users, read_users};
 use crate::log::Severity;
 use crate::system::files::{Look, Stamp, Watched};
+use crate::system::memory;
 use crate::users::Users;
 
 /// A file of users, which all servers that name it share.
@@ -28,6 +29,8 @@ impl UserFile {
     /// # Errors
     /// It cannot be read, or has a mistake.
     pub(crate) fn open(path: &Path, backends: Vec<String>) -> Result<Self, String> {
+        // Its hashes may take hundreds of megabytes for a moment.
+        memory::give_large_pieces_back();
         let stamp = Stamp::of(path);
         let bytes = read_users(path).map_err(|error| format!("{}: {error}", path.display()))?;
         let users =
