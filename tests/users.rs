@@ -366,9 +366,13 @@ fn check_looks_at_the_file_and_at_who_may_read_it() {
             b"",
         )
     };
+    let file = folder.path().join("users").display().to_string();
+    let said = check();
+    assert!(!said.success);
+    let missing = format!("[server imap] auth_file: {file:?}: cannot be read: No such file");
+    assert!(said.stderr.contains(&missing), "{}", said.stderr);
     write_users(folder.path(), "anna:{PLAIN}secret:backend=a\n");
     let said = check();
-    let file = folder.path().join("users").display().to_string();
     assert_eq!(said.stderr, "");
     assert!(
         said.text()

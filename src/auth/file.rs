@@ -38,6 +38,28 @@ const NO_PASSWORD: &str = "the user shows no password, and has none for the back
 /// Why a login may not pass, for the log.
 type Against = &'static str;
 
+/// Whose password is checked.
+enum Found<'a> {
+    /// The user's.
+    User(Entry<'a>),
+    /// Somebody else's: there is no such user, and the time is not to tell.
+    StandIn(Entry<'a>),
+}
+
+/// What is against a user who has the right password.
+fn may_come(entry: &Entry<'_>, request: &Request<'_>) -> Result<(), Against> {
+    if entry.nologin {
+        return Err("nologin stands behind the user");
+    }
+    if !entry.allows(request.client.ip()) {
+        return Err("allow_nets does not have the client's address");
+    }
+    if request.credentials.authzid.is_some() {
+        return Err("the client wants to be somebody else (authorization identity)");
+    }
+    Ok(())
+}
+
 impl AuthFile {
     /// The users of `file`; where a line does not say its backend, `router` does.
     pub(crate) fn new(conf: &config::Server, file: Arc<UserFile>, router: Arc<Router>) -> Self {
@@ -50,35 +72,39 @@ impl AuthFile {
         }
     }
 
-    /// The user of a login as it was said, or with `login_domain` behind it.
-    fn find<'a>(&self, users: &'a Users, login: &[u8]) -> Option<Entry<'a>> {
+    /// The user of a login as it was said, or with `login_domain` behind it; else somebody in its place. One
+    /// line is read either way. `None` where the file has no users.
+    fn find<'a>(&self, users: &'a Users, login: &[u8]) -> Option<Found<'a>> {
         let with_domain = || users.find(&self.names.with_domain(login));
-        users.find(login).or_else(with_domain)
+        let found = users.find(login).or_else(with_domain);
+        found
+            .map(Found::User)
+            .or_else(|| users.stand_in().map(Found::StandIn))
     }
 
-    /// What is against the login. `stand_in` is there in the place of a user that is not.
+    /// What is against the login.
     fn judge(
-        &self,
-        found: Option<&Entry<'_>>,
-        stand_in: Option<&Entry<'_>>,
+        found: Option<&Found<'_>>,
         request: &Request<'_>,
         note: &dyn Fn(&Note),
     ) -> Result<(), Against> {
         let credentials = request.credentials;
-        let checked = found.or(stand_in);
+        let Some(Found::User(checked) | Found::StandIn(checked)) = found else {
+            return Err("there are no users");
+        };
+        let debug = |text: &dyn Fn() -> String| {
+            if request.is_debugged {
+                note(&Note::debug(file!(), text()));
+            }
+        };
         let fits = match credentials.method.proof {
-            Proof::Password => checked.is_some_and(|entry| {
-                if request.is_debugged {
-                    let text = format!("a password is checked by {}", entry.hash.scheme);
-                    note(&Note::debug(file!(), text));
-                }
-                entry.hash.fits(credentials.secret.expose())
-            }),
+            Proof::Password => {
+                debug(&|| format!("a password is checked by {}", checked.hash.scheme));
+                checked.hash.fits(credentials.secret.expose())
+            }
             proof @ Proof::Answer(_) => {
-                if request.is_debugged {
-                    note(&Note::debug(file!(), "an answer to a challenge is checked"));
-                }
-                let plain = checked.and_then(|entry| entry.hash.plain());
+                debug(&|| "an answer to a challenge is checked".to_owned());
+                let plain = checked.hash.plain();
                 let password = plain.map(Secret::expose);
                 proof.is_answered(password.unwrap_or_default(), credentials) && plain.is_some()
             }
@@ -87,22 +113,11 @@ impl AuthFile {
                 return Err("a file of users can decide about passwords and certificates alone");
             }
         };
-        let Some(entry) = found else {
-            return Err("no such user");
-        };
-        if !fits {
-            return Err("the password does not fit");
+        match found {
+            Some(Found::User(entry)) if fits => may_come(entry, request),
+            Some(Found::User(_)) => Err("the password does not fit"),
+            Some(Found::StandIn(_)) | None => Err("no such user"),
         }
-        if entry.nologin {
-            return Err("nologin stands behind the user");
-        }
-        if !entry.allows(request.client.ip()) {
-            return Err("allow_nets does not have the client's address");
-        }
-        if credentials.authzid.is_some() {
-            return Err("the client wants to be somebody else (authorization identity)");
-        }
-        Ok(())
     }
 
     /// Where a user goes who may pass.
@@ -146,11 +161,10 @@ impl Authenticator for AuthFile {
         let users = self.file.users();
         let login = &request.credentials.login;
         let found = self.find(&users, login);
-        let stand_in = users.stand_in();
         let file = self.file.path().display();
-        let judged = self.judge(found.as_ref(), stand_in.as_ref(), request, note);
+        let judged = Self::judge(found.as_ref(), request, note);
         let entry = match (judged, found) {
-            (Ok(()), Some(entry)) => entry,
+            (Ok(()), Some(Found::User(entry))) => entry,
             (judged, _) => {
                 let why = judged.err().unwrap_or_default();
                 note(&Note::info(file!(), format!("{file}: {why}")));
