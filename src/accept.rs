@@ -13,6 +13,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::admission::Entry;
+use crate::blocklist::Block;
 use crate::config::{Listen, ListenAddress};
 use crate::log::{Log, Seldom, Severity, escape};
 use crate::net::address::Address;
@@ -221,6 +222,10 @@ impl AcceptLoop {
         let Some(entrance) = entrance(&entrances, &socket) else {
             return;
         };
+        let trusted = &entrance.service.conf.set_real_ip_from;
+        if let Some(block) = self.runtime.blocklist.block_peer(peer, trusted) {
+            return self.shut_out(peer, &entrance.service, block);
+        }
         let mut entry = self.runtime.admission.enter(peer);
         if let Entry::Full(first) = entry {
             self.runtime.make_room_now(&first);
@@ -245,6 +250,18 @@ impl AcceptLoop {
                 turn::begin(&self.runtime, arrival);
             }
         }
+    }
+
+    /// Notes that somebody is not let in, who hears nothing but the close.
+    fn shut_out(&self, peer: Address, service: &Service, block: Block) {
+        let word = block.word();
+        service.metrics.turned_away.count(word);
+        if !self.runtime.may_log(peer, Severity::Info, word, &self.log) {
+            return;
+        }
+        let server = escape(service.conf.name.as_bytes());
+        let text = format!("connection of {peer} to server \"{server}\" closed: {word}");
+        self.log(Severity::Info, &text, None);
     }
 
     /// Says that there is no room, without waiting for the client to hear it.

@@ -3,6 +3,7 @@
 //! 0 is success, 1 a failure while running, 2 a wrong configuration or usage, 3 an import that left
 //! something out, or that no running process was reached. The commands for such a process are in `operate`.
 
+mod bans;
 mod operate;
 mod passwd;
 mod table;

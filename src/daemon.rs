@@ -9,11 +9,13 @@ use crossbeam_channel::{Receiver, after, never, select};
 
 use crate::admission::Limits;
 use crate::backend::Visits;
+use crate::blocklist::Denied;
 use crate::config::{self, Config, ListenAddress, Mistake};
 use crate::control::status::{self, LastReload};
 use crate::control::{Asked, Control, Desk, Wanted};
 use crate::dialect;
 use crate::front::{self, Fronts, Listening};
+use crate::limits::redis::Prepared;
 use crate::log::{Log, LogDestination, Severity};
 use crate::net::resolve;
 use crate::service::{self, Kept, Service};
@@ -31,6 +33,9 @@ const STOP: Duration = Duration::from_millis(1500);
 
 /// How much of that relays get to end in good order.
 const IN_ORDER: Duration = Duration::from_millis(300);
+
+/// How long the store that nodes share may take to hear of the sessions that have ended.
+const LAST_WORD: Duration = Duration::from_millis(200);
 
 /// Descriptors that are no session's: logs, listeners, auth servers, look-ups of hosts.
 const DESCRIPTORS_ASIDE: u64 = 256;
@@ -114,6 +119,8 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
     let wishes = signals::listen()?;
     let _ = privileges::forbid_core_files();
     check_descriptors(config)?;
+    let denied = Denied::read(&process.deny, &log)?;
+    let store = Prepared::new(process, &log)?;
     let kept = Kept::default().next(config);
     let services = service::build(config, &kept)?;
     let mut fronts = Fronts::new(passed);
@@ -147,6 +154,9 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
     warn_of_wrong_clock(&log);
     let runtime = Runtime::start(admission_limits(process))
         .map_err(|error| format!("cannot start the threads for sessions: {error}"))?;
+    runtime.blocklist.deny(denied);
+    runtime.blocklist.follow_files().map_err(no_thread)?;
+    runtime.share(store, &log).map_err(no_thread)?;
     let visits = visit_backends(&services)?;
     let prepared = Fronts::prepare(bound, &runtime, &log)?;
     fronts.change_to(prepared, &log);
@@ -508,6 +518,8 @@ impl Process {
             process.log_format,
         )?;
         check_descriptors(config)?;
+        let denied = Denied::read(&process.deny, &log)?;
+        let store = Prepared::new(process, &log)?;
         let mut kept = self.kept.next(config);
         let services = service::build(config, &kept)?;
         kept.forget_before();
@@ -517,6 +529,8 @@ impl Process {
         // What is known of the backends is what clients are told as soon as they are let in.
         let visits = visit_backends(&services)?;
         let control = Control::change(self.control.as_ref(), process, &self.desk, &log)?;
+        // The last that can fail: what it changes cannot be taken back.
+        self.runtime.share(store, &log).map_err(no_thread)?;
 
         // From here on nothing fails.
         for warning in &config.warnings {
@@ -544,6 +558,7 @@ impl Process {
         }
         self._visits = visits;
         self.runtime.admission.set_limits(admission_limits(process));
+        self.runtime.blocklist.deny(denied);
         self.kept = kept;
         Control::change_to(&mut self.control, control);
         self.desk.set_log(&log);
@@ -658,6 +673,7 @@ impl Process {
         }
         runtime.admission.wait_empty(end);
         let left = runtime.admission.sessions();
+        runtime.shared.finish(LAST_WORD);
         runtime.hibernation.stop();
         runtime.brake.tell_all_counts();
         let text = format!("stopped; sessions cut off: {left}");

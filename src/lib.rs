@@ -20,7 +20,7 @@
 //! - `admission`: who is let in, and whose turn it is; `service`: one `[server]` at work.
 //! - `limits`: what failed logins cost, and how many sessions a user has; what nodes can share of that stands behind
 //!   `limits::store`.
-//! - `metrics`: what is counted.
+//! - `metrics`: what is counted. `blocklist`: who is not let in at all.
 //! - `auth`: a request goes in, a verdict comes out. `backend`: hosts, grants, routes, health; the
 //!   connection to a host, and what a login and a visit have in common (`backend::talk`).
 //! - `net`: sockets and connections, DNS, HTTP, PROXY headers. `config`: what an operator says.
@@ -43,6 +43,7 @@ mod accept;
 mod admission;
 mod auth;
 mod backend;
+mod blocklist;
 mod control;
 mod daemon;
 mod demo;

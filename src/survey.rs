@@ -17,9 +17,12 @@ use serde_json::{Map, Value};
 use crate::backend::error::BackendError;
 use crate::backend::visit::Visitor;
 use crate::backend::{Backend, Candidate};
-use crate::config::{AuthKind, Config, Listen, ListenAddress, ProxyProtocol, ProxySsl, Xclient};
+use crate::config::{
+    self, AuthKind, Config, Listen, ListenAddress, ProxyProtocol, ProxySsl, Xclient,
+};
 use crate::control::client::{self, Asking, Said};
 use crate::dialect;
+use crate::limits::redis;
 use crate::log::{LogDestination, LogFormat, LogTarget, Severity};
 use crate::net::http::HttpClient;
 use crate::net::listen::{Beside, bind_socket};
@@ -68,6 +71,7 @@ pub(crate) fn run(
     }
     let until = Instant::now() + TOTAL;
     look_at_auth_servers(&services, until, show);
+    look_at_store(&config.process, show);
     look_at_backends(&services, until, show);
     Ok(())
 }
@@ -274,6 +278,22 @@ fn look_at_auth_servers(
                     show(State::Failed, &text);
                 }
             }
+        }
+    }
+}
+
+/// What nodes share is used as soon as it is there, so that one that is not is a warning.
+fn look_at_store(conf: &config::Process, show: &mut dyn FnMut(State, &str)) {
+    const LIMIT: Duration = Duration::from_secs(5);
+    let began = Instant::now();
+    match redis::reach(conf, LIMIT) {
+        None => {}
+        Some(Ok(name)) => {
+            let text = format!("limits_store {name}: connected{}", in_ms(began));
+            show(State::Good, &text);
+        }
+        Some(Err((name, reason))) => {
+            show(State::Warning, &format!("limits_store {name}: {reason}"));
         }
     }
 }

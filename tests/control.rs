@@ -18,6 +18,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::common::auth_server::{Answer, AuthServer};
 use crate::common::line_client::LineClient;
+use crate::common::operate::{code, command, err, json, operate, out, well};
 use crate::common::postern::Postern;
 use crate::common::process::Process;
 use crate::common::temp::TempDir;
@@ -43,42 +44,6 @@ fn socket(postern: &Postern) -> PathBuf {
 
 fn imap(auth: &AuthServer, more: &str) -> String {
     crate::common::service("imap", auth, more)
-}
-
-/// Runs a command for the process, by its configuration.
-fn operate(postern: &Postern, arguments: &[&str]) -> Output {
-    let file = postern.folder().path().join("postern.ini");
-    command(&file, arguments)
-        .output()
-        .expect("it can be started")
-}
-
-fn command(file: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
-    command.args(arguments).arg("--config").arg(file);
-    command.env_remove("COLUMNS");
-    command
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().expect("no signal ended it")
-}
-
-fn out(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn err(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn well(output: Output) -> String {
-    assert_eq!(code(&output), 0, "{}{}", out(&output), err(&output));
-    out(&output)
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 /// The sessions that fit, as JSON has them.

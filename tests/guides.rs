@@ -20,6 +20,7 @@ use crate::servers::haproxy::Haproxy;
 use crate::servers::local;
 use crate::servers::pki::{Pki, fingerprint};
 use crate::servers::postfix::Postfix;
+use crate::servers::redis::Redis;
 
 const README: &str = include_str!("../README.md");
 const DOVECOT: &str = include_str!("../packaging/examples/dovecot.txt");
@@ -372,10 +373,13 @@ fn haproxy_in_front() {
     let ini = block(HAPROXY, "/etc/postern/postern.ini:");
     check(&ini);
     let dovecot = dovecot::shared().imap.to_string();
+    let redis = Redis::start();
+    let store = redis.address.to_string();
     let start = || {
         Postern::start(&replace(
             &ini,
             &[
+                ("192.0.2.20", &store),
                 ("listen = 10143", "listen = 127.0.0.1:0"),
                 ("192.0.2.5", "127.0.0.1"),
                 ("mail.internal", &dovecot),
@@ -404,6 +408,7 @@ fn haproxy_in_front() {
         client
     });
     for postern in &posterns {
+        postern.wait_for_log(": is in use");
         let line = postern.wait_for_log("client logged in");
         assert!(line.contains("client: \"127.0.0.9:") || line.contains("client: \"127.0.0.8:"));
         assert!(postern.lines_with("[error]").is_empty());

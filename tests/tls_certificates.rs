@@ -371,6 +371,30 @@ fn servers_with_one_ticket_key_resume_each_others_sessions() {
     assert_eq!(resumes_across(""), [true, true]);
 }
 
+/// As behind a balancer that sends a client here today and there tomorrow.
+#[test]
+fn nodes_with_one_ticket_key_resume_each_others_sessions_and_others_do_not() {
+    let backend = Peer::start(imap_server).address();
+    let auth = AuthServer::start(move |_| Answer::ok(backend));
+    let folder = TempDir::new("ticket-key");
+    let certificate = Pki::shared().server().ssl_certificate();
+    let node = |key: u8| {
+        let file = folder.write(&format!("key{key}"), [key; 80]);
+        let more = format!(
+            "listen = 127.0.0.1:0 ssl\n{certificate}ssl_session_ticket_key = {}\n",
+            file.display()
+        );
+        Postern::start(&service("imap", &auth, &more))
+    };
+    let (first, second, other) = (node(7), node(7), node(8));
+    let at = |node: &Postern| node.addresses("imap")[1];
+    for version in ["-tls1_2", "-tls1_3"] {
+        assert!(is_resumed(at(&first), at(&second), version), "{version}");
+        assert!(is_resumed(at(&second), at(&first), version), "{version}");
+        assert!(!is_resumed(at(&first), at(&other), version), "{version}");
+    }
+}
+
 #[test]
 fn sessions_do_not_cross_to_a_server_with_other_rules_for_client_certificates() {
     let authority = Pki::shared().authority();

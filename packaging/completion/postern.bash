@@ -16,6 +16,12 @@ _postern() {
             ",$1")
                 cmd="postern"
                 ;;
+            postern,ban)
+                cmd="postern__subcmd__ban"
+                ;;
+            postern,bans)
+                cmd="postern__subcmd__bans"
+                ;;
             postern,check)
                 cmd="postern__subcmd__check"
                 ;;
@@ -60,6 +66,15 @@ _postern() {
                 ;;
             postern,try-login)
                 cmd="postern__subcmd__try__subcmd__login"
+                ;;
+            postern,unban)
+                cmd="postern__subcmd__unban"
+                ;;
+            postern__subcmd__help,ban)
+                cmd="postern__subcmd__help__subcmd__ban"
+                ;;
+            postern__subcmd__help,bans)
+                cmd="postern__subcmd__help__subcmd__bans"
                 ;;
             postern__subcmd__help,check)
                 cmd="postern__subcmd__help__subcmd__check"
@@ -106,6 +121,9 @@ _postern() {
             postern__subcmd__help,try-login)
                 cmd="postern__subcmd__help__subcmd__try__subcmd__login"
                 ;;
+            postern__subcmd__help,unban)
+                cmd="postern__subcmd__help__subcmd__unban"
+                ;;
             postern__subcmd__help__subcmd__rawlog,off)
                 cmd="postern__subcmd__help__subcmd__rawlog__subcmd__off"
                 ;;
@@ -137,7 +155,7 @@ _postern() {
 
     case "${cmd}" in
         postern)
-            opts="-c -h -V --config --help --version check try-login passwd reference import-nginx demo status sessions kick reload stop drain log-level rawlog help"
+            opts="-c -h -V --config --help --version check try-login passwd reference import-nginx demo status sessions kick ban unban bans reload stop drain log-level rawlog help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -148,6 +166,58 @@ _postern() {
                     return 0
                     ;;
                 -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postern__subcmd__ban)
+            opts="-c -h --config --control --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --control)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postern__subcmd__bans)
+            opts="-c -h --config --control --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --control)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -221,8 +291,36 @@ _postern() {
             return 0
             ;;
         postern__subcmd__help)
-            opts="check try-login passwd reference import-nginx demo status sessions kick reload stop drain log-level rawlog help"
+            opts="check try-login passwd reference import-nginx demo status sessions kick ban unban bans reload stop drain log-level rawlog help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postern__subcmd__help__subcmd__ban)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postern__subcmd__help__subcmd__bans)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -459,6 +557,20 @@ _postern() {
             return 0
             ;;
         postern__subcmd__help__subcmd__try__subcmd__login)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postern__subcmd__help__subcmd__unban)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -896,6 +1008,32 @@ _postern() {
                     return 0
                     ;;
                 -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        postern__subcmd__unban)
+            opts="-c -h --config --control --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --control)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

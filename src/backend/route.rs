@@ -3,14 +3,14 @@
 //! Map files are read again when they change, by one thread for all of them: no login waits for it, and
 //! no second thread's heap holds a copy. A broken new one leaves the old one in use.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use crate::config::{Pattern, Route, RouteLine, RouteMap, RouteTarget, parse_map, read_map};
 use crate::log::{Log, Severity};
-use crate::system::files::{Look, Stamp, Watched};
+use crate::system::files::Followed;
 use crate::system::threads::spawn;
 
 use super::{Backend, Visits, wait_between};
@@ -36,10 +36,8 @@ enum Line {
 
 #[derive(Debug)]
 struct Map {
-    path: PathBuf,
     routes: RwLock<RouteMap>,
-    /// What the file looked like at the start.
-    stamp: Option<Stamp>,
+    file: Mutex<Followed>,
 }
 
 /// Where a login goes.
@@ -128,11 +126,9 @@ impl Router {
         }
         let router = Arc::clone(self);
         let follow = move || {
-            let seen = |map: &Map| Watched::new(map.stamp.clone());
-            let mut seen: Vec<Watched> = router.maps().map(seen).collect();
             while wait_between(&visits, LOOK) {
-                for (map, seen) in router.maps().zip(&mut seen) {
-                    router.refresh(map, seen);
+                for map in router.maps() {
+                    router.refresh(map);
                 }
             }
         };
@@ -146,20 +142,21 @@ impl Router {
         })
     }
 
-    /// Reads a file again if it has changed; a broken new one changes nothing.
-    fn refresh(&self, map: &Map, seen: &mut Watched) {
-        let bytes = match seen.look(&map.path, read_map) {
-            Look::Same => return,
-            Look::Changed(bytes) => bytes,
-            Look::Unreadable(error) => {
-                return self.keep_old(&format!("{}: {error}", map.path.display()));
-            }
+    /// Reads a file again if it has changed.
+    fn refresh(&self, map: &Map) {
+        let mut file = map.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(changed) = file.changed(read_map) else {
+            return;
         };
-        match parse(&map.path, &bytes, &self.backends) {
+        let path = &file.path;
+        let routes = changed
+            .map_err(|error| format!("{}: {error}", path.display()))
+            .and_then(|bytes| parse(path, &bytes, &self.backends));
+        match routes {
             Ok(routes) => {
                 *map.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
                 self.changes.fetch_add(1, Ordering::Release);
-                let text = format!("map {} was read again", map.path.display());
+                let text = format!("map {} was read again", path.display());
                 self.log.write(Severity::Notice, file!(), &text, None, None);
             }
             Err(error) => self.keep_old(&error),
@@ -185,12 +182,11 @@ fn fits(pattern: Pattern<&str>, login: &str) -> bool {
 
 impl Map {
     fn open(path: &Path, backends: &[Arc<Backend>]) -> Result<Self, String> {
-        let stamp = Stamp::of(path);
+        let file = Followed::new(path);
         let bytes = read_map(path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Self {
-            path: path.to_owned(),
             routes: RwLock::new(parse(path, &bytes, backends)?),
-            stamp,
+            file: Mutex::new(file),
         })
     }
 

@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
 use super::table::{Table, plain};
-use super::{FAILED, complain, print};
+use super::{FAILED, bans, complain, print};
 use crate::control::client::{self, Asking, Said};
 use crate::session::snapshot::address_or_range;
 
@@ -34,7 +34,7 @@ pub(super) struct Reach {
     control: Option<PathBuf>,
     /// Prints JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Which sessions are meant: those that all of it fits.
@@ -90,6 +90,28 @@ pub(super) enum Operate {
         who: Option<String>,
         #[command(flatten)]
         whom: Whom,
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Keeps an address or a range out from now on, and ends its sessions.
+    Ban {
+        /// The address, or a range such as 192.0.2.0/24.
+        address: String,
+        /// For how long, such as 90s, 1h30m or 7d; until it is unbanned if nothing is said.
+        #[arg(value_parser = bans::time)]
+        time: Option<Duration>,
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Lets an address or a range in again; the exit status is 1 when it is not banned.
+    Unban {
+        /// What was banned.
+        address: String,
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Lists the bans.
+    Bans {
         #[command(flatten)]
         reach: Reach,
     },
@@ -168,6 +190,13 @@ pub(super) fn run(command: Operate) -> ExitCode {
             }
             kick(&reach, members)
         }
+        Operate::Ban {
+            address,
+            time,
+            reach,
+        } => bans::ban(&reach, address, time),
+        Operate::Unban { address, reach } => bans::unban(&reach, address),
+        Operate::Bans { reach } => bans::list(&reach),
         Operate::Reload { reach } => one(&reach, "reload", Map::new(), |answer| {
             for warning in texts(&answer["warnings"]) {
                 complain(&format!("warning: {warning}\n"));
@@ -295,7 +324,7 @@ fn refused(reach: &Reach, answer: &Value) -> ExitCode {
 }
 
 /// Asks, and gives all items and the last line.
-fn ask(
+pub(super) fn ask(
     reach: &Reach,
     command: &str,
     members: Map<String, Value>,
@@ -323,7 +352,7 @@ fn ask_with(
 }
 
 /// A command whose answer is one line.
-fn one(
+pub(super) fn one(
     reach: &Reach,
     command: &str,
     members: Map<String, Value>,
@@ -409,7 +438,7 @@ fn sessions(reach: &Reach, members: Map<String, Value>) -> ExitCode {
         Err(code) => code,
         Ok((items, _, _)) => {
             match reach.json {
-                true => print_array(&items),
+                true => print_array(&items, "session"),
                 false => print(&table(&items)),
             }
             ExitCode::SUCCESS
@@ -423,7 +452,7 @@ fn kick(reach: &Reach, members: Map<String, Value>) -> ExitCode {
         Ok((items, _, _)) => items,
     };
     if reach.json {
-        print_array(&items);
+        print_array(&items, "session");
     } else if items.is_empty() {
         complain("postern: there is no such session\n");
     } else {
@@ -459,12 +488,9 @@ fn end(reach: &Reach, command: &str) -> ExitCode {
     }
 }
 
-/// One document, and still a line a session.
-fn print_array(items: &[Value]) {
-    let lines: Vec<String> = items
-        .iter()
-        .map(|item| item["session"].to_string())
-        .collect();
+/// One document, and still a line an item.
+pub(super) fn print_array(items: &[Value], name: &str) {
+    let lines: Vec<String> = items.iter().map(|item| item[name].to_string()).collect();
     print(&format!("[{}]\n", lines.join(",\n")));
 }
 
@@ -503,12 +529,12 @@ fn texts(value: &Value) -> impl Iterator<Item = String> {
     value.as_array().into_iter().flatten().map(text)
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     plain(value.as_str().unwrap_or_default())
 }
 
 /// `3d4h`, `5m12s`, `7s`.
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds}s"),

@@ -13,10 +13,12 @@ use nix::unistd::{Group, User};
 
 use super::check_backends;
 use super::check_tls;
+use super::deny::{parse_deny, read_deny};
 use super::directives;
 use super::draft::{Draft, Drafts};
 use super::master;
 use super::mistake::MistakeKind;
+use super::names::{Named, named};
 use super::source::{At, Report, Section};
 use super::value::shown;
 use super::{
@@ -55,6 +57,7 @@ pub(super) fn check(drafts: Drafts<'_>, files: Files, report: &mut Report) -> Co
     if files == Files::Read {
         check_tls::check_engines(&drafts, report);
         check_backends::check_files(&drafts, report);
+        check_deny(&drafts, report);
     }
 
     let servers = drafts.servers.into_iter();
@@ -314,6 +317,32 @@ fn bound(listen: &Listen) -> Vec<Bound> {
         bound.push(Bound::Tcp(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
     }
     bound
+}
+
+/// Reads the files of `deny`.
+fn check_deny(drafts: &Drafts<'_>, report: &mut Report) {
+    let Some(postern) = drafts.postern else {
+        return;
+    };
+    for entry in postern.lines("deny") {
+        let Some(Named::Files(files)) = named(entry, &drafts.process.folder) else {
+            continue;
+        };
+        for file in files {
+            match read_deny(&file).map(|bytes| parse_deny(&file, &bytes)) {
+                Ok(Ok(_)) => {}
+                Ok(Err(mistakes)) => report.mistakes_elsewhere(entry.line, mistakes),
+                Err(text) => {
+                    let here = At {
+                        line: entry.line,
+                        ..at(postern, "deny")
+                    };
+                    let text = format!("{:?}: {text}", file.display().to_string());
+                    report.mistake(here, &text);
+                }
+            }
+        }
+    }
 }
 
 /// `set_real_ip_from` needs a listener whose connections begin with a PROXY header.

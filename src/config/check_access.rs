@@ -62,7 +62,7 @@ pub(super) fn check_confinement(drafts: &Drafts<'_>, report: &mut Report) {
                     };
                     outside(socket, Use::Socket)
                 }),
-                Some(Named::File(_) | Named::Pid(_)) | None => None,
+                Some(Named::Files(_) | Named::Pid(_)) | None => None,
             };
             if let Some(why) = why {
                 let here = At {
@@ -99,7 +99,11 @@ pub(super) fn check(drafts: &Drafts<'_>, file: &Path, report: &mut Report) {
                 key: &entry.key,
             };
             match named(entry, folder) {
-                Some(Named::File(file)) => wish(here, Wish::Read(file)),
+                Some(Named::Files(files)) => {
+                    for file in files {
+                        wish(here, Wish::Read(file));
+                    }
+                }
                 Some(Named::Log(file) | Named::Pid(file)) => {
                     let above = file.parent().unwrap_or(folder).to_owned();
                     wish(here, Wish::CreateIn(above));

@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 
 use super::address::{http_url, range, resolver, trusted_peer};
 use super::backend;
+use super::deny::deny_items;
 use super::draft::Draft;
 use super::listen::{listen, status};
 use super::log_target::error_log;
 use super::mistake::WrongValue;
 use super::route::{domain, parse_route};
+use super::store_url::store_url;
 use super::tls_value::{
     conf_command, curves, fingerprint, openssl_list, peer_name, protocols, session_cache,
 };
@@ -466,6 +468,51 @@ pub(super) static DIRECTIVES: &[Directive] = &[
          the server is busy. off is no limit.",
     ),
     row(
+        "deny",
+        POSTERN,
+        "list of ADDR | ADDR/BITS | file",
+        Unset("nobody"),
+        Is(|d, v| {
+            let (items, notes) = deny_items(v, &d.folder)?;
+            d.process.deny.extend(items);
+            d.warnings.extend(notes);
+            Ok(())
+        }),
+        "Clients that are not let in: their connections are closed at once, and nothing is said to them. \
+         A file has one address or range a line, remarks behind #, and 16 MiB at most; it is read again \
+         when it changes, and one with a mistake leaves the old one in use. Who is logged in already \
+         stays; postern ban ends sessions too. Behind a PROXY header it is the client who counts: a \
+         server's peers in set_real_ip_from are never kept out for an address of their own.",
+    )
+    .repeatable()
+    .example("192.0.2.0/24 /etc/postern/deny.list"),
+    row(
+        "limits_store",
+        POSTERN,
+        "redis://[USER:PASSWORD@]HOST[:PORT][/DB] | rediss://… | unix:/path",
+        Unset("none: each process for itself"),
+        Is(|d, v| {
+            d.process.limits_store = Some(store_url(v, &d.folder)?);
+            Ok(())
+        }),
+        "A Redis or Valkey in which several nodes share counts of failed logins, sessions per user and bans. \
+         rediss is TLS; redis+unix://USER:PASSWORD@/path is a Unix socket with a login, ?db=N behind a \
+         path the database; what is special in a password is written as %XX. Each question may take 75 ms. Without an \
+         answer the store counts as gone for all of the process at once, says so, and is looked for once a second; \
+         meanwhile each node goes on with its own counts. Nobody is refused because of it.",
+    )
+    .example("redis://:secret@10.0.0.5"),
+    row(
+        "limits_store_trusted_certificate",
+        POSTERN,
+        FILE,
+        Unset("the system's store"),
+        Is(|d, v| put_file(d, v, |d| &mut d.process.limits_store_trusted_certificate)),
+        "Certificates of the issuers that are trusted at a limits_store with rediss. The name in its URL must \
+         stand in its certificate.",
+    )
+    .example("/etc/postern/store-ca.pem"),
+    row(
         "shutdown_timeout",
         POSTERN,
         TIME,
@@ -535,8 +582,8 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         "file | off",
         Unset("/run/postern/control where that folder exists, otherwise off"),
         Is(|d, v| put(&mut d.process.control, control(v, &d.folder))),
-        "Unix socket for postern status, sessions, kick, reload, stop, drain, log-level and rawlog. It \
-         is made before root's rights are given up; one that is new at a reload is made by \
+        "Unix socket for postern status, sessions, kick, ban, unban, bans, reload, stop, drain, log-level \
+         and rawlog. It is made before root's rights are given up; one that is new at a reload is made by \
          the user, who must be able to write to its folder.",
     )
     .example("/run/postern/control"),

@@ -10,6 +10,7 @@ mod check;
 mod check_access;
 mod check_backends;
 mod check_tls;
+mod deny;
 mod directives;
 mod draft;
 mod listen;
@@ -20,6 +21,7 @@ mod names;
 mod reference;
 mod route;
 mod source;
+mod store_url;
 #[cfg(test)]
 mod tests;
 mod tls_value;
@@ -42,6 +44,8 @@ use crate::tls;
 
 pub use backend::{AuthMechanism, Backend, BackendHost, Balance};
 pub use check::describe;
+pub use deny::DenyItem;
+pub(crate) use deny::{parse_deny, read_deny};
 pub use directives::{KnownDirective, ValueShape, known_directive};
 pub use master::MasterLogin;
 pub use mistake::{Mistake, MistakeKind};
@@ -50,6 +54,7 @@ pub use reference::{manual, reference, sample};
 pub use route::{
     Pattern, Route, RouteLine, RouteMap, RouteTarget, parse_map, parse_route, read_map,
 };
+pub use store_url::{StoreHost, StoreUrl};
 pub(crate) use users::{UserFiles, parse_users, read_users, user_files};
 
 /// Where packages put the configuration.
@@ -73,6 +78,14 @@ pub fn load(path: &Path) -> Result<Config, Vec<Mistake>> {
 /// As `load`.
 pub fn parse(text: &str, file: &Path) -> Result<Config, Vec<Mistake>> {
     build(text.as_bytes(), file, listen::system_lookup, Files::Leave)
+}
+
+/// A time as directives have it, such as `1h30m`; a second at least.
+///
+/// # Errors
+/// For people: what is wrong with it.
+pub(crate) fn time_from_a_second(text: &str) -> Result<Duration, String> {
+    value::time(text, value::FROM_A_SECOND)
 }
 
 /// What is done about the files that a configuration names.
@@ -167,6 +180,12 @@ pub struct Process {
     pub max_sessions: usize,
     /// Sessions before login of one address (IPv6: of one /64); `None` is no limit.
     pub max_prelogin_per_ip: Option<usize>,
+    /// Who is not let in.
+    pub deny: Vec<DenyItem>,
+    /// Where nodes keep what they share; `None` is each for itself.
+    pub limits_store: Option<StoreUrl>,
+    /// Trusted issuers of the certificate there; the system's store if unset.
+    pub limits_store_trusted_certificate: Option<PathBuf>,
     /// How long QUIT lets relays run.
     pub shutdown_timeout: Duration,
     /// How long sessions begun before a reload may go on; `None` is for ever.

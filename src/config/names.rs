@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::deny::{DenyItem, deny_items};
 use super::directives;
 use super::listen::{listen, status};
 use super::log_target::error_log;
@@ -40,7 +41,7 @@ pub(super) fn of_sections(sections: &[Section], file: &Path) -> Names {
     };
     for entry in sections.iter().flat_map(|section| &section.entries) {
         match named(entry, &folder) {
-            Some(Named::File(file)) => names.files.push(file),
+            Some(Named::Files(files)) => names.files.extend(files),
             Some(Named::Log(log)) => names.logs.push(log),
             Some(Named::Listen(listens)) => names.listen.extend(listens),
             Some(Named::Pid(_)) => {}
@@ -56,8 +57,8 @@ pub(super) fn of_sections(sections: &[Section], file: &Path) -> Names {
 
 /// What a line names.
 pub(super) enum Named {
-    /// It is read while the process runs.
-    File(PathBuf),
+    /// They are read while the process runs.
+    Files(Vec<PathBuf>),
     /// `error_log`.
     Log(PathBuf),
     /// `pid`.
@@ -74,12 +75,21 @@ pub(super) fn named(entry: &Entry, folder: &Path) -> Option<Named> {
             LogDestination::File(file) => Some(Named::Log(file)),
             LogDestination::Stderr | LogDestination::Syslog(_) => None,
         },
+        "deny" => {
+            let (items, _) = deny_items(&entry.value, folder).ok()?;
+            let file = |item| match item {
+                DenyItem::File(file) => Some(file),
+                DenyItem::Net(_) => None,
+            };
+            Some(Named::Files(items.into_iter().filter_map(file).collect()))
+        }
         "listen" => {
             let listens = listen(&entry.value, folder, |_| Vec::new(), &mut Vec::new());
             listens.ok().map(Named::Listen)
         }
         key if directives::find(key)?.is_file_to_read() => {
-            path(&entry.value, folder).ok().map(Named::File)
+            let file = path(&entry.value, folder).ok()?;
+            Some(Named::Files(vec![file]))
         }
         _ => None,
     }

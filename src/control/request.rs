@@ -9,6 +9,9 @@
 //! | `stop`, `drain` | | `{"ok":true,"pid":N}`; the connection stays open until the process is gone |
 //! | `rawlog` | those of a filter, at least one; `with_content`, `size` in bytes, `time` in seconds | `{"ok":true,"size":N,"time":N}` |
 //! | `rawlog-off` | those of the filter that it began with; none means all | `{"ok":true,"rawlogs":N}` |
+//! | `ban` | `address` (or a range), `time` in seconds; without it until it is unbanned | `{"ok":true,"address":"...","time":N,"sessions":N}`: so many were ended |
+//! | `unban` | `address`: exactly what was banned | `{"ok":true,"address":"..."}` |
+//! | `bans` | | a line `{"ban":{"address":"...","left":N}}` each, in seconds or null, then `{"ok":true,"bans":N}` |
 //! | `log-level` | `level`: a level of `error_log`, or `configured` | `{"ok":true,"level":"..."}` |
 //!
 //! The members of a filter: `id` (a number), `user`, `address` (or a range), `server`, `backend`. A member that
@@ -18,6 +21,7 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use super::VERSION;
@@ -26,7 +30,7 @@ use crate::session::rawlog::Wanted;
 use crate::session::snapshot::{Filter, address_or_range};
 
 /// Every command.
-pub(super) const COMMANDS: [&str; 9] = [
+pub(super) const COMMANDS: [&str; 12] = [
     "status",
     "sessions",
     "kick",
@@ -36,6 +40,9 @@ pub(super) const COMMANDS: [&str; 9] = [
     "log-level",
     "rawlog",
     "rawlog-off",
+    "ban",
+    "unban",
+    "bans",
 ];
 
 const OF_FILTER: [&str; 5] = ["id", "user", "address", "server", "backend"];
@@ -45,6 +52,9 @@ const SIZE: (u64, u64) = (10 << 20, 1 << 30);
 
 /// Seconds of a rawlog: by default an hour, at most a day.
 const TIME: (u64, u64) = (3600, 86400);
+
+/// Most seconds of a ban that has an end: a year.
+const LONGEST_BAN: u64 = 365 * 86400;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +69,10 @@ pub(super) enum Request {
     LogLevel(Option<Severity>),
     Rawlog(Wanted),
     RawlogOff(Filter),
+    /// A range without low bits, and for how long if it has an end.
+    Ban(IpNet, Option<Duration>),
+    Unban(IpNet),
+    Bans,
 }
 
 impl Request {
@@ -92,6 +106,9 @@ impl Request {
                 time: Duration::from_secs(take_number(&mut members, "time", TIME)?),
             }),
             "rawlog-off" => Request::RawlogOff(take_filter(&mut members)?),
+            "ban" => Request::Ban(take_range(&mut members)?, take_ban_time(&mut members)?),
+            "unban" => Request::Unban(take_range(&mut members)?),
+            "bans" => Request::Bans,
             "reload" => Request::Reload,
             "stop" => Request::Stop,
             "drain" => Request::Drain,
@@ -133,6 +150,22 @@ fn take_some(members: &mut Map<String, Value>) -> Result<Filter, String> {
             OF_FILTER.join(", ")
         )),
         false => Ok(filter),
+    }
+}
+
+/// Who is to be banned: low bits do not count.
+fn take_range(members: &mut Map<String, Value>) -> Result<IpNet, String> {
+    let address = take_text(members, "address")?.ok_or("it must be said whom: `address`")?;
+    let range =
+        address_or_range(&address).ok_or("`address` is no IP address and no range of them")?;
+    Ok(range.trunc())
+}
+
+fn take_ban_time(members: &mut Map<String, Value>) -> Result<Option<Duration>, String> {
+    match members.contains_key("time") {
+        false => Ok(None),
+        true => take_number(members, "time", (LONGEST_BAN, LONGEST_BAN))
+            .map(|time| Some(Duration::from_secs(time))),
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, never};
+use ipnet::IpNet;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{Uid, User};
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
@@ -42,9 +43,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a whole answer may take.
 const ANSWER: Duration = Duration::from_secs(60);
-
-/// How long a session that is kicked gets to end in good order.
-const IN_ORDER: Duration = Duration::from_millis(300);
 
 /// How long accepting rests where the system lacks something.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -206,6 +204,9 @@ impl Connection {
             Request::Status => answer.line(&self.ask_main(Wanted::Status)),
             Request::Sessions(filter) => self.list(&filter, answer),
             Request::Kick(filter) => self.kick(&filter, answer),
+            Request::Ban(net, time) => answer.line(&self.ban(net, time)),
+            Request::Unban(net) => answer.line(&self.unban(net)),
+            Request::Bans => self.list_bans(answer),
             Request::Reload => {
                 self.note("a reload");
                 answer.line(&self.ask_main(Wanted::Reload))
@@ -262,8 +263,52 @@ impl Connection {
         answer.line(&json!({ "ok": true, "sessions": count }))
     }
 
-    /// Ends those that fit: in good order, and after a moment in any case. Before its login a session says
-    /// goodbye; one that waits for its backend ends when that has answered.
+    fn ban(&self, net: IpNet, time: Option<Duration>) -> Value {
+        let runtime = &self.desk.runtime;
+        let address = in_words(net);
+        self.note(&format!("a ban of {address}"));
+        match runtime.blocklist.ban(net, time) {
+            Err(error) => refusal(&error),
+            Ok(()) => {
+                let ended = runtime.end_banned(net);
+                let time = time.map(|time| time.as_secs());
+                json!({ "ok": true, "address": address, "time": time, "sessions": ended })
+            }
+        }
+    }
+
+    fn unban(&self, net: IpNet) -> Value {
+        let blocklist = &self.desk.runtime.blocklist;
+        let address = in_words(net);
+        self.note(&format!("the end of the ban of {address}"));
+        if blocklist.unban(net) {
+            return json!({ "ok": true, "address": address });
+        }
+        let around = blocklist.bans().into_iter().map(|ban| ban.net);
+        let around = around.filter(|ban| ban.contains(&net)).map(in_words);
+        let around: Vec<String> = around.collect();
+        match around.is_empty() {
+            true => refusal(&format!("{address} is not banned")),
+            false => {
+                let around = around.join(", ");
+                refusal(&format!(
+                    "{address} is not banned by itself, but with {around}"
+                ))
+            }
+        }
+    }
+
+    fn list_bans(&self, answer: &mut Answer<'_>) -> io::Result<()> {
+        let bans = self.desk.runtime.blocklist.bans();
+        for ban in &bans {
+            let left = ban.left.map(|left| left.as_secs());
+            let address = in_words(ban.net);
+            answer.line(&json!({ "ban": { "address": address, "left": left } }))?;
+        }
+        answer.line(&json!({ "ok": true, "bans": bans.len() }))
+    }
+
+    /// Ends those that fit.
     fn kick(&self, filter: &Filter, answer: &mut Answer<'_>) -> io::Result<()> {
         let runtime = &self.desk.runtime;
         let chosen = runtime.live.that_fit(filter);
@@ -272,17 +317,7 @@ impl Connection {
             .map(|entry| of_session(&Snapshot::of(entry)))
             .collect();
         self.note(&format!("the end of {} sessions: {filter}", chosen.len()));
-        for entry in &chosen {
-            runtime.end(entry, Ending::Kicked);
-        }
-        let until = Instant::now() + IN_ORDER;
-        let is_there = |number| runtime.live.find(number).is_some();
-        while Instant::now() < until && chosen.iter().any(|entry| is_there(entry.number)) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        for entry in chosen.iter().filter(|entry| is_there(entry.number)) {
-            runtime.cut(entry, Ending::Kicked);
-        }
+        runtime.end_all(&chosen, Ending::Kicked);
         // Whoever takes his time to read must not keep their descriptors open.
         drop(chosen);
         for session in &shown {
@@ -355,6 +390,14 @@ impl Answer<'_> {
 
 fn refusal(error: &str) -> Value {
     json!({ "error": error, "versions": [VERSION], "commands": COMMANDS })
+}
+
+/// A range, and an address without the length of its prefix.
+fn in_words(net: IpNet) -> String {
+    match net.prefix_len() == net.max_prefix_len() {
+        true => net.addr().to_string(),
+        false => net.to_string(),
+    }
 }
 
 fn of_session(session: &Snapshot) -> Value {

@@ -66,6 +66,7 @@ pub(crate) fn answer(process: &Process<'_>) -> Value {
         "sessions": sessions(process, &mut problems),
         "backends": backends(process, &mut problems),
         "last_reload": last_reload(process, &mut problems),
+        "limits_store": limits_store(process, &mut problems),
     });
     let mut status = status;
     status["problems"] = problems.into();
@@ -127,6 +128,18 @@ fn last_reload(process: &Process<'_>, problems: &mut Vec<String>) -> Value {
         "ok": !reload.is_refused(),
         "mistakes": reload.mistakes,
     })
+}
+
+fn limits_store(process: &Process<'_>, problems: &mut Vec<String>) -> Value {
+    let Some((name, in_use)) = process.runtime.shared.state() else {
+        return Value::Null;
+    };
+    if !in_use {
+        problems.push(format!(
+            "limits_store {name} is gone; this node counts alone"
+        ));
+    }
+    json!({ "name": name, "in_use": in_use })
 }
 
 /// The answer to `reload`.

@@ -32,6 +32,7 @@ use crate::sasl::{
 };
 use crate::session::budget::Allowance;
 use crate::session::error::{Cause, Halt};
+use crate::session::live::Ending;
 use crate::session::{Session, Step, TlsDue};
 
 use self::blotted::Arguments;
@@ -419,6 +420,7 @@ fn failure_line(
         Cause::Quit | Cause::Refused | Cause::ClientProtocol(_) => None,
         Cause::ClientGone | Cause::ClientTimeout | Cause::ClientIo(_) => None,
         Cause::ClientTls(_) | Cause::BrokenProxyHeader(_) => None,
+        Cause::Blocked(_) | Cause::Stopped(Ending::Banned) => None,
         Cause::ClientCertificate { missing: true, .. } => fixed(record.certificate_missing),
         Cause::ClientCertificate { missing: false, .. } => fixed(record.certificate_error),
         Cause::MadeRoom | Cause::TooManyLogins | Cause::Stopped(_) => fixed(record.busy),

@@ -18,6 +18,8 @@ mod guesses;
 mod known;
 pub(crate) mod memory;
 pub(crate) mod penalty;
+pub(crate) mod redis;
+pub(crate) mod shared;
 pub(crate) mod store;
 mod table;
 

@@ -115,7 +115,7 @@ pub(crate) struct ServerMetrics {
     pub bytes: [AtomicU64; 2],
     /// Sessions that ended, by the closing line's reason.
     pub ended: Reasons,
-    /// Connections that were not let in, by the limit that was reached.
+    /// Connections that were not let in, by the limit that was reached, or because their client is kept out.
     pub turned_away: Reasons,
     /// Failed logins that were answered later than they could have been (`auth_penalty_max`).
     pub delayed: AtomicU64,

@@ -14,6 +14,6 @@ pub(crate) mod line;
 pub(crate) mod listen;
 pub(crate) mod pipe;
 pub(crate) mod proxy_protocol;
-mod race;
+pub(crate) mod race;
 pub(crate) mod resolve;
 pub(crate) mod socket;

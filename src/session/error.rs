@@ -7,6 +7,7 @@ use std::io;
 
 use crate::auth::AuthError;
 use crate::backend::error::{BackendError, RefusalKind};
+use crate::blocklist::Block;
 use crate::log::{Severity, escape};
 use crate::metrics::Outcome;
 use crate::net::client_conn::{Stall, Wake};
@@ -39,6 +40,8 @@ pub(crate) enum Cause {
     },
     /// The listener wants a PROXY header and got something else.
     BrokenProxyHeader(Vec<u8>),
+    /// Its client is one that is not let in; nothing is said to it.
+    Blocked(Block),
     /// Room was needed for another session.
     MadeRoom,
     /// The login was not checked in its time, as too many of its address were before it.
@@ -66,7 +69,7 @@ impl Cause {
             Self::ClientGone => Severity::Info,
             Self::ClientTimeout | Self::ClientProtocol(_) | Self::ClientIo(_) => Severity::Info,
             Self::ClientTls(_) | Self::ClientCertificate { .. } => Severity::Info,
-            Self::MadeRoom | Self::Stopped(_) => Severity::Info,
+            Self::MadeRoom | Self::Stopped(_) | Self::Blocked(_) => Severity::Info,
             Self::TooManyLogins | Self::UserLimit(_) => Severity::Info,
             Self::Backend(BackendError::Refused(reply)) if reply.is_for_client() => Severity::Info,
             Self::BrokenProxyHeader(_) => Severity::Error,
@@ -91,6 +94,8 @@ impl Cause {
             Self::ClientGone => "client closed connection",
             Self::ClientTimeout => "client timed out",
             Self::ClientIo(_) => "connection to client failed",
+            Self::Blocked(Block::Denied) => "client is not let in: `deny` names its address",
+            Self::Blocked(Block::Banned) => "client is not let in: its address is banned",
             Self::MadeRoom => "session made room for others",
             Self::TooManyLogins => "too many logins of this address failed or are being checked",
             Self::UserLimit(directive) => {
@@ -100,6 +105,7 @@ impl Cause {
                 "session ended because the configuration was read anew"
             }
             Self::Stopped(Ending::Kicked) => "session ended by an operator",
+            Self::Stopped(Ending::Banned) => "session ended because its client was banned",
             Self::Stopped(Ending::Stop | Ending::ShutdownTimeout) => {
                 "session ended because the program stops"
             }
@@ -120,7 +126,8 @@ impl Cause {
         match self {
             Self::Quit | Self::ClientGone | Self::ClientTimeout | Self::ClientProtocol(_) => true,
             Self::ClientIo(_) | Self::ClientTls(_) | Self::ClientCertificate { .. } => true,
-            Self::BrokenProxyHeader(_) | Self::MadeRoom | Self::TooManyLogins => true,
+            Self::BrokenProxyHeader(_) | Self::MadeRoom | Self::Blocked(_) => true,
+            Self::TooManyLogins => true,
             Self::Stopped(_) | Self::Refused | Self::Internal(_) => false,
             Self::UserLimit(_) => false,
             Self::AuthService(..) | Self::Backend(_) => false,
@@ -136,7 +143,8 @@ impl Cause {
             Self::ClientIo(_) | Self::ClientTls(_) | Self::ClientCertificate { .. } => {
                 Outcome::Aborted
             }
-            Self::BrokenProxyHeader(_) | Self::MadeRoom | Self::Stopped(_) => Outcome::Aborted,
+            Self::BrokenProxyHeader(_) | Self::MadeRoom => Outcome::Aborted,
+            Self::Stopped(_) | Self::Blocked(_) => Outcome::Aborted,
             Self::TooManyLogins => Outcome::Aborted,
             Self::Refused | Self::UserLimit(_) => Outcome::Refused,
             Self::AuthService(..) => Outcome::AuthUnavailable,
@@ -163,6 +171,7 @@ impl Cause {
             Self::ClientTls(_) => "client TLS",
             Self::ClientCertificate { .. } => "client certificate",
             Self::BrokenProxyHeader(_) => "broken header",
+            Self::Blocked(block) => block.word(),
             Self::MadeRoom => "made room",
             Self::TooManyLogins => "too many logins",
             Self::UserLimit(_) => "user limit",

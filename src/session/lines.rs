@@ -4,9 +4,9 @@
 //! How a line is put together is in `log`.
 
 use super::error::Cause;
-use super::{Session, Shown};
-use crate::log::{Allowance, Severity, Whose, escape};
-use crate::net::address::LimitKey;
+use super::{Runtime, Session, Shown};
+use crate::log::{Allowance, Log, Severity, Whose, escape};
+use crate::net::address::{Address, LimitKey};
 use crate::net::client_conn::ClientConn;
 use crate::net::error::NetError;
 use crate::net::line::without_end;
@@ -49,23 +49,7 @@ impl Session {
 
     /// Whether one more line of a kind that clients cause at will may be written.
     pub(crate) fn may_log(&self, severity: Severity, kind: &'static str) -> bool {
-        let log = &self.service.log;
-        if !log.enabled(severity) {
-            return false;
-        }
-        let whose = match self.client().limit_key() {
-            LimitKey::Ip(address) => Whose::Address(address),
-            LimitKey::Unix => Whose::UnixSocket,
-        };
-        match self.runtime.brake.allows(whose, kind, severity, log) {
-            Allowance::Write => true,
-            Allowance::LeaveOut { is_first } => {
-                if is_first {
-                    self.runtime.hibernation.look_soon();
-                }
-                false
-            }
-        }
+        (self.runtime).may_log(self.client(), severity, kind, &self.service.log)
     }
 
     /// On level debug: what a handshake came to.
@@ -84,5 +68,33 @@ impl Session {
                 facts.protocol, facts.cipher
             )
         });
+    }
+}
+
+impl Runtime {
+    /// Whether one more line of a kind that this client causes at will may be written to this log.
+    pub(crate) fn may_log(
+        &self,
+        client: Address,
+        severity: Severity,
+        kind: &'static str,
+        log: &Log,
+    ) -> bool {
+        if !log.enabled(severity) {
+            return false;
+        }
+        let whose = match client.limit_key() {
+            LimitKey::Ip(address) => Whose::Address(address),
+            LimitKey::Unix => Whose::UnixSocket,
+        };
+        match self.brake.allows(whose, kind, severity, log) {
+            Allowance::Write => true,
+            Allowance::LeaveOut { is_first } => {
+                if is_first {
+                    self.hibernation.look_soon();
+                }
+                false
+            }
+        }
     }
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::Step;
 use super::hibernate::at_its_own_cost;
 use crate::admission::Turn;
+use crate::blocklist::Block;
 use crate::metrics::{add, read};
 use crate::net::address::Address;
 use crate::net::socket::Socket;
@@ -34,6 +35,8 @@ pub(crate) enum Ending {
     ReloadTimeout,
     /// An operator has ended it.
     Kicked,
+    /// Its client was banned.
+    Banned,
 }
 
 impl Ending {
@@ -44,6 +47,7 @@ impl Ending {
             Self::ShutdownTimeout => "shutdown timeout",
             Self::ReloadTimeout => "reload timeout",
             Self::Kicked => "kicked",
+            Self::Banned => Block::Banned.word(),
         }
     }
 }

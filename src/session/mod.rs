@@ -2,6 +2,7 @@
 //!
 //! The course of events is in `run`, how it gets its turns in `turn`; this is what it carries along.
 
+mod ban;
 pub(crate) mod budget;
 mod check;
 mod copy;
@@ -33,7 +34,9 @@ use crate::admission::{Admission, Limits, Place};
 use crate::backend::loops::PROXIES;
 use crate::backend::silent::Silent;
 use crate::backend::talk::{BackendStep, Watcher};
+use crate::blocklist::Blocklist;
 use crate::limits::Limiter;
+use crate::limits::shared::SharedStore;
 use crate::log::{Brake, Closing, Context, Severity, escape};
 use crate::metrics::Lately;
 use crate::net::address::Address;
@@ -76,6 +79,10 @@ pub(crate) struct Runtime {
     pub lately: Lately,
     /// Which hosts leave our questions without an answer.
     pub silent: Silent,
+    /// Who is not let in.
+    pub blocklist: Arc<Blocklist>,
+    /// Where its counts are, here and on other nodes.
+    pub shared: Arc<SharedStore>,
 }
 
 impl Runtime {
@@ -85,9 +92,11 @@ impl Runtime {
     /// # Errors
     /// The system has no descriptors or threads left.
     pub(crate) fn start(limits: Limits) -> std::io::Result<Arc<Self>> {
+        let blocklist = Arc::default();
+        let shared = Arc::new(SharedStore::new(&blocklist));
         let runtime = Arc::new(Self {
             admission: Admission::new(limits),
-            limiter: Limiter::default(),
+            limiter: Limiter::new(Arc::clone(&shared) as _),
             hibernation: Hibernation::new()?,
             live: Live::default(),
             threads: Threads::default(),
@@ -95,6 +104,8 @@ impl Runtime {
             rawlogs: Arc::default(),
             lately: Lately::default(),
             silent: Silent::default(),
+            shared,
+            blocklist,
         });
         let of_thread = Arc::clone(&runtime);
         spawn("sleepers", move || Hibernation::run(&of_thread))?;

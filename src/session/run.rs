@@ -206,6 +206,7 @@ fn open_client(
     opening: &mut Opening,
 ) -> Result<(), Halt> {
     if !opening.is_announced {
+        end_if_blocked(session)?;
         const CONNECTED: &str = "client connected";
         if session.may_log(Severity::Info, CONNECTED) {
             session.log_event(file!(), CONNECTED);
@@ -231,6 +232,14 @@ fn open_client(
     Ok(())
 }
 
+/// A ban may have come since the connection was accepted.
+fn end_if_blocked(session: &Session) -> Result<(), Cause> {
+    let trusted = &session.service.conf.set_real_ip_from;
+    let blocklist = &session.runtime.blocklist;
+    let block = blocklist.block_peer(session.entry.peer, trusted);
+    block.map_or(Ok(()), |block| Err(Cause::Blocked(block)))
+}
+
 /// On such a listener every connection begins with a header; it is believed from trusted peers only.
 fn read_proxy_header(session: &mut Session, client: &mut ClientConn) -> Result<(), Halt> {
     session.set_step(Step::ReadingProxyProtocol);
@@ -247,15 +256,15 @@ fn read_proxy_header(session: &mut Session, client: &mut ClientConn) -> Result<(
     };
     client.consume(header.len);
     client.set_limit(session.service.client_buffer());
-    take_real_client(session, &header);
+    take_real_client(session, &header)?;
     Ok(())
 }
 
-/// The header says who the client is, if it comes from a trusted peer.
-fn take_real_client(session: &mut Session, header: &Header) {
+/// The header says who the client is, if it comes from a trusted peer. He may be one that is not let in.
+fn take_real_client(session: &mut Session, header: &Header) -> Result<(), Cause> {
     session.proxied = header.addresses;
     let Some((source, destination)) = header.addresses else {
-        return;
+        return Ok(());
     };
     let trusted = &session.service.conf.set_real_ip_from;
     let is_trusted = session.entry.peer.is_trusted(trusted);
@@ -266,7 +275,12 @@ fn take_real_client(session: &mut Session, header: &Header) {
     if is_trusted {
         session.entry.facts().client = source.into();
         session.place.moved_to(source.into());
+        if let Some(block) = session.runtime.blocklist.block(source.into()) {
+            session.service.metrics.turned_away.count(block.word());
+            return Err(Cause::Blocked(block));
+        }
     }
+    Ok(())
 }
 
 /// `smtp_greeting_delay`: who talks before the greeting does not speak SMTP but sends spam.

@@ -97,7 +97,7 @@ fn of_refusals(out: &mut Exposition, tallies: &[Tally]) {
         out.count(&labels(&tally.metrics, []), evicted);
     });
     let name = "postern_connections_refused_total";
-    let help = "Connections that were turned away, by the limit that was reached.";
+    let help = "Connections that were turned away, by the limit that was reached; denied and banned are those of clients that are not let in.";
     each(out, tallies, (name, Counter, help), |out, tally| {
         by_reason(out, tally, &tally.metrics.turned_away);
     });
@@ -275,6 +275,11 @@ fn of_process(out: &mut Exposition, site: &Site, shown: &Shown) {
             "postern_config_last_reload_success_timestamp_seconds",
             "When the configuration in use was read.",
             u64::try_from(shown.since.as_second()).ok(),
+        ),
+        (
+            "postern_limits_store_up",
+            "Whether the store that nodes share (limits_store) is in use.",
+            (site.runtime.shared.state()).map(|(_, in_use)| u64::from(in_use)),
         ),
         ("postern_threads", "Threads of the process.", usage.threads),
         (

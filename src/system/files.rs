@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::keeper;
 
@@ -32,56 +32,48 @@ impl Stamp {
     }
 }
 
-/// What is remembered of a file that is looked at again and again.
+/// A file whose changes are followed: each is judged once, and one that cannot be read is tried again, and told
+/// once.
 #[derive(Debug)]
-pub(crate) struct Watched {
-    /// The state of the file that was read last.
+pub(crate) struct Followed {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The state of the file that was judged last.
     judged: Option<Stamp>,
     /// Why it could not be read since then, which says nothing about what is in it.
     unreadable: Option<String>,
 }
 
-/// What a look at a file has found.
-#[derive(Debug)]
-pub(crate) enum Look<Bytes> {
-    /// Nothing new.
-    Same,
-    /// It has changed, and this is in it.
-    Changed(Bytes),
-    /// It cannot be read for this reason, which was not told yet.
-    Unreadable(String),
-}
-
-impl Watched {
-    /// Begins; `judged` is what the file looked like before it was read first.
-    pub(crate) fn new(judged: Option<Stamp>) -> Self {
-        Self {
-            judged,
+impl Followed {
+    /// From its state of now on: to be taken before it is read.
+    pub(crate) fn new(path: &Path) -> Followed {
+        Followed {
+            path: path.to_owned(),
+            judged: Stamp::of(path),
             unreadable: None,
         }
     }
 
-    /// Reads the file if it has changed. Each change is given out once; one that cannot be read is tried
-    /// again, and told once.
-    pub(crate) fn look<Bytes>(
+    /// What `read` gives of it, if it has changed since that was asked last. `None` is to be done nothing about.
+    pub(crate) fn changed<Bytes>(
         &mut self,
-        path: &Path,
-        read: impl Fn(&Path) -> Result<Bytes, String>,
-    ) -> Look<Bytes> {
-        let now = Stamp::of(path);
+        read: impl FnOnce(&Path) -> Result<Bytes, String>,
+    ) -> Option<Result<Bytes, String>> {
+        let now = Stamp::of(&self.path);
         if self.judged == now {
             self.unreadable = None;
-            return Look::Same;
+            return None;
         }
-        match read(path) {
+        match read(&self.path) {
             Ok(bytes) => {
-                *self = Self::new(now);
-                Look::Changed(bytes)
+                self.judged = now;
+                self.unreadable = None;
+                Some(Ok(bytes))
             }
-            Err(error) if self.unreadable.as_ref() == Some(&error) => Look::Same,
+            Err(error) if self.unreadable.as_ref() == Some(&error) => None,
             Err(error) => {
                 self.unreadable = Some(error.clone());
-                Look::Unreadable(error)
+                Some(Err(error))
             }
         }
     }

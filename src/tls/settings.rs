@@ -163,6 +163,14 @@ impl ClientDirectives {
         protocols: "proxy_ssl_protocols",
     };
 
+    /// Towards the store that nodes share, which has one directive of its own.
+    pub const LIMITS_STORE: ClientDirectives = ClientDirectives {
+        peer: "store",
+        without_tls: "write `redis://` in `limits_store`",
+        trusted_certificate: "limits_store_trusted_certificate",
+        ..ClientDirectives::PROXY_SSL
+    };
+
     /// Towards auth servers.
     pub const AUTH_HTTP_SSL: ClientDirectives = ClientDirectives {
         peer: "auth server",

@@ -8,6 +8,7 @@ pub(crate) mod browser;
 pub(crate) mod crowd;
 pub(crate) mod janitor;
 pub(crate) mod line_client;
+pub(crate) mod operate;
 pub(crate) mod ports;
 pub(crate) mod postern;
 pub(crate) mod process;

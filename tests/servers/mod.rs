@@ -7,6 +7,7 @@ pub(crate) mod dovecot;
 pub(crate) mod haproxy;
 pub(crate) mod nginx;
 pub(crate) mod postfix;
+pub(crate) mod redis;
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;

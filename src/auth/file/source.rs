@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::config::{parse_users, read_users};
 use crate::log::Severity;
-use crate::system::files::{Look, Stamp, Watched};
+use crate::system::files::Followed;
 use crate::system::memory;
 use crate::users::Users;
 
@@ -20,7 +20,7 @@ pub(crate) struct UserFile {
     users: RwLock<Arc<Users>>,
     /// How often it was read again.
     changes: AtomicU64,
-    watched: Mutex<Watched>,
+    followed: Mutex<Followed>,
 }
 
 impl UserFile {
@@ -31,7 +31,7 @@ impl UserFile {
     pub(crate) fn open(path: &Path, backends: Vec<String>) -> Result<Self, String> {
         // Its hashes may take hundreds of megabytes for a moment.
         memory::give_large_pieces_back();
-        let stamp = Stamp::of(path);
+        let followed = Followed::new(path);
         let bytes = read_users(path).map_err(|error| format!("{}: {error}", path.display()))?;
         let users =
             parse_users(path, bytes, &names(&backends)).map_err(|wrong| in_words(&wrong))?;
@@ -40,7 +40,7 @@ impl UserFile {
             backends,
             users: RwLock::new(Arc::new(users)),
             changes: AtomicU64::new(0),
-            watched: Mutex::new(Watched::new(stamp)),
+            followed: Mutex::new(followed),
         })
     }
 
@@ -62,16 +62,15 @@ impl UserFile {
 
     /// Reads it again if it has changed; what the log is told of that.
     pub(super) fn refresh(&self) -> Option<(Severity, String)> {
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         let shown = self.path.display();
         let kept = |error: &str| {
             let text = format!("{error}; the old users stay in use");
             Some((Severity::Error, text))
         };
-        let bytes = match watched.look(&self.path, read_users) {
-            Look::Same => return None,
-            Look::Changed(bytes) => bytes,
-            Look::Unreadable(error) => return kept(&format!("{shown}: {error}")),
+        let bytes = match followed.changed(read_users)? {
+            Ok(bytes) => bytes,
+            Err(error) => return kept(&format!("{shown}: {error}")),
         };
         match parse_users(&self.path, bytes, &names(&self.backends)) {
             Ok(users) => {
