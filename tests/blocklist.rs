@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -395,4 +396,30 @@ fn check_tells_the_mistakes_of_deny_and_of_its_files() {
 fn proxied(door: &Door) -> SocketAddr {
     let all = door.postern.addresses("imap");
     *all.last().expect("it listens")
+}
+
+/// Neither the user nor Landlock lets the process read it by itself, or only one of them.
+#[test]
+fn a_file_elsewhere_that_is_roots_alone_is_read_again_all_the_same() {
+    let lists = TempDir::of_root("lists");
+    let file = lists.write("deny.list", "127.0.0.7\n");
+    let close = || {
+        let mode = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(&file, mode).expect("it is ours");
+    };
+    close();
+    for user in ["", "user = nobody\n"] {
+        let of_process = format!("{user}deny = {}", file.display());
+        let door = door_in(TempDir::of_root("deny"), &of_process, "");
+        assert!(!door.lets_in(7) && door.lets_in(8));
+        // As editors do it.
+        let new = lists.write("new.list", "127.0.0.8\n");
+        fs::rename(new, &file).expect("it is ours");
+        close();
+        door.postern
+            .wait_for_log("deny.list was read again, 1 entries");
+        assert!(door.lets_in(7) && !door.lets_in(8));
+        fs::write(&file, "127.0.0.7\n").expect("it is ours");
+        door.postern.stop();
+    }
 }
