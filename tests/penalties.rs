@@ -385,6 +385,18 @@ fn a_backend_that_refuses_what_the_auth_server_has_granted_is_a_failed_login_too
     refusals(3);
 }
 
+/// Nothing that the client has shown was refused there.
+#[test]
+fn a_backend_that_refuses_a_password_of_the_auth_servers_costs_the_client_nothing() {
+    let auth = AuthServer::start(|_| Answer::ok_with(dovecot::shared().imap, &["Auth-Pass: old"]));
+    let postern = Postern::start(&service("imap", &auth, "auth_penalty_free = 0"));
+    for number in 0..3 {
+        let service = ("imap", postern.address("imap"));
+        let (line, took) = log_in(HERE, service, "granted", &format!("good{number}"));
+        assert!(!is_ok(&line) && took < AT_ONCE, "{line} {took:?}");
+    }
+}
+
 #[test]
 fn an_auth_server_that_fails_costs_its_clients_nothing() {
     let auth = AuthServer::start(|_| Answer::Close);

@@ -89,6 +89,8 @@ pub(crate) struct Grant {
     /// How the client logged in.
     method: Method,
     secret: Option<Secret>,
+    /// Whether the secret is what the client has shown.
+    is_clients_secret: bool,
 }
 
 /// How servers are spoken to that an auth server names by their address.
@@ -174,12 +176,14 @@ impl Grant {
             master: None,
             method: credentials.method,
             secret: passable.then(|| credentials.secret.clone()),
+            is_clients_secret: passable,
         }
     }
 
     /// Gives the login another password, by which the user enters the backend himself, master login or not.
     pub(crate) fn set_password(&mut self, password: &[u8]) {
         self.secret = Some(password.into());
+        self.is_clients_secret = false;
         self.token_of = None;
         self.master = None;
     }
@@ -203,6 +207,11 @@ impl Grant {
     /// By whom the backend is entered. Never where it decides about logins: it would let everybody in.
     fn master(&self) -> Option<&MasterLogin> {
         self.master.as_deref().filter(|_| !self.passthrough)
+    }
+
+    /// Whether the backend judges what the client has shown: then its refusal is a failed login.
+    pub(crate) fn shows_clients_secret(&self) -> bool {
+        self.is_clients_secret && !self.is_by_master()
     }
 
     /// Whether the backend is entered by a master user.

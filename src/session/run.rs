@@ -14,13 +14,9 @@ use std::time::{Duration, Instant};
 use crate::admission::SleepsFor;
 use crate::auth::passthrough::ATTEMPTS;
 use crate::auth::{LoginRefusal, Note, Request, Verdict};
-use crate::backend::Candidate;
-use crate::backend::conn::BackendConn;
-use crate::backend::deadlines::Deadlines;
-use crate::backend::error::{BackendError, LoginFailure, RefusalKind};
-use crate::backend::grant::{Grant, Target};
-use crate::backend::loops;
-use crate::backend::talk::{self, BackendStep, Introduction, Talk};
+use crate::backend::error::{BackendError, RefusalKind};
+use crate::backend::grant::Grant;
+use crate::backend::talk::BackendStep;
 use crate::config::{AuthKind, Xclient};
 use crate::dialect::{self, Dialect};
 use crate::log::{Severity, escape};
@@ -35,10 +31,10 @@ use crate::sasl::external::{NotNamed, name_by_certificate};
 use crate::sasl::{Credentials, Method};
 use crate::service::LoginTarget;
 use crate::session::check::{self, Check};
-use crate::session::dial::{candidates, dial};
+use crate::session::dial::{Entered, try_hosts};
 use crate::session::error::{Cause, Halt};
 use crate::session::slot::Slot;
-use crate::session::user_place::{Reached, UserPlace};
+use crate::session::user_place::Reached;
 use crate::session::{Session, Step, quoted};
 
 /// Longest sequence of WAIT answers about one login.
@@ -664,7 +660,7 @@ fn enter_backend(
         return Err(Cause::Internal("a login without a backend".into()).into());
     };
     let began = Instant::now();
-    let entered = try_hosts(session, dialect, grant);
+    let entered = try_hosts(session, |session| dialect.talk(session), grant);
     login.slot = None;
     if let Err(BackendError::Refused(reply)) = &entered
         && reply.kind == RefusalKind::Login
@@ -711,166 +707,15 @@ fn prepare_backend(
     }
 }
 
-/// A host has accepted the login.
-enum Entered {
-    /// The client may be told so.
-    In(Box<Accepted>),
-    /// The user has too many sessions.
-    Full(Reached),
-}
-
-/// A login that a host has accepted.
-struct Accepted {
-    backend: Conn,
-    answer: Line,
-    place: Option<UserPlace>,
-}
-
-fn try_hosts(
-    session: &mut Session,
-    dialect: &mut dyn Dialect,
-    grant: &Grant,
-) -> Result<Entered, BackendError> {
-    let candidates = candidates(session, grant)?;
-    end_loop(session, &candidates)?;
-    let mut last = BackendError::Connect("upstream has no address".into(), None);
-    for (at, candidate) in candidates.iter().enumerate() {
-        let left = candidates.len() - at;
-        let deadlines = Deadlines::of_login(session.login_deadline(), left);
-        let began = Instant::now();
-        session.entry.facts().backend_tls = None;
-        if at > 0 && deadlines.current().remaining().is_none() {
-            break;
-        }
-        let mut talk = dialect.talk(session);
-        let failure = match enter_host(session, &mut *talk, grant, candidate, deadlines) {
-            Ok(entered) => {
-                session.backend_time = Some(began.elapsed());
-                note_answer(grant, candidate);
-                return Ok(entered);
-            }
-            Err(LoginFailure::After(failure)) => {
-                if failure.is_judgement() {
-                    note_answer(grant, candidate);
-                }
-                return Err(failure.into());
-            }
-            Err(LoginFailure::Before(failure)) => failure,
-        };
-        if !failure.is_of_host() {
-            note_answer(grant, candidate);
-            return Err(failure.into());
-        }
-        if let Target::Backend(backend) = &grant.target {
-            backend.note_failure(candidate, &failure);
-        }
-        let error = BackendError::from(failure);
-        if left > 1 {
-            let described = error.describe(&session.secrets);
-            let text = format!("{described}, trying the next host");
-            session.log_failure(Severity::Warn, file!(), &text, error.io_error());
-        }
-        last = error;
-    }
-    Err(last)
-}
-
-/// A login that has come from ourselves goes no further. That says nothing about the hosts' health: the client
-/// could have made it up.
-fn end_loop(session: &Session, candidates: &[Candidate]) -> Result<(), BackendError> {
-    let Some(first) = candidates.first() else {
-        return Ok(());
-    };
-    let own_ends = session.entry.peer.socket().zip(session.local().socket());
-    let ends = session.proxied.or(own_ends);
-    let upstream = first.address.to_string();
-    match loops::found(ends, session.proxy_ttl, &upstream) {
-        None => Ok(()),
-        Some(text) => {
-            session.set_upstream(Some(upstream));
-            Err(BackendError::Connect(text, None))
-        }
-    }
-}
-
-/// Connects and logs in to one host. A host that is given up is told so, if it can hear it. One that leaves a
-/// question about the client without an answer is connected to again, and asked less.
-fn enter_host(
-    session: &Session,
-    talk: &mut dyn Talk,
-    grant: &Grant,
-    candidate: &Candidate,
-    deadlines: Deadlines,
-) -> Result<Entered, LoginFailure> {
-    loop {
-        let mut backend = dial(session, grant, candidate, deadlines)?;
-        match log_in_to_host(talk, &mut backend, grant) {
-            Ok(Some(answer)) => return Ok(enter(session, talk, grant, backend, answer)),
-            Ok(None) => {
-                let text = "upstream has not said in time whether it takes what it was told about the \
-                            client (send_client_id), connecting again";
-                // A client may have caused it by what it says of itself.
-                if session.may_log(Severity::Warn, "upstream asked in vain") {
-                    session.log(Severity::Warn, file!(), text);
-                }
-            }
-            Err(error) => {
-                let failure = backend.login_failure(error);
-                talk.quit(backend);
-                return Err(failure);
-            }
-        }
-    }
-}
-
-/// A host has accepted the login: the user is proven, and counted in.
-fn enter(
-    session: &Session,
-    talk: &mut dyn Talk,
-    grant: &Grant,
-    backend: BackendConn<'_>,
-    answer: Line,
-) -> Entered {
-    match UserPlace::take(session, grant) {
-        Ok(place) => Entered::In(Box::new(Accepted {
-            backend: backend.into_conn(),
-            answer,
-            place,
-        })),
-        Err(reached) => {
-            talk.quit(backend);
-            Entered::Full(reached)
-        }
-    }
-}
-
-/// `None` if a question about the client has had no answer.
-fn log_in_to_host(
-    talk: &mut dyn Talk,
-    backend: &mut BackendConn<'_>,
-    grant: &Grant,
-) -> Result<Option<Line>, BackendError> {
-    talk::open(talk, backend)?;
-    match talk.identify(backend, grant)? {
-        Introduction::Over => talk.log_in(backend, grant).map(Some),
-        Introduction::Unanswered => Ok(None),
-    }
-}
-
-fn note_answer(grant: &Grant, candidate: &Candidate) {
-    if let Target::Backend(backend) = &grant.target {
-        backend.note_answer(candidate.address);
-    }
-}
-
 /// A backend that decides has refused the login: the client is told, and may try again. Any other
-/// failure ends the session; a refusal of what the auth server has granted does so late, where failed logins
-/// of the address are answered late.
+/// failure ends the session; where a backend refuses the client's own password, which the auth server has granted,
+/// it does so late, if failed logins of the address are answered late.
 fn refuse_as_backend(session: &Session, login: &mut Login, cause: Cause) -> Result<(), Cause> {
     let grant = login.grant.take();
     let line = match &cause {
         Cause::Backend(BackendError::Refused(reply))
-            if reply.kind == RefusalKind::Login && grant.is_some_and(|grant| grant.passthrough) =>
+            if reply.kind == RefusalKind::Login
+                && grant.as_ref().is_some_and(|grant| grant.passthrough) =>
         {
             let answer = reply.quoted(&session.secrets);
             let text = format!("backend refused the login: \"{answer}\"");
@@ -878,7 +723,10 @@ fn refuse_as_backend(session: &Session, login: &mut Login, cause: Cause) -> Resu
             session.count_failure(Outcome::Refused, answer);
             reply.line().cloned()
         }
-        Cause::Backend(BackendError::Refused(reply)) if reply.kind == RefusalKind::Login => {
+        Cause::Backend(BackendError::Refused(reply))
+            if reply.kind == RefusalKind::Login
+                && grant.is_some_and(|grant| grant.shows_clients_secret()) =>
+        {
             let Some(penalty) = penalty_of(session, login) else {
                 return Err(cause);
             };

@@ -132,3 +132,21 @@ fn the_password_is_blotted_out_where_a_backend_says_it_back() {
     assert!(!secrets.quote(encoded.as_bytes()).contains(&encoded[8..]));
     assert!(!format!("{granted:?}").contains("master pw"));
 }
+
+#[test]
+fn what_a_backend_refuses_may_not_be_what_the_client_has_shown() {
+    let plain = Credentials::new(Method::PLAIN, b"bob".to_vec(), Secret::from(&b"pw"[..]));
+    let by_user = |credentials: &Credentials| {
+        let target = Target::Address {
+            host: "192.0.2.1".into(),
+            port: 143,
+        };
+        Grant::of(target, credentials)
+    };
+    assert!(by_user(&plain).shows_clients_secret());
+    assert!(!by_user(&by_cram_md5(b"bob")).shows_clients_secret());
+    assert!(!grant(&plain, None).shows_clients_secret());
+    let mut with_answer = by_user(&plain);
+    with_answer.set_password(b"other");
+    assert!(!with_answer.shows_clients_secret());
+}
