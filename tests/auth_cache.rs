@@ -154,7 +154,7 @@ fn a_file_of_users_that_changes_makes_all_forgotten() {
     let backend = Peer::start(imap_server);
     let ini = format!(
         "[postern]\nerror_log = stderr debug\n[server imap]\nprotocol = imap\nlisten = 127.0.0.1:0\n\
-         imap_capabilities = IMAP4rev1\nauth_file = users\nauth_cache = 1h\n[backend a]\nhosts = {}\n",
+         imap_capabilities = IMAP4rev1\nauth_file = users\nauth_cache = 1h\nauth_penalty_max = off\n[backend a]\nhosts = {}\n",
         backend.address()
     );
     let postern = Postern::start_in(folder, &ini);

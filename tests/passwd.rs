@@ -215,7 +215,7 @@ fn a_running_process_takes_the_new_password() {
     let users = folder.write("users", "anna:{PLAIN}old:pass=secret\n");
     let host = dovecot::shared().imap;
     let ini = format!(
-        "[server imap]\nprotocol = imap\nlisten = 127.0.0.1:0\nauth_file = users\n[backend a]\nhosts = {host}\n"
+        "[server imap]\nprotocol = imap\nlisten = 127.0.0.1:0\nauth_file = users\nauth_penalty_max = off\n[backend a]\nhosts = {host}\n"
     );
     let postern = Postern::start_in(folder, &ini);
     let is_in = |password: &str| {

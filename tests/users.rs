@@ -57,7 +57,7 @@ fn office(users: &str, more: &str) -> Postern {
     let (imap, pop3) = (dovecot.imap.port(), dovecot.pop3.port());
     let smtp = postfix.smtp_auth.port();
     let mut ini = format!(
-        "[postern]\nerror_log = stderr debug\n[mail]\nauth_file = users\n{more}\n\
+        "[postern]\nerror_log = stderr debug\n[mail]\nauth_file = users\nauth_penalty_max = off\n{more}\n\
          [backend office]\nhosts = 127.0.0.1\nimap_port = {imap}\npop3_port = {pop3}\n\
          smtp_port = {smtp}\n"
     );
@@ -74,7 +74,7 @@ fn two_backends(users: &str, more: &str) -> (Postern, Peer, Peer) {
     let (first, second) = (Peer::start(imap_server), Peer::start(imap_server));
     let ini = format!(
         "[postern]\nerror_log = stderr debug\n[server imap]\nprotocol = imap\nlisten = 127.0.0.1:0\n\
-         imap_capabilities = IMAP4rev1\nauth_file = users\n\
+         imap_capabilities = IMAP4rev1\nauth_file = users\nauth_penalty_max = off\n\
          [backend first]\nhosts = {}\n[backend second]\nhosts = {}\n{more}\n",
         first.address(),
         second.address()
@@ -436,7 +436,7 @@ fn a_confined_and_unprivileged_process_reads_the_file_again() {
     fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).expect("it is ours");
     let ini = format!(
         "[postern]\nuser = nobody\nerror_log = stderr info\n[server imap]\nprotocol = imap\n\
-         listen = 127.0.0.1:0\nauth_file = users\n[backend office]\nhosts = {}\n",
+         listen = 127.0.0.1:0\nauth_file = users\nauth_penalty_max = off\n[backend office]\nhosts = {}\n",
         dovecot.imap
     );
     let postern = Postern::start_in(folder, &ini);
@@ -460,7 +460,7 @@ fn a_hundred_slow_hashes_hold_neither_memory_nor_workers() {
         )
     };
     let ini = format!(
-        "[postern]\nworkers = 8\n{}auth_file = users\n{}auth = passthrough\n[backend office]\nhosts = {}\n",
+        "[postern]\nworkers = 8\n[mail]\nauth_penalty_max = off\n{}auth_file = users\n{}auth = passthrough\n[backend office]\nhosts = {}\n",
         server("file"),
         server("other"),
         dovecot.imap
@@ -554,7 +554,7 @@ fn try_login_says_that_the_file_refuses() {
     let ini = folder.write(
         "postern.ini",
         format!(
-            "[server imap]\nprotocol = imap\nlisten = 127.0.0.1:0\nauth_file = users\n[backend a]\nhosts = {host}\n"
+            "[server imap]\nprotocol = imap\nlisten = 127.0.0.1:0\nauth_file = users\nauth_penalty_max = off\n[backend a]\nhosts = {host}\n"
         ),
     );
     let ini = ini.display().to_string();
