@@ -24,6 +24,9 @@ use crate::sasl::shown::LoginSecrets;
 use crate::secret::Secret;
 use crate::tls::Facts;
 
+/// Logins that a session may try, with a method of our own.
+pub(crate) const ATTEMPTS: u32 = 5;
+
 /// A method of deciding about logins.
 pub(crate) trait Authenticator: fmt::Debug + Send + Sync {
     /// Decides about one login; blocks within the method's own time limit. `note` is told of what went

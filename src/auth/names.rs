@@ -24,7 +24,7 @@ impl Names {
         }
     }
 
-    /// The login by which the route is chosen.
+    /// The login with its domain: by it the route is chosen, and a user of a file is looked for.
     pub(super) fn with_domain(&self, login: &[u8]) -> Vec<u8> {
         match &self.login_domain {
             Some(domain) if !login.contains(&b'@') => [login, b"@", domain.as_bytes()].concat(),

@@ -10,9 +10,6 @@ use crate::backend::route::{Router, Way};
 use crate::config;
 use crate::protocol::Protocol;
 
-/// Logins that a session may try.
-pub(crate) const ATTEMPTS: u32 = 5;
-
 /// Passing credentials on to the backend of a route.
 #[derive(Debug)]
 pub(crate) struct Passthrough {

@@ -104,12 +104,15 @@ fn place(command: &Passwd) -> Result<Place, String> {
     }
 }
 
-/// The group of whom the service becomes; nobody's where it is root, or we could not give it a file.
+/// The group of whom the service is; nobody's where it is root, or we could not give it a file.
 fn group(known: &UserFiles) -> Option<Gid> {
+    /// Whom the service of the packages is, without `user`.
+    const OF_PACKAGES: &str = "postern";
     if !Uid::effective().is_root() {
         return None;
     }
-    let user = User::from_name(known.user.as_deref()?).ok()??;
+    let user = known.user.as_deref().unwrap_or(OF_PACKAGES);
+    let user = User::from_name(user).ok()??;
     match &known.group {
         None => Some(user.gid),
         Some(group) => Some(Group::from_name(group).ok()??.gid),

@@ -2,7 +2,7 @@
 //! else.
 //!
 //! Its order is the order of the reference. Defaults are text and take the way of the operator's
-//! text. A directive of later work is a row with `NotYet`. One table, therefore a long file.
+//! text. A directive that is known and refused is a row with `NotYet`. One table, therefore a long file.
 
 use std::path::{Path, PathBuf};
 
@@ -497,8 +497,9 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         }),
         "A Redis or Valkey in which several nodes share counts of failed logins, sessions per user and bans. \
          rediss is TLS; redis+unix://USER:PASSWORD@/path is a Unix socket with a login, ?db=N behind a \
-         path the database; what is special in a password is written as %XX. Each question may take 75 ms. Without an \
-         answer the store counts as gone for all of the process at once, says so, and is looked for once a second; \
+         path the database; what is special in a password is written as %XX. valkey is the same as redis. A question waits 50 ms for a free connection and \
+         75 ms for its answer. Without one \
+          the store counts as gone for all of the process at once, says so, and is looked for about once a second; \
          meanwhile each node goes on with its own counts. Nobody is refused because of it.",
     )
     .example("redis://:secret@10.0.0.5"),
@@ -537,7 +538,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         Is(|d, v| put(&mut d.process.user, account(v).map(Some))),
         "User to become once the ports are bound. Without effect unless started as root. A small \
          second process, the keeper, stays root and opens for this user what the configuration names: \
-         renewed keys, maps, the configuration itself at HUP, logs at USR1, ports below 1024. It \
+         renewed keys, maps, files of users and of deny, the configuration itself at HUP, logs at USR1, ports below 1024. It \
          refuses files in folders that the user can write to, or below such folders: a link could \
          stand in their place. check warns of files that neither can open.",
     )
@@ -1215,8 +1216,8 @@ pub(super) static DIRECTIVES: &[Directive] = &[
         Is(|d, v| Ok(d.master.set_user(v)?)),
         "Enters backends by this master user in the name of the user, once that one has been found \
          good: then no password of the user's is needed. SASL PLAIN says so, with the user as \
-         authorization identity; SMTP needs proxy_smtp_auth. An Auth-Pass of the auth server's \
-         counts more. Not for backends of auth = passthrough, which check the user's password.",
+         authorization identity; SMTP needs proxy_smtp_auth. An Auth-Pass of the auth server's, or a \
+         pass= of auth_file, counts more. Not for backends of auth = passthrough, which check the user's password.",
     )
     .example("postern"),
     row(
@@ -1904,7 +1905,7 @@ pub(super) static DIRECTIVES: &[Directive] = &[
          that begin with # or ; are remarks.",
     )
     .repeatable()
-    .example("/etc/postern/users.map"),
+    .example("/etc/postern/routes.map"),
 ];
 
 /// The capabilities of a protocol as its row has them.

@@ -50,11 +50,11 @@ const OF_PROCESS: &str = "Settings of the whole process.";
 const OF_SERVERS: &str = "The servers: one section for each, with a name of your choice. What \
     stands above in [mail] may stand here too.";
 
-const OF_BACKENDS: &str = "Backends by name: one section for each, needed with auth = passthrough, and \
+const OF_BACKENDS: &str = "Backends by name: one section for each, needed with auth = passthrough or file, and \
     for the Auth-Backend of an auth server. proxy_ssl, proxy_ssl_…, proxy_protocol, send_client_id, \
     tls_library, xclient and master_… may stand here too, as in [mail]; what stands there does not hold here.";
 
-const OF_ROUTES: &str = "Which backend takes whom, with auth = passthrough. A single backend takes \
+const OF_ROUTES: &str = "Which backend takes whom, with auth = passthrough, and with auth = file for users without backend=. A single backend takes \
     everyone without this section.";
 
 const RESERVED: &str = "Known, but refused by this version:";

@@ -379,7 +379,7 @@ pub(super) fn path(text: &str, folder: &Path) -> Result<PathBuf, String> {
     Ok(folder.join(text))
 }
 
-/// What every not yet supported directive or value says.
+/// What a directive or value says that is known and refused.
 pub(super) fn not_yet(what: &str) -> String {
     format!("{what} is not supported yet by this version")
 }

@@ -1,4 +1,5 @@
-//! The store of a process that shares nothing: everything in memory, bounded, and gone with the process.
+//! The counts of this process, in memory: bounded, and gone with it. A shared store goes
+//! beside it (`shared`).
 //!
 //! Failures: `MOST` addresses and as many users; in a full bucket whoever has the fewest gives way. Sessions:
 //! one entry for each user that is logged in, so that `max_sessions` bounds them.

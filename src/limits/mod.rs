@@ -9,6 +9,9 @@
 //! forgives nothing. Whoever does not wait for its answers finds no place for the next check (`gate`), unless
 //! the user has logged in from there before (`known`). Failures of a user from anywhere can count the same way.
 //!
+//! Counts that nodes can share stand behind `store`: `memory` is this process, `redis` all nodes, `shared` both
+//! together. `table` is the bounded table under them.
+//!
 //! Memory: 16 MiB for the tables of the process when they are full, which they become only as addresses
 //! and users are seen; a gate for each session before its login and each refusal that is held
 //! back; a count for each user that is logged in. What has no room pushes out what counts least.
@@ -113,7 +116,7 @@ impl Limiter {
         std::iter::once(of_address).chain(of_user).collect()
     }
 
-    /// Takes a place at a gate; see `Gates::take`. Whoever nobody has failed for finds one always.
+    /// Takes a place at a gate; see `Gates::take`. Without failures of that address or user there is always one.
     ///
     /// # Errors
     /// The store cannot be asked; then there is a place.

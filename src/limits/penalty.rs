@@ -34,7 +34,7 @@ impl PenaltyRule {
         Some(doubled.min(self.most))
     }
 
-    /// Higher no count needs to be.
+    /// The count above which the delay no longer grows.
     pub(crate) fn most_failures(self) -> u32 {
         self.free.saturating_add(BEYOND)
     }

@@ -1,5 +1,5 @@
 //! What nodes that serve the same users have in common: counts of failed logins and sessions per user.
-//! `memory` keeps it in the process; a shared store can keep it elsewhere.
+//! `memory` is this process, `redis` all nodes, `shared` both together.
 //!
 //! Nothing here is derived from a password: which failures are counted at all is settled before (`guesses`).
 //! What only this node needs, such as who has logged in from where, is not kept here.
@@ -10,7 +10,7 @@ use crate::net::address::LimitKey;
 use crate::protocol::Protocol;
 
 /// Where counts are kept. Calls come from workers and from threads that end a session, at any time
-/// and from several at once; each blocks for a moment at most.
+/// and from several at once; each blocks for 125 ms at most.
 ///
 /// Who calls treats an error as "nothing is known": a store that is gone neither refuses nor delays anybody.
 pub(crate) trait Store: fmt::Debug + Send + Sync {

@@ -1,4 +1,4 @@
-//! The log of SPEC §9: severities, the targets of a section, and what a line says.
+//! The log: severities, the targets of a section, and what a line says.
 //!
 //! A `Log` decides which targets a line reaches; `line` lays it out, `escape` makes network text
 //! harmless, `brake` and `seldom` keep crowds from filling it, `router` keeps the open destinations, each a

@@ -12,8 +12,7 @@
 use std::time::{Duration, Instant};
 
 use crate::admission::SleepsFor;
-use crate::auth::passthrough::ATTEMPTS;
-use crate::auth::{LoginRefusal, Note, Request, Verdict};
+use crate::auth::{ATTEMPTS, LoginRefusal, Note, Request, Verdict};
 use crate::backend::error::{BackendError, RefusalKind};
 use crate::backend::grant::Grant;
 use crate::backend::talk::BackendStep;
@@ -572,7 +571,8 @@ fn refuse(session: &Session, login: &mut Login, refusal: LoginRefusal) {
     let text = format!("client login failed: \"{shown}\"");
     session.log(Severity::Info, file!(), &text);
     let detail = match refusal.as_if_seen {
-        true => "no backend was asked: no route fits the login, or it has no password".to_owned(),
+        true => "no backend was asked: no route fits the login, it has no password, or it cannot be said \
+                 there".to_owned(),
         false => shown,
     };
     session.count_failure(Outcome::Refused, detail);

@@ -1,8 +1,8 @@
 //! A file of users with their passwords, as Dovecot's passwd-file has them: its text, its lines, and who is
 //! in it. Who may log in where is decided in `auth`.
 //!
-//! `line` reads one line, `scheme` one password, `edit` changes a line and leaves the rest as it is. No other
-//! part of this reads a file.
+//! `line` reads one line, `scheme` one password, `edit` changes a line and leaves the rest as it is. Only
+//! `read` here opens a file.
 
 pub(crate) mod edit;
 mod line;
