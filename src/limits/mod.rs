@@ -164,7 +164,11 @@ impl Limiter {
         let now = Instant::now();
         let is_repeated = lock(&self.guesses).is_repeated(address, login, secret, now);
         let count = |of, rule: PenaltyRule| match is_repeated {
-            true => known_or_none(self.store.failures(of)),
+            // It has failed once, and does so still, however long that is ago: its places stay limited.
+            true => match self.store.failures(of) {
+                Ok(0) => known_or_none(self.store.add_failure(of, rule.most_failures())),
+                known => known_or_none(known),
+            },
             false => known_or_none(self.store.add_failure(of, rule.most_failures())),
         };
         let (failures, error) = count(FailuresOf::Address(address), rules.of_address);
@@ -291,6 +295,44 @@ mod tests {
         }
         limiter.note_failure(&guesser, b"guess", RULES);
         assert!(matches!(take(100), Taken::InLine(..)));
+    }
+
+    /// One failure at address or user is as old as can be; counts how often it is told of another.
+    #[derive(Debug, Default)]
+    struct LongAgo(std::sync::atomic::AtomicU32);
+
+    impl Store for LongAgo {
+        fn add_failure(&self, _: FailuresOf<'_>, _: u32) -> Result<u32, StoreError> {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            Ok(1)
+        }
+
+        fn failures(&self, _: FailuresOf<'_>) -> Result<u32, StoreError> {
+            Ok(0)
+        }
+
+        fn begin_session(
+            &self,
+            _: &store::UserSession,
+            _: store::SessionLimits,
+        ) -> Result<store::Begun, StoreError> {
+            Ok(store::Begun::Counted)
+        }
+
+        fn end_session(&self, _: &store::UserSession) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn whoever_repeats_an_old_password_has_failed_however_long_ago_that_began() {
+        let store = Arc::new(LongAgo::default());
+        let limiter = Limiter::new(Arc::clone(&store) as _);
+        let anna = attempt(1, "anna");
+        for told in 1..=3 {
+            assert_eq!(seconds(&limiter, &anna, "old", RULES), 0);
+            assert_eq!(store.0.load(std::sync::atomic::Ordering::SeqCst), told);
+        }
     }
 
     /// Knows nothing, and says so.

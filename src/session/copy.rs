@@ -4,7 +4,7 @@
 
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
@@ -97,11 +97,12 @@ impl Relay {
     }
 
     /// The first moment of both directions, on the worker that has said the login's last line: a short session
-    /// needs no threads. Nothing is waited for but the sources, and that no longer than a worker may wait for
-    /// a client. What is not done by then is for threads, and is returned.
+    /// needs no threads. Nothing is waited for but the sources, and that in all no longer than a worker may wait
+    /// for a client. What is not done by then is for threads, and is returned.
     pub(super) fn copy_in_place(self: &Arc<Self>, begins: [Begin; 2]) -> [Option<Begin>; 2] {
         /// Peers that say more have threads.
         const ROUNDS: u32 = 32;
+        let end = Instant::now() + self.in_place();
         let mut begins = begins.map(Some);
         let mut is_ready = [true; 2];
         for _ in 0..ROUNDS {
@@ -120,7 +121,7 @@ impl Relay {
                     }
                 }
             }
-            match self.wait_in_place(&begins) {
+            match self.wait_in_place(&begins, end) {
                 Some(ready) => is_ready = ready,
                 None => break,
             }
@@ -129,11 +130,12 @@ impl Relay {
     }
 
     /// Waits for a moment until a source has something to say; which of them has, or `None` if none.
-    fn wait_in_place(&self, begins: &[Option<Begin>; 2]) -> Option<[bool; 2]> {
+    fn wait_in_place(&self, begins: &[Option<Begin>; 2], end: Instant) -> Option<[bool; 2]> {
         if begins.iter().all(Option::is_none) {
             return None;
         }
-        let limit = self.patience_awake()?.min(self.in_place());
+        let left = end.checked_duration_since(Instant::now())?;
+        let limit = self.patience_awake()?.min(self.in_place()).min(left);
         let waits = |which: Which| begins[which as usize].as_ref().map(|_| self.source(which));
         let sockets = [Which::Up, Which::Down].map(|which| waits(which).map(|leg| &*leg.socket));
         // Whatever is wrong with a socket is found by reading it.

@@ -45,6 +45,7 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 for i = 1, 2 do
   redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', string.format('%.0f', now))
+  redis.call('ZREM', KEYS[i], ARGV[3])
 end
 for i = 2, 1, -1 do
   local most = tonumber(ARGV[i])
@@ -91,7 +92,7 @@ return {epoch, redis.call('HGET', KEYS[2], 'version')}
 const LIST_BANS: &str = r"
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local held = redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1, 'WITHSCORES')
+local held = redis.call('ZREVRANGE', KEYS[1], 0, ARGV[1] - 1, 'WITHSCORES')
 for i = 2, #held, 2 do
   local ends = tonumber(held[i])
   if ends == nil or ends == math.huge then

@@ -137,6 +137,8 @@ impl Upkeep {
     fn look(&mut self) {
         let times_lost = self.link.pool().times_lost;
         match self.up_since {
+            // A worker has lost it, and its word did not come through.
+            Some(_) if !self.link.pool().is_up => self.note_loss(),
             Some(_) => {
                 self.look_at = Instant::now() + LOOK;
                 if let Err(reason) = self.keep() {
@@ -240,7 +242,10 @@ impl Upkeep {
     /// Tells the store of sessions that have ended. Those that it does not hear of end with their lease.
     fn forget_ended(&mut self) {
         let ended = std::mem::take(&mut self.ended);
-        let Some(mut conn) = self.conn.take().filter(|_| !ended.is_empty()) else {
+        if ended.is_empty() {
+            return;
+        }
+        let Some(mut conn) = self.conn.take() else {
             return;
         };
         let times_lost = self.link.pool().times_lost;
