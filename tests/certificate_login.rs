@@ -53,7 +53,7 @@ fn setting(more: &str) -> Setting {
     let services = PROTOCOLS.map(|protocol| {
         let lines = format!(
             "listen = 127.0.0.1:0 ssl\nstarttls = on\n{}{protocol}_auth = plain external\n\
-             ssl_client_certificate = {}\n{more}\n",
+             ssl_client_certificate = {}\nauth_penalty_max = off\n{more}\n",
             pki.server().ssl_certificate(),
             pki.authority().display()
         );
