@@ -284,11 +284,11 @@ impl Admission {
 
     /// Takes a place among the logins in progress towards a backend or auth server: three quarters of
     /// `workers` at most, and no more than the target has for itself. If there is none, the session stands in
-    /// line, and is to be woken when `release` or `leave_line` name it.
-    pub(crate) fn take_slot(&self, target: &LoginTarget, session: u64) -> bool {
+    /// line, in which addresses take turns, and is to be woken when `release` or `leave_line` name it.
+    pub(crate) fn take_slot(&self, target: &LoginTarget, who: (u64, LimitKey)) -> bool {
         let mut state = self.lock();
         let most = (state.workers.most() * 3 / 4).min(target.most).max(1);
-        state.slots.take(&target.name, session, most)
+        state.slots.take(&target.name, who, most)
     }
 
     /// Gives such a place back; returns who is to be woken.

@@ -334,15 +334,7 @@ fn ring(protocol: &str, listen: &str, send: &str) -> (Postern, Haproxy) {
 
 /// A HAProxy on this port in front of the proxy.
 fn haproxy_to(postern: &Postern, protocol: &str, port: u16, send: &str) -> Haproxy {
-    let target = postern.address(protocol);
-    Haproxy::start_with(
-        port,
-        &format!(
-            "defaults\n    mode tcp\n    timeout connect 5s\n    timeout client 1m\n    \
-             timeout server 1m\nlisten front\n    bind 127.0.0.1:{port}\n    \
-             server proxy {target} {send}\n"
-        ),
-    )
+    Haproxy::start_on(port, postern.address(protocol), send)
 }
 
 #[test]

@@ -270,7 +270,7 @@ impl Connection {
         match runtime.blocklist.ban(net, time) {
             Err(error) => refusal(&error),
             Ok(()) => {
-                let ended = runtime.end_banned(net);
+                let ended = runtime.end_banned(&[net]);
                 let time = time.map(|time| time.as_secs());
                 json!({ "ok": true, "address": address, "time": time, "sessions": ended })
             }

@@ -70,7 +70,7 @@ impl SharedStore {
         &self,
         prepared: Option<Prepared>,
         log: &Log,
-        banned: impl Fn(IpNet) + Send + 'static,
+        banned: impl Fn(&[IpNet]) + Send + 'static,
     ) -> std::io::Result<()> {
         let link = self.link();
         let is_same = {

@@ -1,6 +1,7 @@
 //! Ending sessions from outside, many at a time: those that an operator means, and those of clients that are
 //! not let in any more. Who is kept out is `blocklist`'s business.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -42,28 +43,32 @@ impl Runtime {
         log: &Log,
     ) -> std::io::Result<()> {
         let (runtime, log_of_bans) = (Arc::downgrade(self), log.clone());
-        let banned = move |net: IpNet| {
-            let Some(runtime) = runtime.upgrade() else {
+        let banned = move |nets: &[IpNet]| {
+            let (Some(runtime), Some(first)) = (runtime.upgrade(), nets.first()) else {
                 return;
             };
-            let ended = runtime.end_banned(net);
-            let text = format!("another node has banned {net}; {ended} sessions were ended");
+            let ended = runtime.end_banned(nets);
+            let more = match nets.len() {
+                1 => String::new(),
+                many => format!(" and {} more ranges", many - 1),
+            };
+            let text =
+                format!("another node has banned {first}{more}; {ended} sessions were ended");
             log_of_bans.write(Severity::Notice, file!(), &text, None, None);
         };
         self.shared.share(store, log, banned)
     }
 
-    /// Ends the sessions of clients in a range that was banned, and says how many there were. Of a peer that may
-    /// say who its client is, only those sessions count in which it has.
-    pub(crate) fn end_banned(&self, net: IpNet) -> usize {
-        let filter = Filter {
-            address: Some(net),
-            ..Filter::default()
-        };
-        let mut chosen = self.live.that_fit(&filter);
+    /// Ends the sessions of clients in ranges that were banned, all at once, and says how many there were. Of a
+    /// peer that may say who its client is, only those sessions count in which it has.
+    pub(crate) fn end_banned(&self, nets: &[IpNet]) -> usize {
+        let mut chosen = self.live.that_fit(&Filter::default());
         chosen.retain(|entry| {
-            let is_itself = entry.facts().client == entry.peer;
-            !(is_itself && entry.peer.is_trusted(&entry.service.conf.set_real_ip_from))
+            let client = entry.facts().client;
+            let is_in = |ip: IpAddr| nets.iter().any(|net| net.contains(&ip));
+            let is_itself = client == entry.peer;
+            client.ip().is_some_and(is_in)
+                && !(is_itself && entry.peer.is_trusted(&entry.service.conf.set_real_ip_from))
         });
         self.end_all(&chosen, Ending::Banned);
         chosen.len()

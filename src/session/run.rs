@@ -520,9 +520,8 @@ fn take_slot(
     let Some(target) = target else {
         return Ok(true);
     };
-    let number = session.entry.number;
     let claim = login.slot.get_or_insert_with(|| Claim {
-        slot: Slot::new(&session.runtime, target, number),
+        slot: Slot::new(session, target),
         deadline,
     });
     if claim.slot.take() {

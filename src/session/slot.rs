@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::Runtime;
+use super::{Runtime, Session};
+use crate::net::address::LimitKey;
 use crate::service::LoginTarget;
 
 /// One session's claim.
@@ -12,24 +13,26 @@ pub(super) struct Slot {
     runtime: Arc<Runtime>,
     target: LoginTarget,
     session: u64,
+    address: LimitKey,
     is_taken: bool,
 }
 
 impl Slot {
     /// Nothing is taken yet.
-    pub(super) fn new(runtime: &Arc<Runtime>, target: LoginTarget, session: u64) -> Self {
+    pub(super) fn new(session: &Session, target: LoginTarget) -> Self {
         Self {
-            runtime: Arc::clone(runtime),
+            runtime: Arc::clone(&session.runtime),
             target,
-            session,
+            session: session.entry.number,
+            address: session.client().limit_key(),
             is_taken: false,
         }
     }
 
     /// Takes the place, if there is one. If not, the session is woken when there is.
     pub(super) fn take(&mut self) -> bool {
-        self.is_taken =
-            self.is_taken || self.runtime.admission.take_slot(&self.target, self.session);
+        let who = (self.session, self.address);
+        self.is_taken = self.is_taken || self.runtime.admission.take_slot(&self.target, who);
         self.is_taken
     }
 }

@@ -7,7 +7,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Gid;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::io::Errno;
 
 /// How often a file may be replaced under our hands before we give up.
 const TRIES: u32 = 100;
@@ -68,12 +69,28 @@ impl Replacing {
             .open(&temporary)?;
         let written = self
             .write(&mut file, text, group)
-            .and_then(|()| fs::rename(&temporary, &self.path));
+            .and_then(|()| self.rename(&temporary));
         if let Err(error) = written {
             let _ = fs::remove_file(&temporary);
             return Err(error);
         }
         File::open(folder)?.sync_all()
+    }
+
+    /// A new file takes nobody's place: who has made one meanwhile would lose what is in it.
+    fn rename(&self, temporary: &Path) -> io::Result<()> {
+        if self.old.is_some() {
+            return fs::rename(temporary, &self.path);
+        }
+        let renamed = renameat_with(CWD, temporary, CWD, &self.path, RenameFlags::NOREPLACE);
+        match renamed {
+            Err(Errno::EXIST) => Err(io::Error::other(
+                "somebody has made it meanwhile: try again",
+            )),
+            // A file system that cannot say so.
+            Err(Errno::INVAL) => fs::rename(temporary, &self.path),
+            renamed => Ok(renamed?),
+        }
     }
 
     fn write(&self, file: &mut File, text: &[u8], group: Option<Gid>) -> io::Result<()> {
@@ -198,5 +215,19 @@ mod tests {
         });
         assert_eq!(fs::read(&file).expect("it is there"), b"xxxxxxxx");
         fs::remove_dir_all(&folder).expect("it is ours");
+    }
+
+    #[test]
+    fn a_new_file_does_not_take_the_place_of_one_that_was_made_meanwhile() {
+        let folder = folder("twice");
+        let file = folder.join("users");
+        let [first, second] = [0, 1].map(|_| Replacing::begin(&file).expect("nothing is there"));
+        first.finish(b"anna", None).expect("the folder is ours");
+        let late = second.finish(b"bert", None).expect_err("it is there");
+        assert!(late.to_string().contains("try again"), "{late}");
+        let text = fs::read(&file).expect("it is there");
+        let left = fs::read_dir(&folder).expect("it is ours").count();
+        fs::remove_dir_all(&folder).expect("it is ours");
+        assert_eq!((&text[..], left), (&b"anna"[..], 1));
     }
 }

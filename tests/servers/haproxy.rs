@@ -19,7 +19,11 @@ impl Haproxy {
     /// Starts one that passes everything to `target`, headed by what `send` says: `send-proxy` or
     /// `send-proxy-v2`.
     pub(crate) fn start(target: SocketAddr, send: &str) -> Haproxy {
-        let port = free_port();
+        Haproxy::start_on(free_port(), target, send)
+    }
+
+    /// The same on a port that was chosen before.
+    pub(crate) fn start_on(port: u16, target: SocketAddr, send: &str) -> Haproxy {
         Haproxy::start_with(
             port,
             &format!(

@@ -1,4 +1,5 @@
-//! One IMAP command as bytes (RFC 3501, section 9): a tag, a word, and up to three arguments.
+//! One IMAP command as bytes (RFC 3501, section 9): a tag, a word, and up to three arguments; and the answer to
+//! ID, which is made of the same strings.
 //!
 //! No I/O. The caller hands over everything from the beginning of a command on, as often as more has
 //! come, and answers synchronizing literals.
@@ -100,7 +101,6 @@ pub(super) fn parse(input: &[u8], answered: usize, limit: usize) -> Parsed {
     }
 }
 
-/// Why a command could not be read.
 /// Reads a backend's whole answer to ID, `* ID …` with its line end and its literals, into the strings of its
 /// list, each `NIL` an empty one; `None` if it is none.
 pub(super) fn parse_id_answer(answer: &[u8]) -> Option<Vec<Argument>> {
@@ -121,6 +121,7 @@ pub(super) fn parse_id_answer(answer: &[u8]) -> Option<Vec<Argument>> {
     (parser.at == answer.len()).then_some(arguments)
 }
 
+/// Why a command could not be read.
 enum Stop {
     Incomplete,
     Literal(usize, usize),

@@ -40,14 +40,17 @@ const LONG_ENOUGH: Duration = Duration::from_secs(10);
 /// Sessions of one question.
 const AT_A_TIME: usize = 256;
 
+/// Is told of ranges that are banned.
+pub(crate) type ToldOfBans = dyn Fn(&[IpNet]) + Send;
+
 /// What else of the process a store has to do with.
 pub(crate) struct Surroundings {
     /// The sessions of this node.
     pub own: Arc<Own>,
     /// Who is kept out.
     pub blocklist: Arc<Blocklist>,
-    /// Is told of ranges that another node has banned.
-    pub banned: Box<dyn Fn(IpNet) + Send>,
+    /// Is told of the ranges that other nodes have banned since it was told last.
+    pub banned: Box<ToldOfBans>,
 }
 
 /// The thread's own.
@@ -202,8 +205,9 @@ impl Upkeep {
         sign.arg(node_key(&self.link.node)).arg(1);
         sign.arg("PX").arg(lease()).exec(conn)?;
         let blocklist = &self.surroundings.blocklist;
-        for net in self.bans.sync(conn, &self.link.scripts, blocklist)? {
-            (self.surroundings.banned)(net);
+        let banned = self.bans.sync(conn, &self.link.scripts, blocklist)?;
+        if !banned.is_empty() {
+            (self.surroundings.banned)(&banned);
         }
         if Instant::now() >= self.renew_at {
             self.renew(conn)?;
