@@ -166,9 +166,10 @@ fn a_file_of_users_that_changes_makes_all_forgotten() {
     wait::until_true("two were remembered", PATIENCE, || {
         postern.count("the login is remembered (auth_cache)") == 2
     });
-    wait::until_true("two were checked", PATIENCE, || {
-        postern.count("a password is checked by PLAIN") == 2
-    });
+    assert_eq!(
+        postern.wait_for_lines("a password is checked by PLAIN", 2),
+        2
+    );
     let text = fs::read_to_string(&users).expect("it is ours");
     fs::write(&users, text.replace("127.0.0.0/8", "10.0.0.0/8")).expect("it is ours");
     postern.wait_for_log("was read again");

@@ -53,7 +53,7 @@ fn setting(more: &str) -> Setting {
     let services = PROTOCOLS.map(|protocol| {
         let lines = format!(
             "listen = 127.0.0.1:0 ssl\nstarttls = on\n{}{protocol}_auth = plain external\n\
-             ssl_client_certificate = {}\nauth_penalty_max = off\n{more}\n",
+             ssl_client_certificate = {}\n{more}\n",
             pki.server().ssl_certificate(),
             pki.authority().display()
         );
@@ -155,8 +155,11 @@ fn another_login_is_refused_and_nobody_asked() {
         }
         assert_eq!(setting.asked(), None);
         assert_eq!(setting.backends_reached(), 0);
-        let failures = setting.postern.count("client login failed: ");
-        assert_eq!(failures, PROTOCOLS.len() * others.len(), "each is counted");
+        let each = PROTOCOLS.len() * others.len();
+        let failures = setting
+            .postern
+            .wait_for_lines("client login failed: ", each);
+        assert_eq!(failures, each, "each is counted");
         setting.postern.wait_for_log("does not name the login");
     }
 }

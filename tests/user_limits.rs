@@ -78,7 +78,7 @@ fn the_session_too_many_is_told_so_in_each_protocol_and_places_are_given_back() 
     }
     // It was no failed login.
     assert_eq!(postern.count("are answered later"), 0);
-    assert!(postern.count("`max_sessions_per_user` is reached") >= 9);
+    postern.wait_for_lines("`max_sessions_per_user` is reached", 9);
 }
 
 #[test]

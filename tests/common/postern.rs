@@ -166,6 +166,15 @@ impl Postern {
         )
     }
 
+    /// Waits until that many lines contain `text`: an answer may be here before its line is. Gives how many do.
+    pub(crate) fn wait_for_lines(&self, text: &str, wanted: usize) -> usize {
+        wait::until(
+            &format!("{wanted} lines with `{text}` in the log"),
+            PATIENCE,
+            || Some(self.count(text)).filter(|&count| count >= wanted),
+        )
+    }
+
     /// The process's number.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()

@@ -21,7 +21,7 @@ fn a_guesser_spread_over_both_nodes_is_slowed_as_on_one() {
     assert!(took[6] >= Duration::from_millis(1900), "{took:?}");
     // Both had their part in it.
     for node in &nodes.nodes {
-        assert!(node.count("client login failed") >= 3, "{}", node.log());
+        node.wait_for_lines("client login failed", 3);
     }
     // A key of each, without the name, and with an end.
     assert_eq!(
