@@ -64,6 +64,9 @@ struct Options {
     /// Only this measure; may be given several times
     #[arg(long, value_name = "NAME")]
     only: Vec<Measure>,
+    /// Only the cases of this name, such as IMAP; may be given several times
+    #[arg(long, value_name = "NAME")]
+    case: Vec<String>,
     /// Only this program of the tables; may be given several times
     #[arg(long, value_name = "NAME")]
     program: Vec<String>,
@@ -125,6 +128,7 @@ fn run(options: &Options) -> Result<Vec<String>, String> {
     let stubs = stubs.map_err(|error| format!("the stub servers do not start: {error}"))?;
     let stage = Stage {
         programs: programs(options)?,
+        cases: options.case.clone(),
         stubs,
         ecdsa,
         rsa,

@@ -16,6 +16,8 @@ pub(crate) const CLOCK: Duration = Duration::from_millis(10);
 /// The surroundings of a measure.
 pub(crate) struct Stage {
     pub(crate) programs: Vec<Program>,
+    /// The names of the cases to be taken; all, if there is none.
+    pub(crate) cases: Vec<String>,
     pub(crate) stubs: Stubs,
     pub(crate) ecdsa: Certificate,
     pub(crate) rsa: Certificate,
@@ -96,6 +98,9 @@ impl Stage {
         results: &mut Results,
         mut run: impl FnMut(&Proxy) -> Result<Values, String>,
     ) {
+        if !self.cases.is_empty() && !self.cases.iter().any(|name| name == case.name) {
+            return;
+        }
         let programs = self.programs.iter();
         let programs: Vec<&Program> = programs.filter(|one| one.can(case.setup)).collect();
         let mut running: Vec<Option<Proxy>> = programs.iter().map(|_| None).collect();
