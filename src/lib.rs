@@ -25,7 +25,8 @@
 //!   connection to a host, and what a login and a visit have in common (`backend::talk`).
 //! - `net`: sockets and connections, DNS, HTTP, PROXY headers. `config`: what an operator says.
 //! - `sasl`: mechanisms, a row and a file each. `tls`: engines without I/O. `users`: a file of users with
-//!   their passwords. `log`, `system`, `protocol`, `secret`: on nothing else.
+//!   their passwords. `log`, `append` (numbers and addresses in
+//!   texts), `system`, `protocol`, `secret`: on nothing else.
 //!
 //! Beside it: `demo` is `postern demo`, a mail store and an auth server to try the proxy with; `import` is
 //! `postern import-nginx`; `keeper` is the small process that keeps root's rights for a Postern that was started
@@ -41,6 +42,7 @@ pub mod import;
 
 mod accept;
 mod admission;
+mod append;
 mod auth;
 mod backend;
 mod blocklist;

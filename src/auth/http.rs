@@ -3,10 +3,12 @@
 //!
 //! It fails closed: what is not a complete and consistent OK lets nobody in.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{AuthError, Authenticator, LoginRefusal, Note, Request, Verdict};
+use crate::append;
 use crate::backend::grant::{AddressSettings, Grant};
 use crate::backend::route::Router;
 use crate::config::{self, ProxySsl};
@@ -79,7 +81,7 @@ impl Authenticator for AuthHttp {
         let (client, response) = self.ask(&head, deadline, note)?;
         let answer = Answer {
             method: self,
-            server: client.name(),
+            client,
             response,
             secrets: request.secrets,
         };
@@ -166,7 +168,7 @@ impl AuthHttp {
     /// The headers of one request, in their fixed order and spelling.
     fn head(&self, request: &Request<'_>) -> Line {
         let credentials = request.credentials;
-        let mut head = Head(Line::new(Vec::with_capacity(1024)));
+        let mut head = Head(Line::new(Vec::with_capacity(512)));
         head.add("Auth-Method", credentials.method.name);
         head.add_encoded("Auth-User", &credentials.login);
         head.add_encoded(PASSWORD, credentials.secret.expose());
@@ -174,9 +176,11 @@ impl AuthHttp {
             head.add("Auth-Salt", salt);
         }
         head.add("Auth-Protocol", self.protocol.name());
-        head.add("Auth-Login-Attempt", &request.attempt.to_string());
-        let ip = request.client.ip();
-        head.add("Client-IP", &ip.map_or("unix:".into(), |ip| ip.to_string()));
+        head.add_number("Auth-Login-Attempt", request.attempt);
+        match request.client.ip() {
+            Some(ip) => head.add_ip("Client-IP", ip),
+            None => head.add("Client-IP", "unix:"),
+        }
         if let Some(name) = &request.client_host {
             head.add("Client-Host", &name.to_string());
         }
@@ -186,12 +190,8 @@ impl AuthHttp {
                 ("Server-Addr", "Server-Port", destination),
             ];
             for (addr, port, address) in addresses {
-                let ip = address.ip().to_string();
-                head.add(&format!("Proxy-Protocol-{addr}"), &ip);
-                head.add(
-                    &format!("Proxy-Protocol-{port}"),
-                    &address.port().to_string(),
-                );
+                head.add_ip(&format!("Proxy-Protocol-{addr}"), address.ip());
+                head.add_number(&format!("Proxy-Protocol-{port}"), address.port());
             }
         }
         if let Some(envelope) = &credentials.envelope {
@@ -248,6 +248,18 @@ struct Head(Line);
 impl Head {
     fn add(&mut self, name: &str, value: &str) {
         self.add_bytes(name, value.as_bytes());
+    }
+
+    fn add_number(&mut self, name: &str, number: impl Into<u32>) {
+        let mut text = String::new();
+        append::number(&mut text, number.into());
+        self.add(name, &text);
+    }
+
+    fn add_ip(&mut self, name: &str, ip: IpAddr) {
+        let mut text = String::new();
+        append::ip(&mut text, ip);
+        self.add(name, &text);
     }
 
     fn add_bytes(&mut self, name: &str, value: &[u8]) {
@@ -311,7 +323,7 @@ impl Head {
 /// One auth server's answer.
 struct Answer<'a> {
     method: &'a AuthHttp,
-    server: String,
+    client: &'a HttpClient,
     response: Response,
     secrets: &'a LoginSecrets,
 }
@@ -347,11 +359,10 @@ impl Answer<'_> {
 
     /// The answer for the log; of headers without a meaning nobody knows what they carry.
     fn shown(&self) -> String {
-        let headers = self.response.headers.iter();
-        let headers = headers.map(|(name, value)| (name.as_bytes(), value.as_slice()));
+        let headers = self.response.headers();
         let is_hidden = |name: &[u8]| is_one_of(name, [PASSWORD]) || !is_one_of(name, MEANINGFUL);
         let shown = shown_headers(self.secrets, headers, is_hidden);
-        let (server, status) = (&self.server, self.response.status);
+        let (server, status) = (self.client.name(), self.response.status);
         format!("received from auth http server {server}: \"{status}, {shown}\"")
     }
 
@@ -468,12 +479,9 @@ impl Answer<'_> {
 
     fn check_headers(&self) -> Result<(), AuthError> {
         for name in MEANINGFUL {
-            let mut values = self
-                .response
-                .headers
-                .iter()
-                .filter(|(header, _)| header.eq_ignore_ascii_case(name))
-                .map(|(_, value)| value);
+            let of_name = |(header, _): &(&[u8], _)| header.eq_ignore_ascii_case(name.as_bytes());
+            let headers = self.response.headers();
+            let mut values = headers.filter(of_name).map(|(_, value)| value);
             let first = values.next();
             if values.any(|value| Some(value) != first) {
                 return Err(self.unusable(&format!("sent two different {name}")));
@@ -483,7 +491,8 @@ impl Answer<'_> {
     }
 
     fn unusable(&self, what: &str) -> AuthError {
-        AuthError::Service(format!("auth http server {} {what}", self.server), None)
+        let server = self.client.name();
+        AuthError::Service(format!("auth http server {server} {what}"), None)
     }
 }
 

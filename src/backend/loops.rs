@@ -6,6 +6,7 @@
 //! own that is named as a backend is found earlier (`net::listen`).
 
 use std::collections::HashSet;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -45,7 +46,7 @@ fn legs() -> MutexGuard<'static, Option<HashSet<Ends>>> {
 
 /// Why a login goes in circles; `None` where nothing says so. `ends` are those of the client's connection as
 /// far as they are known, `ttl` is how many more proxies it may go through, `upstream` where it would go.
-pub(crate) fn found(ends: Option<Ends>, ttl: u32, upstream: &str) -> Option<String> {
+pub(crate) fn found(ends: Option<Ends>, ttl: u32, upstream: impl Display) -> Option<String> {
     let is_ours = ends.is_some_and(|ends| legs().as_ref().is_some_and(|legs| legs.contains(&ends)));
     let sign = if is_ours {
         "this connection is one of our own to a backend".to_owned()

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 
+use crate::append;
 use crate::session::Session;
 
 /// What a backend may be told of a client, besides what belongs to one protocol.
@@ -40,8 +41,13 @@ impl Caller {
 fn session_name(session: &Session) -> String {
     const NAME: usize = 32;
     let name = session.service.conf.server_name.chars();
-    let name: String = name.filter(char::is_ascii_graphic).take(NAME).collect();
-    format!("{name}-{}-{}", std::process::id(), session.entry.number)
+    let mut text = String::with_capacity(64);
+    text.extend(name.filter(char::is_ascii_graphic).take(NAME));
+    text.push('-');
+    append::number(&mut text, std::process::id());
+    text.push('-');
+    append::number(&mut text, session.entry.number);
+    text
 }
 
 /// A peer says through how many proxies its login may still go. Whoever it is, that is only ever taken for less.

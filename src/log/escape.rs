@@ -19,7 +19,7 @@ pub(crate) fn escape(bytes: &[u8]) -> String {
 }
 
 /// Appends at most `limit` bytes (a mark for the rest excluded), those that `escaped` names as `\xHH`.
-pub(super) fn append(out: &mut String, bytes: &[u8], limit: usize, escaped: fn(char) -> bool) {
+pub(super) fn append(out: &mut String, bytes: &[u8], limit: usize, escaped: impl Fn(char) -> bool) {
     // Nearly everything is this, and needs no look at each character's width.
     let plain = |&byte: &u8| (b' '..=b'~').contains(&byte) && !escaped(char::from(byte));
     if bytes.len() <= limit

@@ -10,11 +10,13 @@ use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
-use super::escape::{append, closes_or_misleads, misleads, nothing};
+use super::escape::{self, closes_or_misleads, misleads, nothing};
 use super::{Closing, Context, Severity, TextLayout};
+use crate::append;
 
 /// Bytes that a message may have, if the line's own limit allows.
 const MESSAGE_LIMIT: usize = 2048;
@@ -84,26 +86,19 @@ impl<'a> Line<'a> {
     fn text_with(&self, layout: TextLayout, zone: &TimeZone, message_limit: usize) -> String {
         let mut out = String::with_capacity(512);
         let time = zone.to_datetime(self.time);
-        push(
-            &mut out,
-            format_args!(
-                "{:04}/{:02}/{:02} {:02}:{:02}:{:02} [{}] {}#{}: ",
-                time.year(),
-                time.month(),
-                time.day(),
-                time.hour(),
-                time.minute(),
-                time.second(),
-                self.severity.name(),
-                self.pid,
-                self.tid
-            ),
-        );
+        push_date_and_time(&mut out, time);
+        extend(&mut out, &[" [", self.severity.name(), "] "]);
+        append::number(&mut out, self.pid);
+        out.push('#');
+        append::number(&mut out, self.tid);
+        out.push_str(": ");
         if let Some(context) = self.context {
-            push(&mut out, format_args!("*{} ", context.connection));
+            out.push('*');
+            append::number(&mut out, context.connection);
+            out.push(' ');
         }
         // Callers escape what comes from the network; this keeps whatever they missed on one line.
-        append(&mut out, self.message.as_bytes(), message_limit, misleads);
+        escape::append(&mut out, self.message.as_bytes(), message_limit, misleads);
         if let Some(closing) = self.context.and_then(|context| context.closing) {
             text_closing(&mut out, closing);
         }
@@ -122,11 +117,11 @@ impl<'a> Line<'a> {
     fn json_with(&self, message_limit: usize) -> String {
         let mut json = Object::open(String::with_capacity(512));
         json.raw("time", format_args!("\"{:.3}\"", self.time));
-        json.raw("pid", format_args!("{}", self.pid));
-        json.raw("tid", format_args!("{}", self.tid));
+        json.number("pid", self.pid);
+        json.number("tid", self.tid);
         json.text("level", self.severity.name());
         if let Some(context) = self.context {
-            json.raw("connection", format_args!("{}", context.connection));
+            json.number("connection", context.connection);
         }
         json.bytes("message", self.message.as_bytes(), message_limit);
         json.text("src", file_name(self.src));
@@ -168,26 +163,28 @@ fn text_closing(out: &mut String, closing: &Closing<'_>) {
     text_word(out, "tls", closing.tls);
     text_word(out, "backend", closing.backend);
     text_word(out, "backend_tls", closing.backend_tls);
-    push(
-        out,
-        format_args!(" in={} out={}", closing.bytes_in, closing.bytes_out),
-    );
-    push(out, format_args!(" duration={}", Seconds(closing.duration)));
+    for (name, bytes) in [("in", closing.bytes_in), ("out", closing.bytes_out)] {
+        extend(out, &[" ", name, "="]);
+        append::number(out, bytes);
+    }
     for (name, time) in times(closing) {
         if let Some(time) = time {
-            push(out, format_args!(" {name}={}", Seconds(time)));
+            extend(out, &[" ", name, "="]);
+            push_seconds(out, time);
         }
     }
     if let Some(bytes) = closing.undelivered {
-        push(out, format_args!(" undelivered={bytes}"));
+        out.push_str(" undelivered=");
+        append::number(out, bytes);
     }
     out.push_str(" reason=");
     text_quoted(out, closing.reason.as_bytes());
 }
 
-/// The times of the closing line that not every session has.
-fn times(closing: &Closing<'_>) -> [(&'static str, Option<Duration>); 3] {
+/// The times of the closing line; not every session has all of them.
+fn times(closing: &Closing<'_>) -> [(&'static str, Option<Duration>); 4] {
     [
+        ("duration", Some(closing.duration)),
         ("login_time", closing.login_time),
         ("auth_time", closing.auth_time),
         ("backend_time", closing.backend_time),
@@ -197,7 +194,7 @@ fn times(closing: &Closing<'_>) -> [(&'static str, Option<Duration>); 3] {
 /// ` NAME=VALUE`, the value in quotes unless it is a plain word.
 fn text_word(out: &mut String, name: &str, value: Option<&str>) {
     let Some(value) = value else { return };
-    push(out, format_args!(" {name}="));
+    extend(out, &[" ", name, "="]);
     let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=' | b',');
     if !value.is_empty() && value.len() <= FIELD_LIMIT && value.bytes().all(plain) {
         return out.push_str(value);
@@ -208,21 +205,22 @@ fn text_word(out: &mut String, name: &str, value: Option<&str>) {
 fn text_error(out: &mut String, error: &io::Error) {
     out.push_str(" (");
     if let Some(code) = error.raw_os_error() {
-        push(out, format_args!("{code}: "));
+        append::number(out, code);
+        out.push_str(": ");
     }
-    append(out, error_text(error).as_bytes(), FIELD_LIMIT, misleads);
+    escape::append(out, error_text(error).as_bytes(), FIELD_LIMIT, misleads);
     out.push(')');
 }
 
 fn angie_context(out: &mut String, context: &Context<'_>) {
     if let Some(action) = context.action {
-        push(out, format_args!(" while {action}"));
+        extend(out, &[" while ", action]);
     }
-    let client = with_port(context.client);
-    text_field(out, "client", Some(client.as_bytes()));
-    let peer = differing_peer(context);
-    text_field(out, "peer", peer.as_deref().map(str::as_bytes));
-    text_field(out, "server", Some(context.server.as_bytes()));
+    text_address(out, "client", context.client);
+    if context.peer != context.client {
+        text_address(out, "peer", context.peer);
+    }
+    text_address(out, "server", context.server);
     text_field(out, "starttls", context.starttls.then_some(b"true"));
     text_field(out, "login", context.login);
     text_field(out, "upstream", context.upstream.map(str::as_bytes));
@@ -232,58 +230,60 @@ fn angie_context(out: &mut String, context: &Context<'_>) {
 /// these lines expect nothing else between its fields.
 fn nginx_context(out: &mut String, context: &Context<'_>) {
     if let Some(action) = context.action {
-        push(out, format_args!(" while {action}"));
+        extend(out, &[" while ", action]);
     }
     match context.client {
-        Some(client) => push(out, format_args!(", client: {}", client.ip())),
+        Some(client) => {
+            out.push_str(", client: ");
+            append::ip(out, client.ip());
+        }
         None => out.push_str(", client: unix:"),
     }
     if context.starttls {
         out.push_str(" using starttls");
     }
     out.push_str(", server: ");
-    append(out, context.server.as_bytes(), FIELD_LIMIT, misleads);
+    push_address(out, context.server);
     text_field(out, "login", context.login);
     if let Some(upstream) = context.upstream {
         out.push_str(", upstream: ");
-        append(out, upstream.as_bytes(), FIELD_LIMIT, misleads);
+        escape::append(out, upstream.as_bytes(), FIELD_LIMIT, misleads);
     }
 }
 
-/// `ADDR:PORT` or `unix:`.
-fn with_port(address: Option<SocketAddr>) -> String {
-    address.map_or_else(|| "unix:".to_owned(), |address| address.to_string())
-}
-
-/// The socket's peer, where it is not the client.
-fn differing_peer(context: &Context<'_>) -> Option<String> {
-    (context.peer != context.client).then(|| with_port(context.peer))
+/// `, NAME: "ADDR:PORT"`.
+fn text_address(out: &mut String, name: &str, address: Option<SocketAddr>) {
+    extend(out, &[", ", name, ": \""]);
+    push_address(out, address);
+    out.push('"');
 }
 
 fn text_field(out: &mut String, name: &str, value: Option<&[u8]>) {
     let Some(value) = value else { return };
-    push(out, format_args!(", {name}: "));
+    extend(out, &[", ", name, ": "]);
     text_quoted(out, value);
 }
 
 fn text_quoted(out: &mut String, value: &[u8]) {
     out.push('"');
-    append(out, value, FIELD_LIMIT, closes_or_misleads);
+    escape::append(out, value, FIELD_LIMIT, closes_or_misleads);
     out.push('"');
 }
 
 fn json_error(json: &mut Object, error: &io::Error) {
     json.bytes("message", error_text(error).as_bytes(), FIELD_LIMIT);
     if let Some(code) = error.raw_os_error() {
-        json.raw("code", format_args!("{code}"));
+        json.number("code", code);
     }
 }
 
 fn json_context(json: &mut Object, context: &Context<'_>) {
     json.text_if("action", context.action);
-    json.text("client", &with_port(context.client));
-    json.text_if("peer", differing_peer(context).as_deref());
-    json.text("server", context.server);
+    json.address("client", context.client);
+    if context.peer != context.client {
+        json.address("peer", context.peer);
+    }
+    json.address("server", context.server);
     json.text_if("starttls", context.starttls.then_some("true"));
     if let Some(login) = context.login {
         json.bytes("login", login, FIELD_LIMIT);
@@ -297,16 +297,16 @@ fn json_closing(json: &mut Object, closing: &Closing<'_>) {
     json.text_if("tls", closing.tls);
     json.text_if("backend", closing.backend);
     json.text_if("backend_tls", closing.backend_tls);
-    json.raw("in", format_args!("{}", closing.bytes_in));
-    json.raw("out", format_args!("{}", closing.bytes_out));
-    json.raw("duration", format_args!("{}", Seconds(closing.duration)));
+    json.number("in", closing.bytes_in);
+    json.number("out", closing.bytes_out);
     for (name, time) in times(closing) {
         if let Some(time) = time {
-            json.raw(name, format_args!("{}", Seconds(time)));
+            json.name(name);
+            push_seconds(&mut json.out, time);
         }
     }
     if let Some(bytes) = closing.undelivered {
-        json.raw("undelivered", format_args!("{bytes}"));
+        json.number("undelivered", bytes);
     }
     json.text("reason", closing.reason);
 }
@@ -333,13 +333,38 @@ fn push(out: &mut String, arguments: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(arguments);
 }
 
-/// Seconds with milliseconds, `1.234`: a number in JSON too.
-struct Seconds(Duration);
-
-impl std::fmt::Display for Seconds {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{:03}", self.0.as_secs(), self.0.subsec_millis())
+/// `2026/01/31 09:05:00`.
+fn push_date_and_time(out: &mut String, time: DateTime) {
+    append::last_digits::<4>(out, time.year().unsigned_abs().into());
+    for (before, part) in [
+        ('/', time.month()),
+        ('/', time.day()),
+        (' ', time.hour()),
+        (':', time.minute()),
+        (':', time.second()),
+    ] {
+        out.push(before);
+        append::last_digits::<2>(out, part.unsigned_abs().into());
     }
+}
+
+/// Seconds with milliseconds, `1.234`: a number in JSON too.
+fn push_seconds(out: &mut String, duration: Duration) {
+    append::number(out, duration.as_secs());
+    out.push('.');
+    append::last_digits::<3>(out, duration.subsec_millis());
+}
+
+/// `ADDR:PORT`, or `unix:` where there is none.
+fn push_address(out: &mut String, address: Option<SocketAddr>) {
+    match address {
+        Some(address) => append::socket_address(out, address),
+        None => out.push_str("unix:"),
+    }
+}
+
+fn extend(out: &mut String, parts: &[&str]) {
+    parts.iter().for_each(|part| out.push_str(part));
 }
 
 /// A JSON object under construction; its members keep their order.
@@ -365,6 +390,18 @@ impl Object {
         push(&mut self.out, value);
     }
 
+    fn number(&mut self, name: &str, value: impl itoa::Integer) {
+        self.name(name);
+        append::number(&mut self.out, value);
+    }
+
+    fn address(&mut self, name: &str, value: Option<SocketAddr>) {
+        self.name(name);
+        self.out.push('"');
+        push_address(&mut self.out, value);
+        self.out.push('"');
+    }
+
     fn text(&mut self, name: &str, value: &str) {
         self.bytes(name, value.as_bytes(), FIELD_LIMIT);
     }
@@ -379,7 +416,7 @@ impl Object {
     fn bytes(&mut self, name: &str, value: &[u8], limit: usize) {
         self.name(name);
         let mut text = String::with_capacity(value.len().min(limit));
-        append(&mut text, value, limit, nothing);
+        escape::append(&mut text, value, limit, nothing);
         let printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
         let quoted = Value::String(text);
         if printable {
@@ -409,7 +446,7 @@ impl Object {
             self.out.push(',');
         }
         self.empty = false;
-        push(&mut self.out, format_args!("\"{name}\":"));
+        extend(&mut self.out, &["\"", name, "\":"]);
     }
 }
 

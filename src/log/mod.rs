@@ -290,8 +290,8 @@ pub(crate) struct Context<'a> {
     pub client: Option<SocketAddr>,
     /// The socket's peer, which differs from the client behind a balancer; `None` is a Unix socket.
     pub peer: Option<SocketAddr>,
-    /// The listener's address, as `ADDR:PORT`.
-    pub server: &'a str,
+    /// Our end of the client's connection; `None` is a Unix socket.
+    pub server: Option<SocketAddr>,
     /// Whether STARTTLS was done.
     pub starttls: bool,
     /// The login as the client sent it, or as the auth server replaced it.

@@ -9,7 +9,9 @@ mod kept;
 
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +20,6 @@ use zeroize::Zeroizing;
 
 use super::conn::Conn;
 use super::error::NetError;
-use super::line::Line;
 use super::race::connect_first;
 use super::resolve::Dns;
 use super::socket::{Deadline, Socket};
@@ -41,6 +42,8 @@ const FIRST_BYTE: Duration = Duration::from_millis(500);
 /// One HTTP server.
 pub(crate) struct HttpClient {
     url: HttpUrl,
+    /// The first lines of every request.
+    start: String,
     dns: Dns,
     tls: Option<Connector>,
     kept: Kept,
@@ -51,8 +54,10 @@ pub(crate) struct HttpClient {
 pub(crate) struct Response {
     /// Status code.
     pub status: u16,
-    /// Names and values, values without spaces around them.
-    pub headers: Vec<(String, Zeroizing<Vec<u8>>)>,
+    /// As it came. Wiped: there may be a password in it.
+    head: Zeroizing<Vec<u8>>,
+    /// Where in it the names are, and the values without spaces around them.
+    headers: Vec<(Range<usize>, Range<usize>)>,
 }
 
 /// Why there is no answer.
@@ -96,11 +101,13 @@ impl fmt::Display for HttpError {
 impl HttpClient {
     /// A client of one server; `tls` goes with `https`. `keepalive` idle connections are kept at most.
     pub(crate) fn new(url: HttpUrl, dns: Dns, tls: Option<Connector>, keepalive: usize) -> Self {
+        let kept = Kept::new(keepalive);
         Self {
+            start: Self::start_of_requests(&url, kept.is_wanted()),
             url,
             dns,
             tls,
-            kept: Kept::new(keepalive),
+            kept,
         }
     }
 
@@ -116,7 +123,7 @@ impl HttpClient {
     /// Asks once. `headers` are complete lines. A kept connection that is dead or silent is replaced
     /// by a new one.
     pub(crate) fn get(&self, headers: &[u8], deadline: Deadline) -> Result<Response, HttpError> {
-        let request = self.request(headers);
+        let request = super::line::line(&[self.start.as_bytes(), headers]);
         if let Some(mut conn) = self.kept.take() {
             let sent = conn.send(&request, deadline).map_err(broken);
             let first = Deadline {
@@ -138,20 +145,17 @@ impl HttpClient {
         self.connect(deadline).map(|conn| conn.tls_facts())
     }
 
-    /// Version 1.0 says, as nginx does, that the connection is for this request alone.
-    fn request(&self, headers: &[u8]) -> Line {
-        let host = match &self.url.host {
+    /// What every request begins with. Version 1.0 says, as nginx does, that the connection is for this request
+    /// alone.
+    fn start_of_requests(url: &HttpUrl, keeps: bool) -> String {
+        let host = match &url.host {
             HttpHost::Tcp(host, _) if host.contains(':') => format!("[{host}]"),
             HttpHost::Tcp(host, _) => host.clone(),
             HttpHost::Unix(_) => "localhost".into(),
         };
-        let version = match self.kept.is_wanted() {
-            true => "1.1",
-            false => "1.0",
-        };
-        let uri = &self.url.uri;
-        let start = format!("GET {uri} HTTP/{version}\r\nHost: {host}\r\n");
-        super::line::line(&[start.as_bytes(), headers])
+        let version = if keeps { "1.1" } else { "1.0" };
+        let uri = &url.uri;
+        format!("GET {uri} HTTP/{version}\r\nHost: {host}\r\n")
     }
 
     fn connect(&self, deadline: Deadline) -> Result<Conn, HttpError> {
@@ -160,7 +164,7 @@ impl HttpClient {
                 let path = SockAddr::unix(path).map_err(HttpError::Connect)?;
                 let limit = deadline.remaining().ok_or(HttpError::Timeout)?;
                 let socket = Socket::connect(&path, limit).map_err(not_connected)?;
-                return self.start(socket, deadline);
+                return self.begin(socket, deadline);
             }
             // This machine, whatever a `resolver` would say (RFC 6761, section 6.3).
             HttpHost::Tcp(host, port) if host.eq_ignore_ascii_case("localhost") => {
@@ -181,10 +185,10 @@ impl HttpClient {
                 .collect(),
         };
         let socket = connect_first(&addresses, deadline.at).map_err(not_connected)?;
-        self.start(socket, deadline)
+        self.begin(socket, deadline)
     }
 
-    fn start(&self, socket: Socket, deadline: Deadline) -> Result<Conn, HttpError> {
+    fn begin(&self, socket: Socket, deadline: Deadline) -> Result<Conn, HttpError> {
         let mut conn = Conn::new(Arc::new(socket), HEAD);
         if let (Some(tls), HttpHost::Tcp(host, _)) = (&self.tls, &self.url.host) {
             let engine = tls
@@ -252,30 +256,39 @@ struct Head {
 fn parse_head(bytes: &[u8]) -> Result<Option<Head>, HttpError> {
     // A peer that sends byte by byte makes nobody parse from the start each time.
     let ends = |window: &[u8]| window == b"\n\n" || window == b"\n\r";
-    if !bytes.windows(2).any(ends) && bytes.len() < HEAD {
+    let has_ended = bytes.ends_with(b"\n\r\n") || bytes.windows(2).any(ends);
+    if !has_ended && bytes.len() < HEAD {
         return Ok(None);
     }
     let malformed = |reason: String| HttpError::Malformed(format!("invalid answer: {reason}"));
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
-    let mut answer = httparse::Response::new(&mut headers);
-    let len = match answer.parse(bytes) {
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS];
+    let mut answer = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    let parsed = parser.parse_response_with_uninit_headers(&mut answer, bytes, &mut headers);
+    let len = match parsed {
         Ok(httparse::Status::Complete(len)) => len,
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(error) => return Err(malformed(error.to_string())),
     };
     let status = answer.code.unwrap_or_default();
+    // The parser gives parts of what it was given, or else something empty.
+    let place = |part: &[u8]| {
+        let start = part.as_ptr().addr().checked_sub(bytes.as_ptr().addr());
+        let start = start.filter(|_| !part.is_empty()).unwrap_or(0);
+        start..start + part.len()
+    };
+    let headers = answer.headers.iter();
     let response = Response {
         status,
-        headers: answer
-            .headers
-            .iter()
+        headers: headers
             .map(|header| {
                 (
-                    header.name.to_owned(),
-                    Zeroizing::new(header.value.trim_ascii().to_vec()),
+                    place(header.name.as_bytes()),
+                    place(header.value.trim_ascii()),
                 )
             })
             .collect(),
+        head: Zeroizing::new(bytes[..len].to_vec()),
     };
     let body = match status {
         100..=199 | 204 | 304 => Some(0),
@@ -320,13 +333,17 @@ fn skip_body(conn: &mut Conn, body: Option<usize>, deadline: Deadline) -> bool {
 }
 
 impl Response {
+    /// Names and values, values without spaces around them.
+    pub(crate) fn headers(&self) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> {
+        let headers = self.headers.iter();
+        headers.map(|(name, value)| (&self.head[name.clone()], &self.head[value.clone()]))
+    }
+
     /// The last header of this name, in any case.
     pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers
-            .iter()
-            .rev()
-            .find(|(header, _)| header.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_slice())
+        let mut from_the_last = self.headers().rev();
+        let found = from_the_last.find(|(header, _)| header.eq_ignore_ascii_case(name.as_bytes()));
+        found.map(|(_, value)| value)
     }
 }
 

@@ -99,11 +99,10 @@ fn end_loop(session: &Session, candidates: &[Candidate]) -> Result<(), BackendEr
     };
     let own_ends = session.entry.peer.socket().zip(session.local().socket());
     let ends = session.proxied.or(own_ends);
-    let upstream = first.address.to_string();
-    match loops::found(ends, session.proxy_ttl, &upstream) {
+    match loops::found(ends, session.proxy_ttl, first.address) {
         None => Ok(()),
         Some(text) => {
-            session.set_upstream(Some(upstream));
+            session.set_upstream(Some(first.address));
             Err(BackendError::Connect(text, None))
         }
     }
@@ -227,7 +226,7 @@ fn dial<'a>(
 ) -> Result<BackendConn<'a>, BeforeCredentials> {
     let Candidate { host, address, .. } = candidate;
     session.log_debug(file!(), || format!("trying host {host} at {address}"));
-    session.set_upstream(Some(candidate.address.to_string()));
+    session.set_upstream(Some(candidate.address));
     if let Some(connect_timeout) = grant.connect_timeout {
         deadlines.limit_connect(connect_timeout);
     }

@@ -87,9 +87,9 @@ pub(crate) struct Facts {
     /// What it is doing.
     pub step: Step,
     /// The last login that was tried; the backend's name for it once accepted.
-    pub login: Option<Vec<u8>>,
+    pub login: Option<Arc<[u8]>>,
     /// The backend's address, once it is known.
-    pub upstream: Option<String>,
+    pub upstream: Option<Arc<str>>,
     /// Version of TLS towards the client.
     pub tls: Option<String>,
     /// Version of TLS towards the backend.

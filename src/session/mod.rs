@@ -31,6 +31,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::admission::{Admission, Limits, Place};
+use crate::append;
 use crate::backend::loops::PROXIES;
 use crate::backend::silent::Silent;
 use crate::backend::talk::{BackendStep, Watcher};
@@ -238,12 +239,13 @@ impl Session {
 
     /// The login that is tried, or the backend's name for it; none if it is empty.
     pub(crate) fn set_login(&self, login: &[u8]) {
-        let login = Some(login.to_vec()).filter(|login| !login.is_empty());
-        self.entry.facts().login = login;
+        let login = Some(login).filter(|login| !login.is_empty());
+        self.entry.facts().login = login.map(Arc::from);
     }
 
     /// The backend that is talked to.
-    pub(crate) fn set_upstream(&self, upstream: Option<String>) {
+    pub(crate) fn set_upstream(&self, upstream: Option<SocketAddr>) {
+        let upstream = upstream.map(|address| append::socket_address_text(address).into());
         self.entry.facts().upstream = upstream;
     }
 
@@ -433,7 +435,7 @@ impl Session {
             action: matches!(shown, Shown::Action).then(|| step.action()),
             client: client.socket(),
             peer: self.entry.peer.socket(),
-            server: &self.local().to_string(),
+            server: self.local().socket(),
             starttls: self.starttls,
             login: login.as_deref(),
             upstream: upstream.as_deref(),

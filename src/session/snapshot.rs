@@ -103,7 +103,7 @@ impl Snapshot {
             user: facts.login.as_deref().map(escape),
             state: state(entry, facts),
             action: facts.step.action(),
-            backend: facts.upstream.clone(),
+            backend: facts.upstream.as_deref().map(str::to_owned),
             tls: facts.tls.clone(),
             backend_tls: facts.backend_tls.clone(),
             age,
@@ -268,8 +268,8 @@ mod tests {
             live.add(number, &service, peer.into(), client);
         }
         let entry = live.find(2).expect("it is there");
-        entry.facts().login = Some(b"b\"ob".to_vec());
-        entry.facts().upstream = Some("[2001:db8::2]:143".to_owned());
+        entry.facts().login = Some(b"b\"ob"[..].into());
+        entry.facts().upstream = Some("[2001:db8::2]:143".into());
         assert!(Filter::default().is_empty());
         assert_eq!(numbers(&live, &Filter::default()), [1, 2, 3]);
         let of = |address| Filter {
@@ -331,7 +331,7 @@ mod tests {
         };
         assert_eq!(now().state, State::BeforeLogin);
         entry.facts().step = Step::InHttpAuth;
-        entry.facts().login = Some(b"bob\r\n".to_vec());
+        entry.facts().login = Some(b"bob\r\n"[..].into());
         assert_eq!(now().state, State::LoggingIn);
         assert_eq!(now().action, "in http auth state");
         assert_eq!(now().user.as_deref(), Some("bob\\x0D\\x0A"));

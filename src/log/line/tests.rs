@@ -24,7 +24,7 @@ fn context() -> Context<'static> {
         action: Some("connecting to upstream"),
         client: Some(([192, 0, 2, 1], 50000).into()),
         peer: Some(([192, 0, 2, 1], 50000).into()),
-        server: "0.0.0.0:143",
+        server: Some(([0, 0, 0, 0], 143).into()),
         starttls: true,
         login: Some(b"jane"),
         upstream: Some("[::1]:1143"),
