@@ -61,7 +61,7 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 pub(crate) struct Admission {
     state: Mutex<State>,
-    /// A session ended.
+    /// The last session ended.
     end: Condvar,
     numbers: AtomicU64,
     waits: Arc<ClientWait>,
@@ -365,7 +365,9 @@ impl State {
         let most = self.limits.max_prelogin_per_ip.unwrap_or(usize::MAX);
         let here = self.before_login.get(&address);
         if here.is_none_or(|here| here.all <= most.saturating_add(here.leaving)) {
-            self.exceeded.remove(&address);
+            if !self.exceeded.is_empty() {
+                self.exceeded.remove(&address);
+            }
             return None;
         }
         self.exceeded.insert(address);
@@ -492,6 +494,9 @@ impl Drop for Place {
         }
         state.forget_leaving(self.number);
         state.sessions -= 1;
-        self.admission.end.notify_all();
+        // To tell nobody costs a system call, and that is all that anybody waits for.
+        if state.sessions == 0 {
+            self.admission.end.notify_all();
+        }
     }
 }

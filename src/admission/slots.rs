@@ -79,7 +79,7 @@ impl Slots {
         let Some(target) = self.targets.get_mut(name) else {
             return false;
         };
-        if target.kept.remove(&session) {
+        if !target.kept.is_empty() && target.kept.remove(&session) {
             return true;
         }
         if target.taken < most && target.line.is_empty() {

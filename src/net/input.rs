@@ -11,9 +11,11 @@ const BEGIN: usize = 1024;
 /// Bytes read ahead.
 #[derive(Debug)]
 pub(super) struct Input {
-    /// Bytes not used yet are `bytes[start..]`. Wiped: passwords pass through it.
-    bytes: Zeroizing<Vec<u8>>,
+    /// Bytes not used yet are `bytes[start..end]`. Passwords pass through it: all others are zeros, whether they
+    /// have been used or have never been there.
+    bytes: Vec<u8>,
     start: usize,
+    end: usize,
     limit: usize,
 }
 
@@ -21,8 +23,9 @@ impl Input {
     /// A buffer for at most `limit` bytes; it holds no memory yet.
     pub(super) fn new(limit: usize) -> Self {
         Self {
-            bytes: Zeroizing::default(),
+            bytes: Vec::new(),
             start: 0,
+            end: 0,
             limit,
         }
     }
@@ -34,24 +37,23 @@ impl Input {
 
     /// What was read and not used.
     pub(super) fn held(&self) -> &[u8] {
-        &self.bytes[self.start..]
+        &self.bytes[self.start..self.end]
     }
 
     /// Forgets and wipes the first `n` bytes.
     pub(super) fn consume(&mut self, n: usize) {
-        let used = self.start..(self.start + n).min(self.bytes.len());
+        let used = self.start..(self.start + n).min(self.end);
         self.start = used.end;
         self.bytes[used].zeroize();
-        if self.start == self.bytes.len() {
-            self.bytes.clear();
-            self.start = 0;
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
         }
     }
 
     /// Forgets everything, and holds no memory.
     pub(super) fn clear(&mut self) {
-        self.bytes = Zeroizing::default();
-        self.start = 0;
+        self.consume(self.held().len());
+        self.bytes = Vec::new();
     }
 
     /// Whether it can take no more.
@@ -66,37 +68,44 @@ impl Input {
         read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<usize, E> {
         self.make_room();
-        let held = self.bytes.len();
-        let room = self.bytes.capacity().min(self.limit);
-        self.bytes.resize(room, 0);
-        let got = read(&mut self.bytes[held..]);
-        let n = *got.as_ref().unwrap_or(&0);
-        self.bytes.truncate(held + n);
+        let room = self.bytes.len().min(self.limit);
+        let room = &mut self.bytes[self.end..room];
+        let got = read(room);
+        match &got {
+            Ok(n) => self.end += n,
+            // Whatever it has left there.
+            Err(_) => room.zeroize(),
+        }
         got
     }
 
     /// A vector that grew by itself would leave copies of a password behind.
     fn make_room(&mut self) {
-        let held = self.held().len();
-        if self.bytes.len() < self.bytes.capacity().min(self.limit) {
+        if self.end < self.bytes.len().min(self.limit) {
             return;
         }
+        let held = self.held().len();
         let wanted = match self.start {
-            0 => (2 * self.bytes.capacity()).max(BEGIN),
-            _ => self.bytes.capacity().max(BEGIN),
+            0 => (2 * self.bytes.len()).max(BEGIN),
+            _ => self.bytes.len().max(BEGIN),
         };
-        let mut larger = Zeroizing::new(Vec::with_capacity(wanted.min(self.limit).max(held)));
+        let mut larger = Vec::with_capacity(wanted.min(self.limit).max(held));
         larger.extend_from_slice(self.held());
+        larger.resize(larger.capacity(), 0);
+        self.clear();
         self.bytes = larger;
-        self.start = 0;
+        self.end = held;
     }
 
     /// Everything held, without the buffer.
     pub(super) fn into_held(self) -> Zeroizing<Vec<u8>> {
-        match self.start {
-            0 if !self.bytes.is_empty() => self.bytes,
-            _ => Zeroizing::new(self.held().to_vec()),
-        }
+        Zeroizing::new(self.held().to_vec())
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 
@@ -136,6 +145,19 @@ mod tests {
         input.consume(7);
         assert_eq!(input.held(), b"rest");
         assert_eq!(input.bytes[..7], [0; 7]);
+        input.consume(4);
+        assert_eq!(input.bytes[..], [0; BEGIN]);
+    }
+
+    #[test]
+    fn another_limit_holds_for_what_is_there_already() {
+        let mut input = Input::new(1 << 20);
+        feed(&mut input, b"0123456789");
+        input.consume(4);
+        input.set_limit(8);
+        assert_eq!(feed(&mut input, b"abcdef"), 2);
+        assert!(input.is_full());
+        assert_eq!(input.held(), b"456789ab");
     }
 
     #[test]

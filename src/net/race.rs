@@ -20,6 +20,9 @@ const HEAD_START: Duration = Duration::from_millis(250);
 /// # Errors
 /// The last failure; `TimedOut` when there was none before `end`.
 pub(crate) fn connect_first(addresses: &[SockAddr], end: Instant) -> io::Result<Socket> {
+    if let [only] = addresses {
+        return Socket::connect(only, end.saturating_duration_since(Instant::now()));
+    }
     let mut untried = addresses.iter();
     let mut pending = Vec::new();
     let mut failure = io::Error::from(ErrorKind::TimedOut);

@@ -9,12 +9,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{SockAddr, TcpKeepalive};
 
 use super::address::Address;
-use super::race::connect_first;
 use crate::config::Keepalive;
 
 /// Until when something may take, and the directive that says so.
@@ -81,7 +81,7 @@ impl Socket {
         Ok(Self::accepted(inner.into()))
     }
 
-    /// The same for one that was accepted, whose calls block anyway.
+    /// The same for one whose calls block anyway, such as one that was accepted.
     pub(crate) fn accepted(inner: socket2::Socket) -> Self {
         Self {
             inner,
@@ -95,23 +95,27 @@ impl Socket {
         }
     }
 
-    /// Connects within `limit`.
+    /// Connects within `limit`, to an address of TCP or a Unix socket.
     pub(crate) fn connect(address: &SockAddr, limit: Duration) -> io::Result<Self> {
-        if address.as_socket().is_some() {
-            return connect_first(std::slice::from_ref(address), Instant::now() + limit);
-        }
         let inner = socket2::Socket::new(address.domain(), socket2::Type::STREAM, None)?;
-        // A Unix socket whose queue is full refuses a non-blocking connect at once; a blocking one waits
-        // as long as a write may.
-        inner.set_write_timeout(Some(Duration::from_millis(whole_millis(limit))))?;
-        inner.connect(address).map_err(|error| match error.kind() {
-            ErrorKind::WouldBlock => ErrorKind::TimedOut.into(),
-            _ => error,
-        })?;
         let socket = Self::accepted(inner);
-        socket
-            .write_timeout
-            .store(whole_millis(limit), Ordering::Relaxed);
+        // A blocking connect waits as long as a write may (socket(7)). A Unix socket whose queue is full would
+        // refuse one that does not block.
+        socket.limit_writes(limit)?;
+        // What a signal has interrupted goes on by itself, and is waited for by the next call.
+        while let Err(error) = socket.inner.connect(address) {
+            match error.kind() {
+                ErrorKind::Interrupted => {}
+                ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
+                _ if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => {
+                    return Err(ErrorKind::TimedOut.into());
+                }
+                _ => return Err(error),
+            }
+        }
+        if address.as_socket().is_some() {
+            socket.inner.set_tcp_nodelay(true)?;
+        }
         Ok(socket)
     }
 
@@ -127,7 +131,7 @@ impl Socket {
 
     /// Reads what is there, waiting for `limit` at most.
     pub(crate) fn read(&self, buf: &mut [u8], limit: Duration) -> io::Result<Waited> {
-        let millis = whole_millis(limit);
+        let millis = coarse_millis(limit);
         if self.read_timeout.swap(millis, Ordering::Relaxed) != millis {
             self.inner
                 .set_read_timeout(Some(Duration::from_millis(millis)))?;
@@ -203,7 +207,7 @@ impl Socket {
 
     /// How long a blocking write may take from now on; a millisecond at least.
     fn limit_writes(&self, limit: Duration) -> io::Result<()> {
-        let millis = whole_millis(limit);
+        let millis = coarse_millis(limit);
         match self.write_timeout.swap(millis, Ordering::Relaxed) == millis {
             true => Ok(()),
             false => (self.inner).set_write_timeout(Some(Duration::from_millis(millis))),
@@ -223,7 +227,7 @@ impl Socket {
         let timeout = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
         let mut fds = [PollFd::new(self.inner.as_fd(), what.flags())];
         match poll(&mut fds, timeout) {
-            Err(nix::errno::Errno::EINTR) => return Ok(Seen::Nothing),
+            Err(Errno::EINTR) => return Ok(Seen::Nothing),
             Err(error) => return Err(error.into()),
             Ok(0) => return Ok(Seen::Nothing),
             Ok(_) => {}
@@ -316,7 +320,7 @@ pub(crate) fn wait_for_either(
         .map(|socket| PollFd::new(socket.as_fd(), flags))
         .collect();
     match poll(&mut fds, timeout) {
-        Err(nix::errno::Errno::EINTR) | Ok(0) => return Ok([false; 2]),
+        Err(Errno::EINTR) | Ok(0) => return Ok([false; 2]),
         Err(error) => return Err(error.into()),
         Ok(_) => {}
     }
@@ -340,7 +344,7 @@ mod outq {
     }
 }
 
-/// Keepalive, which finds peers that are gone without a word. Not on Unix sockets, where the kernel
+/// Keepalive, which finds peers that are gone without a word. On Unix sockets it does nothing: there the kernel
 /// knows at once. No TCP_USER_TIMEOUT: it would also end a peer that is there and does not read.
 /// What is accepted from a listener inherits its setting.
 pub(crate) fn keep_alive(socket: &socket2::Socket, keepalive: Keepalive) {
@@ -349,10 +353,6 @@ pub(crate) fn keep_alive(socket: &socket2::Socket, keepalive: Keepalive) {
         .with_time(Duration::from_secs(120))
         .with_interval(Duration::from_secs(30))
         .with_retries(4);
-    let is_tcp = socket.local_addr().is_ok_and(|address| !address.is_unix());
-    if !is_tcp {
-        return;
-    }
     let probes = match keepalive {
         Keepalive::Unset => OURS,
         Keepalive::Off => {
@@ -372,7 +372,8 @@ pub(crate) fn keep_alive(socket: &socket2::Socket, keepalive: Keepalive) {
             count.into_iter().fold(probes, TcpKeepalive::with_retries)
         }
     };
-    // Turns it on as well. A connection that is gone already cannot be set; it is found out at once elsewhere.
+    // Turns it on as well. A connection that is gone already cannot be set, which is found out at once
+    // elsewhere; nor can a Unix socket.
     let _ = socket.set_tcp_keepalive(&probes);
 }
 
@@ -425,15 +426,18 @@ fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Waited> {
     }
 }
 
-/// SO_RCVTIMEO of zero would mean for ever.
-fn whole_millis(limit: Duration) -> u64 {
-    u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1)
+/// A limit for SO_RCVTIMEO and SO_SNDTIMEO, where zero would mean for ever. It is rounded up, by a
+/// sixty-fourth at most: so what is left of one deadline stays the same for a while, and need not be set for
+/// every call.
+fn coarse_millis(limit: Duration) -> u64 {
+    let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1);
+    let grain = (millis / 64).checked_ilog2().map_or(1, |power| 1 << power);
+    millis.checked_next_multiple_of(grain).unwrap_or(millis)
 }
 
 /// Whether a failed call says that this process or system has no descriptors or memory left, which is
 /// nobody's fault at the other end.
 pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
-    use nix::errno::Errno;
     let codes = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
     codes
         .iter()

@@ -104,14 +104,14 @@ impl Relay {
         const ROUNDS: u32 = 32;
         let end = Instant::now() + self.in_place();
         let mut begins = begins.map(Some);
-        let mut is_ready = [true; 2];
+        // Where TLS runs, something may have been read that poll knows nothing of.
+        let mut is_ready = [Which::Up, Which::Down].map(|which| self.source(which).is_tls());
         for _ in 0..ROUNDS {
             for which in [Which::Up, Which::Down] {
                 let begin = &mut begins[which as usize];
                 let moved = begin
                     .as_mut()
-                    .filter(|_| is_ready[which as usize])
-                    .map(|begin| self.move_at_once(which, begin));
+                    .map(|begin| self.move_at_once(which, begin, is_ready[which as usize]));
                 match moved {
                     None | Some(Ok(true)) => {}
                     Some(Ok(false)) => return begins,
@@ -144,13 +144,22 @@ impl Relay {
     }
 
     /// Passes on what is there, without waiting; false if the destination does not take it, or there is
-    /// much of it.
-    fn move_at_once(self: &Arc<Self>, which: Which, begin: &mut Begin) -> Result<bool, Outcome> {
+    /// much of it. Nothing is read from a source that is not ready.
+    fn move_at_once(
+        self: &Arc<Self>,
+        which: Which,
+        begin: &mut Begin,
+        is_ready: bool,
+    ) -> Result<bool, Outcome> {
         /// For the end of the stream, behind which there is nothing.
         const TO_END: Duration = Duration::from_millis(100);
         let source = self.source(which);
         let mut small = Wiped([0; SMALL]);
+        let mut may_have_more = is_ready;
         while self.write_at_once(which, begin)? {
+            if !may_have_more {
+                return Ok(true);
+            }
             match source.read_now(&mut small[..]) {
                 Ok(Got::TimedOut) => return Ok(true),
                 Ok(Got::Bytes(n)) => {
@@ -158,6 +167,8 @@ impl Relay {
                     if n == SMALL {
                         return Ok(false);
                     }
+                    // Out of a socket that was all; of TLS records the engine may hold another.
+                    may_have_more = source.is_tls();
                 }
                 ended => {
                     let is_broken = ended.is_err();

@@ -348,7 +348,7 @@ impl Relay {
             })
             .collect();
         // Whoever keeps watch over the other direction has nothing to watch any more.
-        self.changed.notify_all();
+        self.tell_watcher();
         drop(state);
         self.log_debug("relay sleeps");
         self.entry.note_sleep(true);
@@ -375,7 +375,7 @@ impl Relay {
         let other = which.other() as usize;
         let mut state = self.lock();
         state.directions[which as usize] = Direction::Ended;
-        self.changed.notify_all();
+        self.tell_watcher();
         self.limit_silence();
         if state.directions[other] == Direction::Away {
             // It left before, and nobody has put it to sleep.
@@ -403,6 +403,13 @@ impl Relay {
     fn keeps_watch(&self) -> bool {
         let limit = millis(self.half_closed);
         self.clock.hibernate.is_none_or(|looks| looks > limit)
+    }
+
+    /// Something has changed for whoever keeps watch. To tell nobody costs a system call.
+    fn tell_watcher(&self) {
+        if self.keeps_watch() {
+            self.changed.notify_all();
+        }
     }
 
     /// Waits until a direction does not run any more; `None` when it has been silent for too long.
