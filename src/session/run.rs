@@ -73,7 +73,8 @@ impl Opening {
     }
 }
 
-/// What lies between a client's login command and its answer.
+/// What lies between a client's login command and its answer. What few logins have is in a box: thousands
+/// of these sleep.
 #[derive(Default)]
 pub(super) struct Login {
     /// What the client has presented.
@@ -88,9 +89,9 @@ pub(super) struct Login {
     /// A place among the logins in progress towards whoever is asked next.
     slot: Option<Claim>,
     /// It may not pass, and the client has not been told so yet.
-    refused: Option<Refused>,
+    refused: Option<Box<Refused>>,
     /// Nothing comes after it any more, but not before this time.
-    ends: Option<(Cause, Deadline)>,
+    ends: Option<Box<(Cause, Deadline)>>,
 }
 
 impl Login {
@@ -586,12 +587,12 @@ fn hold_refusal(session: &Session, login: &mut Login, refusal: LoginRefusal) {
         .as_if_seen
         .then(|| session.service.refusal_time.any());
     let wait = refusal.again.max(unseen).max(penalty);
-    login.refused = Some(Refused {
+    login.refused = Some(Box::new(Refused {
         method: method.unwrap_or(Method::PLAIN),
         not_before: wait.map(|wait| Deadline::after(wait, "Auth-Wait")),
         is_challenged: false,
         refusal,
-    });
+    }));
 }
 
 /// What the refusal of the login under way costs.
@@ -634,15 +635,15 @@ fn tell_refusal(
 /// Ends a session that a refusal of its backend has ended, when it is time. A client that is gone before has
 /// not changed why.
 fn end_late(client: &mut ClientConn, login: &mut Login) -> Result<(), Halt> {
-    let Some((cause, time)) = login.ends.take() else {
+    let Some(ends) = login.ends.take() else {
         return Ok(());
     };
-    match client.pause(time) {
+    match client.pause(ends.1) {
         Err(Stall::Asleep(wake)) => {
-            login.ends = Some((cause, time));
+            login.ends = Some(ends);
             Err(Halt::Asleep(wake))
         }
-        Ok(()) | Err(Stall::Failed(_)) => Err(cause.into()),
+        Ok(()) | Err(Stall::Failed(_)) => Err(ends.0.into()),
     }
 }
 
@@ -729,7 +730,8 @@ fn refuse_as_backend(session: &Session, login: &mut Login, cause: Cause) -> Resu
             let Some(penalty) = penalty_of(session, login) else {
                 return Err(cause);
             };
-            login.ends = Some((cause, Deadline::after(penalty, "auth_penalty_max")));
+            let deadline = Deadline::after(penalty, "auth_penalty_max");
+            login.ends = Some(Box::new((cause, deadline)));
             return Ok(());
         }
         _ => return Err(cause),
