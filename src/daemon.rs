@@ -1,32 +1,33 @@
 //! The process: what is done in which order at the start, on a signal, and at the end.
 
+mod checks;
+mod reload;
+mod rights;
+
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, after, never, select};
 
 use crate::admission::Limits;
 use crate::backend::Visits;
 use crate::blocklist::Denied;
-use crate::config::{self, Config, ListenAddress, Mistake};
+use crate::config::{self, Config, Mistake};
 use crate::control::status::{self, LastReload};
 use crate::control::{Asked, Control, Desk, Wanted};
 use crate::dialect;
 use crate::front::{self, Fronts, Listening};
 use crate::limits::redis::Prepared;
-use crate::log::{Log, LogDestination, Severity};
-use crate::net::resolve;
+use crate::log::{Log, Severity};
 use crate::service::{self, Kept, Service};
 use crate::session::Runtime;
 use crate::session::live::Ending;
 use crate::status::{Door, Shown, Site};
-use crate::system::confinement::{self, Use};
 use crate::system::pid_file::PidFile;
 use crate::system::signals::{self, Wish};
-use crate::system::threads::spawn;
-use crate::system::{keeper, limits, privileges, service_manager};
+use crate::system::{keeper, privileges, service_manager};
 
 /// How long threads get to end when the process is told to stop.
 const STOP: Duration = Duration::from_millis(1500);
@@ -37,17 +38,8 @@ const IN_ORDER: Duration = Duration::from_millis(300);
 /// How long the store that nodes share may take to hear of the sessions that have ended.
 const LAST_WORD: Duration = Duration::from_millis(200);
 
-/// Descriptors that are no session's: logs, listeners, auth servers, look-ups of hosts.
-const DESCRIPTORS_ASIDE: u64 = 256;
-
 /// The service manager hears of us at least so often.
 const LONGEST_PULSE: Duration = Duration::from_secs(10);
-
-/// When this was written, roughly: 1 November 2026.
-const WRITTEN: Duration = Duration::from_secs(1_793_491_200);
-
-/// Threads that are neither workers nor relays.
-const THREADS_ASIDE: u64 = 64;
 
 /// Why the process cannot go on.
 #[derive(Debug)]
@@ -111,14 +103,14 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
                 let _ = privileges::join(group);
             }
             privileges::limit_capabilities(become_user.as_ref().map(|(user, _)| user))?;
-            Some(confine(config))
+            Some(rights::confine(config))
         }
         None => None,
     };
     // First: who reads that we listen may send a signal at once.
     let wishes = signals::listen()?;
     let _ = privileges::forbid_core_files();
-    check_descriptors(config)?;
+    checks::check_descriptors(config)?;
     let denied = Denied::read(&process.deny, &log)?;
     let store = Prepared::new(process, &log)?;
     let kept = Kept::default().next(config);
@@ -143,15 +135,12 @@ fn start(config: &Config, file: Option<&Path>) -> Result<Process, String> {
         }
         privileges::drop_root(&user, group)?;
     }
-    if privileges::is_root() {
-        let text = "running as root: name a `user` in [postern] to become once the ports are bound";
-        log.write(Severity::Warn, file!(), text, None, None);
-    }
+    checks::warn_of_root(&log);
     if let Some(landlock) = landlock {
-        say_what_holds(&landlock, &log);
+        rights::say_what_holds(&landlock, &log);
     }
-    warn_of_few_threads(process, &log);
-    warn_of_wrong_clock(&log);
+    checks::warn_of_few_threads(process, &log);
+    checks::warn_of_wrong_clock(&log);
     let runtime = Runtime::start(admission_limits(process))
         .map_err(|error| format!("cannot start the threads for sessions: {error}"))?;
     runtime.blocklist.deny(denied);
@@ -207,54 +196,6 @@ fn open_status(config: &Config, before: Option<&Door>) -> Result<Option<Door>, S
 fn begin_status(door: &Door, site: &Arc<Site>, log: &Log) {
     door.begin(site);
     let text = format!("the status page is at http://{}/", door.address());
-    log.write(Severity::Notice, file!(), &text, None, None);
-}
-
-/// Confines the process to what its configuration names, for good; the keeper is another process. Returns what
-/// holds, for people.
-///
-/// # Errors
-/// For people: why nothing does. The process goes on all the same.
-fn confine(config: &Config) -> Result<String, String> {
-    if !config.process.landlock {
-        return Err("`landlock = off`".to_owned());
-    }
-    let mut named: Vec<(Use, &Path)> = Vec::new();
-    named.extend(config.files.iter().map(|file| (Use::Read, file.as_path())));
-    named.extend(
-        config
-            .process
-            .pid
-            .iter()
-            .map(|file| (Use::Pid, file.as_path())),
-    );
-    let of_servers = config.servers.iter().flat_map(|server| &server.error_log);
-    for log in config.process.error_log.iter().chain(of_servers) {
-        if let LogDestination::File(file) = &log.destination {
-            named.push((Use::Log, file));
-        }
-    }
-    for listen in config.servers.iter().flat_map(|server| &server.listen) {
-        if let ListenAddress::Unix(file) = &listen.address {
-            named.push((Use::Socket, file));
-        }
-    }
-    if let config::Control::At(file) = &config.process.control {
-        named.push((Use::Socket, file));
-    }
-    confinement::confine(&named)
-}
-
-fn say_what_holds(landlock: &Result<String, String>, log: &Log) {
-    let capabilities = privileges::show_capabilities();
-    let text = match landlock {
-        Ok(holds) => {
-            format!("confined: {holds}, no new privileges, capabilities: {capabilities}")
-        }
-        Err(why) => format!(
-            "not confined to its files: {why}; no new privileges, capabilities: {capabilities}"
-        ),
-    };
     log.write(Severity::Notice, file!(), &text, None, None);
 }
 
@@ -468,144 +409,6 @@ impl Process {
         }
     }
 
-    /// HUP: reads everything anew. If anything is wrong, everything stays as it is.
-    ///
-    /// Returns the warnings about the new configuration, or its mistakes.
-    fn reload(&mut self) -> Result<Vec<String>, Vec<String>> {
-        let Some(file) = self.file.clone() else {
-            let text = "HUP: there is no configuration file to read again";
-            self.say(text);
-            return Err(vec![text.to_owned()]);
-        };
-        self.tell(|_| service_manager::reloading());
-        let done = match config::load(&file) {
-            Ok(config) => {
-                let changed = self.change_to(&config).map_err(|error| vec![error]);
-                changed.map(|()| config.warnings)
-            }
-            Err(mistakes) => Err(mistakes.iter().map(ToString::to_string).collect()),
-        };
-        let mistakes = done.as_ref().err().map_or(&[][..], Vec::as_slice);
-        self.last_reload = Some(LastReload::now(mistakes));
-        if !mistakes.is_empty() {
-            self.site.note_failed_reload();
-        }
-        for error in mistakes {
-            self.log.write(Severity::Error, file!(), error, None, None);
-        }
-        match mistakes {
-            [] => self.say("the configuration was read anew"),
-            _ => self.log.write(
-                Severity::Error,
-                file!(),
-                "the new configuration has mistakes; the old one stays in use",
-                None,
-                None,
-            ),
-        }
-        self.tell(service_manager::ready);
-        done
-    }
-
-    /// Everything that can fail comes first, while everything is still as it was. Sockets that stay are
-    /// not touched, so that no connection is refused; sessions that run keep the server that they began
-    /// with.
-    fn change_to(&mut self, config: &Config) -> Result<(), String> {
-        let process = &config.process;
-        let log = Log::open_process(
-            &process.error_log,
-            &process.error_log_user_tag,
-            process.log_format,
-        )?;
-        check_descriptors(config)?;
-        let denied = Denied::read(&process.deny, &log)?;
-        let store = Prepared::new(process, &log)?;
-        let mut kept = self.kept.next(config);
-        let services = service::build(config, &kept)?;
-        kept.forget_before();
-        let bound = self.fronts.bind(&services)?;
-        let prepared = Fronts::prepare(bound, &self.runtime, &log)?;
-        let status = open_status(config, self.status.as_ref())?;
-        // What is known of the backends is what clients are told as soon as they are let in.
-        let visits = visit_backends(&services)?;
-        let control = Control::change(self.control.as_ref(), process, &self.desk, &log)?;
-        // The last that can fail: what it changes cannot be taken back.
-        self.runtime.share(store, &log).map_err(no_thread)?;
-
-        // From here on nothing fails.
-        for warning in &config.warnings {
-            log.write(Severity::Warn, file!(), warning, None, None);
-        }
-        for name in self.next_start(process) {
-            let text = format!("a change of `{name}` takes effect at the next start");
-            log.write(Severity::Warn, file!(), &text, None, None);
-        }
-        if process.max_sessions != self.conf.max_sessions || process.workers != self.conf.workers {
-            warn_of_few_threads(process, &log);
-        }
-        let began = Instant::now();
-        self.fronts.change_to(prepared, &log);
-        let listening = self.fronts.listening();
-        self.site
-            .change_to(Shown::new(config, services, listening, &log));
-        match (status, &process.status) {
-            (Some(door), _) => {
-                begin_status(&door, &self.site, &log);
-                self.status = Some(door);
-            }
-            (None, Some(_)) => {}
-            (None, None) => self.status = None,
-        }
-        self._visits = visits;
-        self.runtime.admission.set_limits(admission_limits(process));
-        self.runtime.blocklist.deny(denied);
-        self.kept = kept;
-        Control::change_to(&mut self.control, control);
-        self.desk.set_log(&log);
-        crate::log::set_level(None);
-        self.log = log;
-        self.conf = config::Process {
-            user: self.conf.user.take(),
-            group: self.conf.group.take(),
-            pid: self.conf.pid.take(),
-            landlock: self.conf.landlock,
-            ..process.clone()
-        };
-        self.end_older_sessions(began);
-        Ok(())
-    }
-
-    /// The directives that have another value than the process began with, and cannot change while it runs.
-    fn next_start(&self, new: &config::Process) -> Vec<&'static str> {
-        let changed = [
-            ("user", new.user != self.conf.user),
-            ("group", new.group != self.conf.group),
-            ("pid", new.pid != self.conf.pid),
-            ("landlock", new.landlock != self.conf.landlock),
-        ];
-        let changed = changed.into_iter().filter(|(_, changed)| *changed);
-        changed.map(|(name, _)| name).collect()
-    }
-
-    /// `reload_timeout`: what began before now has that long.
-    fn end_older_sessions(&self, reload: Instant) {
-        let Some(limit) = self.conf.reload_timeout else {
-            return;
-        };
-        let runtime = Arc::clone(&self.runtime);
-        let end = move || {
-            std::thread::sleep(limit);
-            let older = runtime.live.all().into_iter();
-            for entry in older.filter(|entry| entry.accepted < reload) {
-                runtime.cut(&entry, Ending::ReloadTimeout);
-            }
-        };
-        if let Err(error) = spawn("reload", end) {
-            self.log
-                .write(Severity::Error, file!(), &no_thread(error), None, None);
-        }
-    }
-
     /// QUIT: no new sessions, and those in their relay get `shutdown_timeout`.
     fn drain(mut self) {
         self.say("shutting down: sessions may end by themselves");
@@ -682,56 +485,5 @@ impl Process {
 
     fn say(&self, text: &str) {
         self.log.write(Severity::Notice, file!(), text, None, None);
-    }
-}
-
-/// Two descriptors a session; a limit that is too low would show itself on the busiest day.
-fn check_descriptors(config: &Config) -> Result<(), String> {
-    let wanted = config.process.max_sessions as u64;
-    let mut servers = config.servers.iter();
-    let names_clients = |server: &config::Server| {
-        server.protocol.record().looks_up_client && server.resolver.is_some()
-    };
-    let aside = match servers.any(names_clients) {
-        true => DESCRIPTORS_ASIDE + resolve::MOST_FOR_CLIENTS as u64,
-        false => DESCRIPTORS_ASIDE,
-    };
-    let needed = 2 * wanted + aside;
-    let limit = limits::raise_open_files();
-    if limit >= needed {
-        return Ok(());
-    }
-    let possible = limit.saturating_sub(aside) / 2;
-    let or_less = match possible {
-        0 => String::new(),
-        possible => format!(" or set `max_sessions = {possible}`"),
-    };
-    Err(format!(
-        "`max_sessions = {wanted}` needs {needed} open files, but the limit is {limit}: raise it \
-         (systemd: LimitNOFILE={needed}; shell: ulimit -n {needed}){or_less}"
-    ))
-}
-
-/// A machine without a battery begins in 1970, and then no certificate is valid yet.
-fn warn_of_wrong_clock(log: &Log) {
-    if SystemTime::now() < SystemTime::UNIX_EPOCH + WRITTEN {
-        let text = "the system's clock is wrong: it shows a time before this program was written, when \
-                    certificates are not valid yet; set it (systemd: systemd-timesyncd)";
-        log.write(Severity::Warn, file!(), text, None, None);
-    }
-}
-
-/// Two threads a session that is busy, and the workers. That many are needed on the busiest day only, so
-/// it is a warning: who is silent holds none.
-fn warn_of_few_threads(process: &config::Process, log: &Log) {
-    let (wanted, workers) = (process.max_sessions as u64, process.workers as u64);
-    let needed = 2 * wanted + workers + THREADS_ASIDE;
-    for shortage in limits::too_low_for(needed) {
-        let text = format!(
-            "`max_sessions = {wanted}` may need {needed} threads when all sessions are busy, but {} \
-             allows {}: raise it, or lower `max_sessions`",
-            shortage.limit, shortage.threads
-        );
-        log.write(Severity::Warn, file!(), &text, None, None);
     }
 }
