@@ -7,11 +7,14 @@
 //! directions have ended, and the last one writes the closing line; or silent, when the last one to
 //! leave puts it to sleep.
 
+mod clock;
+
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::clock::Clock;
 use super::copy::{Begin, Outcome, Which};
 use super::hibernate::{Sleeper, Watched};
 use crate::log::Severity;
@@ -46,24 +49,6 @@ pub(super) struct Relay {
     state: Mutex<State>,
     changed: Condvar,
 }
-
-/// The silence of both directions together.
-struct Clock {
-    began: Instant,
-    /// Milliseconds after `began` at which a byte last moved: that of the session's entry.
-    active: Arc<AtomicU64>,
-    /// Longest silence, in milliseconds.
-    limit: AtomicU64,
-    /// `hibernate_timeout`, in milliseconds.
-    hibernate: Option<u64>,
-    /// What the peers had not acknowledged when the silence was last found too long.
-    unacknowledged: AtomicU64,
-    /// Nobody is to wait any more.
-    stopped: AtomicBool,
-}
-
-/// Nothing has moved for a while, and nobody has looked yet at what is not acknowledged.
-const NOT_LOOKED: u64 = u64::MAX;
 
 struct State {
     /// Taken by the last direction to end.
@@ -104,14 +89,12 @@ impl Relay {
             runtime: Arc::clone(&session.runtime),
             idle: [AtomicBool::new(false), AtomicBool::new(false)],
             away: [AtomicBool::new(false), AtomicBool::new(false)],
-            clock: Clock {
-                began: session.accepted(),
-                active: Arc::clone(&session.entry.active),
-                limit: AtomicU64::new(millis(conf.proxy_timeout)),
-                hibernate: conf.hibernate_timeout.map(millis),
-                unacknowledged: AtomicU64::new(NOT_LOOKED),
-                stopped: AtomicBool::new(false),
-            },
+            clock: Clock::new(
+                session.accepted(),
+                Arc::clone(&session.entry.active),
+                conf.proxy_timeout,
+                conf.hibernate_timeout,
+            ),
             half_closed: conf.timeout,
             buffer: conf.proxy_buffer.unwrap_or(LARGE),
             given_up: AtomicU64::new(0),
@@ -401,8 +384,7 @@ impl Relay {
     /// Whether the first direction to end keeps watch over the other: its blocked read does not learn of a
     /// new limit, unless it looks round before that to see whether it can leave.
     fn keeps_watch(&self) -> bool {
-        let limit = millis(self.half_closed);
-        self.clock.hibernate.is_none_or(|looks| looks > limit)
+        !self.clock.may_sleep_within(self.half_closed)
     }
 
     /// Something has changed for whoever keeps watch. To tell nobody costs a system call.
@@ -444,7 +426,7 @@ impl Relay {
     fn undelivered(&self) -> Option<u64> {
         /// An acknowledgement may be as late as that (40 ms with Linux) although everything has arrived.
         const LATE: Duration = Duration::from_millis(60);
-        let is_cut = self.entry.ending().is_some() || self.clock.stopped.load(Ordering::Acquire);
+        let is_cut = self.entry.ending().is_some() || self.clock.is_stopped();
         if !is_cut {
             return None;
         }
@@ -478,7 +460,7 @@ impl Relay {
     /// Ends both directions at once.
     fn stop(&self, reason: &'static str) {
         self.give_reason(reason);
-        self.clock.stopped.store(true, Ordering::Release);
+        self.clock.stop();
         self.client.socket.shutdown(Shutdown::Both);
         self.backend.socket.shutdown(Shutdown::Both);
     }
@@ -491,12 +473,7 @@ impl Relay {
     /// `timeout` holds from now on. An end is no silence: whatever came before it, the other direction has
     /// all of that time to answer.
     fn limit_silence(&self) {
-        let limit = millis(self.half_closed);
-        if self.clock.limit.load(Ordering::Relaxed) > limit {
-            self.clock.touch();
-            // Whoever sees this sees the clock as well.
-            self.clock.limit.fetch_min(limit, Ordering::Release);
-        }
+        self.clock.begin_shorter_limit(self.half_closed);
     }
 
     /// Longest time that the end of a direction may take to be passed on.
@@ -536,71 +513,4 @@ impl Sleeper for Asleep {
 /// A panic costs a session alone, and its other thread must learn of it.
 fn caught<T>(copy: impl FnOnce() -> T) -> std::thread::Result<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(copy))
-}
-
-impl Clock {
-    fn touch(&self) {
-        self.unacknowledged.store(NOT_LOOKED, Ordering::Relaxed);
-        self.active.store(self.now(), Ordering::SeqCst);
-    }
-
-    /// The silence is too long for what we see: neither side has sent anything, and the kernel has taken
-    /// nothing. But a slow reader behind a large buffer is not silent: as long as it acknowledges
-    /// something of what is under way, it has half of the time again: a window opens in steps.
-    fn notice_progress(&self, unacknowledged: u64) {
-        let before = self.unacknowledged.swap(unacknowledged, Ordering::Relaxed);
-        if unacknowledged == 0 || unacknowledged >= before {
-            return;
-        }
-        let again = self.limit.load(Ordering::Relaxed) / 2;
-        let limit = self.limit.load(Ordering::Relaxed);
-        let active = self.now().saturating_sub(limit - again.max(1).min(limit));
-        self.active.fetch_max(active, Ordering::SeqCst);
-    }
-
-    fn now(&self) -> u64 {
-        millis(self.began.elapsed())
-    }
-
-    fn silence(&self) -> u64 {
-        let active = self.active.load(Ordering::SeqCst);
-        self.now().saturating_sub(active)
-    }
-
-    /// What is left of the longest silence.
-    fn patience(&self) -> Option<Duration> {
-        if self.stopped.load(Ordering::Acquire) {
-            return None;
-        }
-        let left = self
-            .limit
-            .load(Ordering::Acquire)
-            .saturating_sub(self.silence());
-        (left > 0).then(|| Duration::from_millis(left))
-    }
-
-    /// Whether the silence is long enough to sleep.
-    fn is_silent(&self) -> bool {
-        self.hibernate.is_some_and(|limit| self.silence() >= limit)
-    }
-
-    /// How long until that; where it is over already, and somebody could not leave, the whole time again.
-    fn until_sleep(&self) -> Option<Duration> {
-        let limit = self.hibernate?.max(1);
-        let left = limit.saturating_sub(self.silence());
-        Some(Duration::from_millis(if left == 0 { limit } else { left }))
-    }
-
-    /// When the silence has been too long.
-    fn end(&self) -> Instant {
-        let limit = self.limit.load(Ordering::Acquire);
-        let end = self.active.load(Ordering::SeqCst).saturating_add(limit);
-        let end = self.began.checked_add(Duration::from_millis(end));
-        // Longer than the clock can tell is as good as never.
-        end.unwrap_or_else(|| Instant::now() + Duration::from_secs(1 << 30))
-    }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
