@@ -1,12 +1,16 @@
 //! Hosts of a backend that refuse, die or change their address: who is tried when, how often the
 //! client is asked for its password (once), and what the log says of it.
 
+use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use socket2::{Domain, Socket, Type};
 
 use crate::common::auth_server::{Answer, AuthServer};
 use crate::common::line_client::LineClient;
@@ -352,6 +356,54 @@ fn connect_timeout_covers_the_handshake_too() {
         let more = "proxy_ssl = on\nproxy_ssl_verify = off";
         gets_past_a_silent_host(protocol, good, more);
     }
+}
+
+/// The address of a host that answers nothing, not even that a connection is wanted: its queue is full.
+/// It is like that for as long as these sockets are held.
+fn silent_address() -> (SocketAddr, Vec<Socket>) {
+    let socket = || Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).expect("a socket");
+    let listener = socket();
+    listener.bind(&local(0).into()).expect("a port");
+    listener.listen(0).expect("it is bound");
+    let address = listener.local_addr().expect("it is bound");
+    let mut held = vec![listener];
+    for _ in 0..4 {
+        let waiting = socket();
+        // Those that find room connect, and the others go on trying.
+        let _ = waiting.connect(&address);
+        held.push(waiting);
+    }
+    (address.as_socket().expect("of TCP"), held)
+}
+
+/// As in a container that is paused, or a machine that sleeps: every call that waits is interrupted.
+#[test]
+fn connect_timeout_holds_for_a_process_that_is_stopped_for_moments() {
+    let (silent, _held) = silent_address();
+    let good = Peer::start(imap_server);
+    let postern = proxy("imap", &[silent, good.address()], "connect_timeout = 1s");
+    let status = format!("/proc/{}/status", postern.id());
+    let is_stopped =
+        || fs::read_to_string(&status).is_ok_and(|status| status.contains("State:\tT"));
+    let start = Instant::now();
+    let is_in = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_in.load(Ordering::SeqCst) && start.elapsed() < Duration::from_secs(5) {
+                thread::sleep(Duration::from_millis(300));
+                postern.signal(Signal::SIGSTOP);
+                wait::until_true("stopped", PATIENCE, is_stopped);
+                postern.signal(Signal::SIGCONT);
+            }
+        });
+        drop(logs_in(&postern, "imap"));
+        is_in.store(true, Ordering::SeqCst);
+    });
+    let took = start.elapsed();
+    let limits = Duration::from_secs(1)..Duration::from_secs(4);
+    assert!(limits.contains(&took), "{took:?}");
+    let lines = told(&postern, "is down");
+    assert!(lines[0].contains("timed out"), "{lines:?}");
 }
 
 /// A host that thinks about a password for so long and then refuses it.

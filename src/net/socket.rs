@@ -102,16 +102,16 @@ impl Socket {
         // A blocking connect waits as long as a write may (socket(7)). A Unix socket whose queue is full would
         // refuse one that does not block.
         socket.limit_writes(limit)?;
-        // What a signal has interrupted goes on by itself, and is waited for by the next call.
+        let end = Instant::now() + limit;
         while let Err(error) = socket.inner.connect(address) {
-            match error.kind() {
-                ErrorKind::Interrupted => {}
-                ErrorKind::WouldBlock => return Err(ErrorKind::TimedOut.into()),
-                _ if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => {
-                    return Err(ErrorKind::TimedOut.into());
-                }
-                _ => return Err(error),
+            if error.kind() != ErrorKind::Interrupted {
+                return Err(match is_unanswered(&error) {
+                    true => ErrorKind::TimedOut.into(),
+                    false => error,
+                });
             }
+            // It goes on by itself, and the next call waits for what is left of it.
+            socket.limit_writes(end.saturating_duration_since(Instant::now()))?;
         }
         if address.as_socket().is_some() {
             socket.inner.set_tcp_nodelay(true)?;
@@ -424,6 +424,14 @@ fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Waited> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Whether a blocking connect has waited for as long as it may: on a Unix socket, on one of TCP, or on one
+/// of TCP that was connecting already because the call before it was interrupted.
+fn is_unanswered(error: &io::Error) -> bool {
+    let codes = [Errno::EAGAIN, Errno::EINPROGRESS, Errno::EALREADY];
+    let code = error.raw_os_error();
+    codes.iter().any(|&other| code == Some(other as i32))
 }
 
 /// A limit for SO_RCVTIMEO and SO_SNDTIMEO, where zero would mean for ever. It is rounded up, by a
