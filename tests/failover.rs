@@ -376,34 +376,42 @@ fn silent_address() -> (SocketAddr, Vec<Socket>) {
     (address.as_socket().expect("of TCP"), held)
 }
 
-/// As in a container that is paused, or a machine that sleeps: every call that waits is interrupted.
-#[test]
-fn connect_timeout_holds_for_a_process_that_is_stopped_for_moments() {
-    let (silent, _held) = silent_address();
-    let good = Peer::start(imap_server);
-    let postern = proxy("imap", &[silent, good.address()], "connect_timeout = 1s");
+/// Does something while a process is stopped for moments, as in a container that is paused or a machine that
+/// sleeps: every call that waits is interrupted.
+fn while_stopped_for_moments(postern: &Postern, act: impl FnOnce()) {
     let status = format!("/proc/{}/status", postern.id());
-    let is_stopped =
-        || fs::read_to_string(&status).is_ok_and(|status| status.contains("State:\tT"));
-    let start = Instant::now();
-    let is_in = AtomicBool::new(false);
+    let is_stopped = || fs::read_to_string(&status).is_ok_and(|text| text.contains("State:\tT"));
+    let is_done = AtomicBool::new(false);
+    let end = Instant::now() + Duration::from_secs(5);
     thread::scope(|scope| {
         scope.spawn(|| {
-            while !is_in.load(Ordering::SeqCst) && start.elapsed() < Duration::from_secs(5) {
+            while !is_done.load(Ordering::SeqCst) && Instant::now() < end {
                 thread::sleep(Duration::from_millis(300));
                 postern.signal(Signal::SIGSTOP);
                 wait::until_true("stopped", PATIENCE, is_stopped);
                 postern.signal(Signal::SIGCONT);
             }
         });
-        drop(logs_in(&postern, "imap"));
-        is_in.store(true, Ordering::SeqCst);
+        act();
+        is_done.store(true, Ordering::SeqCst);
     });
-    let took = start.elapsed();
-    let limits = Duration::from_secs(1)..Duration::from_secs(4);
-    assert!(limits.contains(&took), "{took:?}");
-    let lines = told(&postern, "is down");
-    assert!(lines[0].contains("timed out"), "{lines:?}");
+}
+
+#[test]
+fn connect_timeout_holds_for_a_process_that_is_stopped_for_moments() {
+    let (silent, _held) = silent_address();
+    let mute = Peer::start(never_greets);
+    for bad in [silent, mute.address()] {
+        let good = Peer::start(imap_server);
+        let postern = proxy("imap", &[bad, good.address()], "connect_timeout = 1s");
+        let start = Instant::now();
+        while_stopped_for_moments(&postern, || drop(logs_in(&postern, "imap")));
+        let took = start.elapsed();
+        let limits = Duration::from_secs(1)..Duration::from_secs(4);
+        assert!(limits.contains(&took), "{took:?}");
+        let lines = told(&postern, "is down");
+        assert!(lines[0].contains("timed out"), "{lines:?}");
+    }
 }
 
 /// A host that thinks about a password for so long and then refuses it.

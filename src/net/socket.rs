@@ -131,12 +131,19 @@ impl Socket {
 
     /// Reads what is there, waiting for `limit` at most.
     pub(crate) fn read(&self, buf: &mut [u8], limit: Duration) -> io::Result<Waited> {
+        self.remember(retry_within(limit, |left| {
+            self.limit_reads(left)?;
+            (&self.inner).read(buf)
+        }))
+    }
+
+    /// How long a blocking read may take from now on; a millisecond at least.
+    fn limit_reads(&self, limit: Duration) -> io::Result<()> {
         let millis = coarse_millis(limit);
-        if self.read_timeout.swap(millis, Ordering::Relaxed) != millis {
-            self.inner
-                .set_read_timeout(Some(Duration::from_millis(millis)))?;
+        match self.read_timeout.swap(millis, Ordering::Relaxed) == millis {
+            true => Ok(()),
+            false => (self.inner).set_read_timeout(Some(Duration::from_millis(millis))),
         }
-        self.remember(retry(|| (&self.inner).read(buf)))
     }
 
     fn remember(&self, read: io::Result<Waited>) -> io::Result<Waited> {
@@ -201,8 +208,10 @@ impl Socket {
         if matches!(wrote, Waited::Done(_)) || limit.is_zero() {
             return Ok(wrote);
         }
-        self.limit_writes(limit)?;
-        retry(|| (&self.inner).write(buf))
+        retry_within(limit, |left| {
+            self.limit_writes(left)?;
+            (&self.inner).write(buf)
+        })
     }
 
     /// How long a blocking write may take from now on; a millisecond at least.
@@ -424,6 +433,16 @@ fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Waited> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// The same for a call that waits, given how long it still may.
+fn retry_within(
+    limit: Duration,
+    mut call: impl FnMut(Duration) -> io::Result<usize>,
+) -> io::Result<Waited> {
+    let began = Instant::now();
+    let mut left = limit;
+    retry(|| call(left).inspect_err(|_| left = limit.saturating_sub(began.elapsed())))
 }
 
 /// Whether a blocking connect has waited for as long as it may: on a Unix socket, on one of TCP, or on one
