@@ -11,8 +11,8 @@ const BEGIN: usize = 1024;
 /// Bytes read ahead.
 #[derive(Debug)]
 pub(super) struct Input {
-    /// Bytes not used yet are `bytes[start..end]`. Passwords pass through it: all others are zeros, whether they
-    /// have been used or have never been there.
+    /// Bytes not used yet are `bytes[start..end]`. Passwords pass through it, and none is left elsewhere in it:
+    /// there are zeros, or ciphertext where a read took that there first.
     bytes: Vec<u8>,
     start: usize,
     end: usize,
