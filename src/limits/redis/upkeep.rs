@@ -273,3 +273,132 @@ impl Upkeep {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, BufRead, BufReader, Read, Write};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::path::Path;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+    use super::super::{Prepared, Scripts};
+    use super::*;
+    use crate::log::{Log, Seldom, TextLayout};
+    use crate::net::address::LimitKey;
+    use crate::protocol::Protocol;
+
+    /// A store that is content with every question, and counts its connections.
+    fn content_store() -> (SocketAddr, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&connections);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                counted.fetch_add(1, Ordering::SeqCst);
+                std::thread::spawn(move || answer_all(&stream));
+            }
+        });
+        (address, connections)
+    }
+
+    /// Ends with an error when the other side has closed.
+    fn answer_all(mut stream: &TcpStream) -> io::Result<()> {
+        let mut questions = BufReader::new(stream);
+        loop {
+            let words = number_behind(&mut questions)?;
+            let mut question = Vec::new();
+            for _ in 0..words {
+                let mut word = vec![0; number_behind(&mut questions)? + 2];
+                questions.read_exact(&mut word)?;
+                question.push(word);
+            }
+            let answer: &[u8] = match question.first().map_or(&b""[..], |word| &word[..]) {
+                b"PING\r\n" => b"+PONG\r\n",
+                b"SET\r\n" => b"+OK\r\n",
+                // Epoch and version, or a list without a range that anybody could ban.
+                b"EVALSHA\r\n" | b"TIME\r\n" => b"*2\r\n$1\r\n7\r\n$1\r\n0\r\n",
+                _ => b":1\r\n",
+            };
+            stream.write_all(answer)?;
+        }
+    }
+
+    /// The number of the next line, behind its type.
+    fn number_behind(questions: &mut impl BufRead) -> io::Result<usize> {
+        let mut line = String::new();
+        questions.read_line(&mut line)?;
+        let number = line
+            .trim_end()
+            .get(1..)
+            .and_then(|digits| digits.parse().ok());
+        number.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// The upkeep of such a store, which is in use. What workers tell it goes nowhere.
+    fn in_use(store: SocketAddr) -> Upkeep {
+        let ini = format!(
+            "[postern]\nlimits_store = redis://{store}\n[server imap]\nlisten = 127.0.0.1:143\n\
+             auth_http = 127.0.0.1:9\n"
+        );
+        let config = crate::config::parse(&ini, Path::new("store.ini")).expect("a configuration");
+        let log = Log::open_process(&[], &[], TextLayout::Angie).expect("standard error");
+        let prepared = Prepared::new(&config.process, &log).expect("no certificates");
+        let prepared = prepared.expect("a store is named");
+        let (to_upkeep, _) = crossbeam_channel::bounded(0);
+        let link = Link {
+            name: prepared.way.url.to_string(),
+            node: "node".to_owned(),
+            pool: Mutex::default(),
+            freed: std::sync::Condvar::new(),
+            scripts: Scripts::new(),
+            to_upkeep,
+            log: Mutex::new(log),
+            refusals: Seldom::new(),
+            ends: AtomicBool::new(false),
+        };
+        let surroundings = Surroundings {
+            own: Arc::default(),
+            blocklist: Arc::default(),
+            banned: Box::new(|_| {}),
+        };
+        let mut upkeep = Upkeep::new(Arc::new(link), prepared.way, surroundings);
+        upkeep.look();
+        assert!(upkeep.link.is_up());
+        upkeep
+    }
+
+    #[test]
+    fn a_loss_of_which_no_word_came_is_found_by_looking() {
+        let (store, _) = content_store();
+        let mut upkeep = in_use(store);
+        // A worker has waited in vain; for this thread the store is as it was.
+        upkeep.link.lose(0, "no answer in time");
+        assert!(!upkeep.link.is_up());
+        upkeep.look();
+        assert!(upkeep.up_since.is_none());
+        upkeep.look();
+        assert!(upkeep.link.is_up());
+    }
+
+    #[test]
+    fn the_connection_stays_whether_sessions_have_ended_or_not() {
+        let (store, connections) = content_store();
+        let mut upkeep = in_use(store);
+        let session = UserSession {
+            protocol: Protocol::Imap,
+            user: b"anna".to_vec(),
+            address: LimitKey::Unix,
+            number: 7,
+        };
+        // Word of a loss that is over long ago, and a session that has ended.
+        for told in [Told::Lost, Told::Ended(session)] {
+            upkeep.take(told, &mut None);
+            upkeep.forget_ended();
+            upkeep.look();
+            assert!(upkeep.link.is_up() && upkeep.up_since.is_some());
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 1 + CONNECTIONS);
+    }
+}
