@@ -136,6 +136,46 @@ fn the_sessions_of_a_killed_node_are_counted_for_a_minute_at_most() {
     nodes.stop();
 }
 
+/// A renewal may come between the moment at which a node knows of a session and that at which it is counted in.
+#[test]
+fn a_session_that_its_node_has_renewed_before_it_was_counted_in_is_counted_once() {
+    let redis = Redis::start();
+    let limits = "max_sessions_per_user = 1\nmax_sessions_per_user_per_ip = 1";
+    let nodes = Nodes::sharing(&redis, limits);
+    let (first, line, _) = try_login(7, nodes.address(0), "alice", "secret");
+    assert!(line.starts_with("a OK"), "{line}");
+    let keys = redis.keys("postern:sessions:");
+    let members = || {
+        keys.iter()
+            .map(|key| redis.ask(&["ZRANGE", key, "0", "-1"]))
+    };
+    let held: Vec<_> = members().collect();
+    assert_eq!(held[0], held[1]);
+    let (node, _) = held[0][0].split_once(':').expect("a node and a number");
+    drop(first);
+    until_true("nobody is counted", PATIENCE, || {
+        redis.keys("postern:sessions:").is_empty()
+    });
+
+    let mut client = nodes.connect(0, 7);
+    client.expect("* OK IMAP4 ready");
+    let connected = format!("client connected, client: \"{}\"", client.local_address());
+    let line = nodes.nodes[0].wait_for_log(&connected);
+    let (_, number) = line.split_once('*').expect("a line of a session");
+    let (number, _) = number.split_once(' ').expect("a text behind its number");
+    let member = format!("{node}:{number}");
+    for key in &keys {
+        redis.ask(&["ZADD", key, "+inf", &member]);
+    }
+    client.send("a LOGIN alice secret");
+    client.lines_until("a OK");
+    assert!(members().all(|held| held == [member.clone()]));
+    let (_, line, _) = try_login(7, nodes.address(1), "alice", "secret");
+    assert!(line.starts_with("a NO [LIMIT]"), "{line}");
+    drop(client);
+    nodes.stop();
+}
+
 /// Somebody else's key in the place of ours is of no use, and no reason to do without the store.
 #[test]
 fn a_key_of_another_kind_is_told_of_and_costs_nothing_else() {
