@@ -101,3 +101,59 @@ fn a_store_full_of_bans_fills_no_more_than_there_is_room_for() {
         assert!(!log.contains("counts alone"), "{log}");
     }
 }
+
+#[test]
+fn of_too_many_bans_those_without_end_hold() {
+    let redis = Redis::start();
+    let nodes = Nodes::sharing(&redis, "");
+    well(operate(&nodes.nodes[0], &["ban", "127.0.0.7"]));
+    until_true("it holds on the other node", PATIENCE, || {
+        !nodes.lets_in(1, 7)
+    });
+    let many = "local t = redis.call('TIME') for i = 1, 12000 do \
+                redis.call('ZADD', 'postern:bans', (t[1] + 3600) * 1000 + i, \
+                '10.1.' .. math.floor(i / 250) .. '.' .. i % 250 .. '/32') end \
+                return redis.call('HINCRBY', 'postern:bans:state', 'version', 1)";
+    redis.ask(&["EVAL", many, "0"]);
+    for (at, node) in nodes.nodes.iter().enumerate() {
+        until_true("they are learned", PATIENCE, || {
+            let listed = json(&well(operate(node, &["bans", "--json"])));
+            listed.as_array().is_some_and(|bans| bans.len() == 10_000)
+        });
+        assert!(!nodes.lets_in(at, 7) && nodes.lets_in(at, 8));
+    }
+    nodes.stop();
+}
+
+/// A session that waits for its auth server ends only after a moment: what that costs, it costs once.
+#[test]
+fn sessions_in_many_ranges_are_ended_at_once() {
+    const MANY: u8 = 60;
+    let redis = Redis::start();
+    let nodes = Nodes::sharing(&redis, "");
+    let waiting: Vec<_> = (1..=MANY)
+        .map(|last| {
+            let mut client = LineClient::connect_from([127, 0, 1, last], nodes.address(0));
+            client.expect("* OK IMAP4 ready");
+            client.send("a LOGIN alice stalled");
+            client
+        })
+        .collect();
+    until_true("their logins are being checked", PATIENCE, || {
+        nodes.auth.requests().len() >= waiting.len()
+    });
+    let ban = format!(
+        "for i = 1, {MANY} do redis.call('ZADD', 'postern:bans', '+inf', '127.0.1.' .. i .. '/32') end \
+         return redis.call('HINCRBY', 'postern:bans:state', 'version', 1)"
+    );
+    redis.ask(&["EVAL", &ban, "0"]);
+    // One after another they take 300 ms each.
+    until_true("they are ended", Duration::from_secs(9), || {
+        nodes.nodes[0].count(&format!("{MANY} sessions were ended")) > 0
+    });
+    let lines = nodes.nodes[0].lines_with("another node has banned");
+    let more = format!("and {} more ranges; ", MANY - 1);
+    assert!(lines.len() == 1 && lines[0].contains(&more), "{lines:?}");
+    drop(waiting);
+    nodes.stop();
+}

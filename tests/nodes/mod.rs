@@ -38,12 +38,14 @@ struct Nodes {
 const IN_USE: &str = "limits_store ";
 
 impl Nodes {
-    /// Two with these lines in `[postern]` and in their servers. The auth server refuses passwords that begin with `wrong`.
+    /// Two with these lines in `[postern]` and in their servers. The auth server refuses passwords that begin with `wrong`
+    /// and has no answer to the password `stalled`.
     fn start(of_process: &str, of_server: &str) -> Nodes {
         let backend = Peer::start(imap_server);
         let target = backend.address();
         let auth = AuthServer::start(move |request| match request.header("Auth-Pass") {
             Some(password) if password.starts_with("wrong") => Answer::refuse("Wrong password"),
+            Some("stalled") => Answer::Stall,
             _ => Answer::ok(target),
         });
         let server = crate::common::service("imap", &auth, of_server);
