@@ -13,7 +13,7 @@ use crate::legs::{End, Leg, Stage};
 use crate::peers::imap::imap_server;
 use crate::peers::unruly::{
     closes_in_literal, counts_until_the_end, echoes_after_login, pattern, pours_after_login,
-    says_quit_late,
+    says_quit_late, trickles_after_login,
 };
 use crate::peers::{Peer, Talk};
 use crate::servers::dovecot;
@@ -90,6 +90,47 @@ fn a_session_that_says_goodbye_at_once_needs_no_threads_for_its_relay() {
             name.as_str() == "idle" || name.ends_with(" up") || name.ends_with(" dn")
         });
         assert_eq!(of_relays.count(), 0, "{names:?}");
+    }
+}
+
+/// A worker waits for a client for so long in all, however often it says something.
+#[test]
+fn a_backend_that_trickles_does_not_hold_the_worker() {
+    let backend = Peer::start(trickles_after_login(Duration::from_millis(200)));
+    let target = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(target));
+    let server = service("imap", &auth, "");
+    let postern = Postern::start(&format!("[postern]\nclient_wait = 1s\n{server}"));
+    let mut client = LineClient::imap_login(postern.address("imap"));
+    let has_threads = || {
+        let names = postern.thread_names();
+        let ends = |end: &str| names.iter().any(|name| name.ends_with(end));
+        ends(" up") && ends(" dn")
+    };
+    // Five of them come within that time; the worker would go on to the thirty-second.
+    let trickled = (1..).find(|_| client.bytes(1) == *b"." && has_threads());
+    assert!(trickled.is_some_and(|count| count < 20), "{trickled:?}");
+}
+
+/// What was read with the login, and what of it lies in the socket yet. A relay that waited for more before it
+/// passed that on would wait for an hour.
+#[test]
+fn what_a_client_says_behind_its_login_at_once_arrives_in_order() {
+    let backend = Peer::start(echoes_after_login);
+    let target = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(target));
+    let server = service("imap", &auth, "hibernate_timeout = off");
+    let postern = Postern::start(&format!("[postern]\nclient_wait = 1h\n{server}"));
+    for size in [1, 300, 5000, 16_500, 100_000] {
+        let (mut client, _) = LineClient::greeted(postern.address("imap"));
+        let behind = pattern(0, size);
+        client.send_raw(&[b"in LOGIN alice secret\r\n", &behind[..]].concat());
+        client.expect("in OK in");
+        assert!(client.bytes(size) == behind, "{size}");
+        client.send_raw(b"more");
+        assert_eq!(client.bytes(4), b"more", "{size}");
+        client.half_close();
+        client.expect_close();
     }
 }
 

@@ -41,17 +41,27 @@ fn backend(play: impl Fn(TlsLines) + Send + Sync + 'static) -> SocketAddr {
 
 /// The proxy with TLS on both legs.
 fn proxy(library: &str, backend: SocketAddr) -> (Postern, AuthServer) {
+    proxy_with("", library, backend, "")
+}
+
+/// The same, with this in front of its server and these lines in it.
+fn proxy_with(
+    before: &str,
+    library: &str,
+    backend: SocketAddr,
+    more: &str,
+) -> (Postern, AuthServer) {
     let pki = Pki::shared();
     let lines = format!(
         "listen = 127.0.0.1:0 ssl\ntls_library = {library}\nproxy_ssl = on\n\
-         proxy_ssl_trusted_certificate = {}\n{}",
+         proxy_ssl_trusted_certificate = {}\n{}\n{more}",
         pki.authority().display(),
         pki.server().ssl_certificate()
     );
     // Connections to the auth server that are kept would count as descriptors.
     let auth = AuthServer::start(move |_| Answer::ok_with(backend, &["Connection: close"]));
-    let postern = Postern::start(&service("imap", &auth, &lines));
-    (postern, auth)
+    let server = service("imap", &auth, &lines);
+    (Postern::start(&format!("{before}{server}")), auth)
 }
 
 fn logged_in(postern: &Postern) -> TlsLines {
@@ -70,6 +80,50 @@ fn for_both(
     for library in LIBRARIES {
         let (postern, _auth) = proxy(library, backend(play.clone()));
         test(library, logged_in(&postern));
+    }
+}
+
+/// What was read with the login, decrypted or not, and what of it lies in the socket yet. A relay that waited for
+/// more before it passed that on would wait for an hour.
+#[test]
+fn what_a_client_says_behind_its_login_at_once_arrives_in_order() {
+    let echo = backend(|lines| {
+        let mut buffer = [0; 16_384];
+        while let Ok(Got::Bytes(count)) = lines.tls.read(&mut buffer) {
+            lines.tls.write(&buffer[..count]).expect("it is read");
+        }
+        lines.tls.half_close().expect("it is open");
+    });
+    for library in LIBRARIES {
+        let (postern, _auth) = proxy_with(
+            "[postern]\nclient_wait = 1h\n",
+            library,
+            echo,
+            "hibernate_timeout = off",
+        );
+        let client = Client::trusting(&Pki::shared().authority());
+        for (size, record) in [
+            (1, 1),
+            (300, 30),
+            (300, 300),
+            (5000, 200),
+            (16_500, 1000),
+            (60_000, 5000),
+        ] {
+            let mut lines = client.connect(postern.addresses("imap")[1]);
+            lines.expect("* OK IMAP4 ready");
+            let behind = Pattern::new(3).take(size);
+            let login = &b"in LOGIN alice secret\r\n"[..];
+            let records = std::iter::once(login).chain(behind.chunks(record));
+            lines.tls.write_records(records).expect("it is read");
+            lines.expect("in OK in");
+            let echoed = lines.bytes(size);
+            assert!(echoed == behind, "{library}: {size} in records of {record}");
+            lines.ask("more", "more");
+            lines.tls.half_close().expect("it is open");
+            lines.expect_close();
+        }
+        postern.stop();
     }
 }
 

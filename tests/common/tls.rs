@@ -106,6 +106,14 @@ impl Tls {
         Ok(())
     }
 
+    /// Sends these records in one write.
+    pub(crate) fn write_records<'a>(
+        &self,
+        mut records: impl Iterator<Item = &'a [u8]>,
+    ) -> io::Result<()> {
+        self.send(|connection| records.try_for_each(|data| connection.writer().write_all(data)))
+    }
+
     /// Sends all of it but for the last bytes of its last record, which follow after `between`.
     pub(crate) fn write_in_two(&self, data: &[u8], between: impl FnOnce()) -> io::Result<()> {
         const LAST: usize = 10;
@@ -285,6 +293,16 @@ impl TlsLines {
             lines.push(self.line());
         }
         lines
+    }
+
+    /// Reads exactly so many bytes.
+    pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.received.len() < count {
+            let got = self.fill();
+            let lacks = count - self.received.len().min(count);
+            assert!(matches!(got, Got::Bytes(_)), "{got:?}, {lacks} bytes early");
+        }
+        self.received.drain(..count).collect()
     }
 
     /// Everything up to the end of the stream, and how that ended.

@@ -1,6 +1,8 @@
 //! Backends that break rules, wait for ever or die; a function each, named by what it does.
 
 use std::io;
+use std::thread;
+use std::time::Duration;
 
 use super::Talk;
 use super::imap::command;
@@ -116,6 +118,20 @@ pub(crate) fn echoes_after_login(talk: &mut Talk) -> io::Result<()> {
         let mut all = byte;
         all.append(&mut talk.buffer);
         talk.send(&all)?;
+    }
+}
+
+/// An IMAP server that after the login says a full stop whenever so much time has passed.
+pub(crate) fn trickles_after_login(pause: Duration) -> impl Fn(&mut Talk) -> io::Result<()> {
+    move |talk| {
+        talk.say("* OK ready")?;
+        let line = command(talk)?;
+        let tag = line.split(' ').next().unwrap_or_default();
+        talk.say(&format!("{tag} OK in"))?;
+        loop {
+            thread::sleep(pause);
+            talk.send(b".")?;
+        }
     }
 }
 
