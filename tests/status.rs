@@ -19,7 +19,7 @@ use crate::common::tls::Client;
 use crate::common::tools::{curl, run};
 use crate::common::wait::{self, PATIENCE};
 use crate::peers::dns::{A, DnsStub, NOERROR, Record};
-use crate::peers::unruly::says_bye;
+use crate::peers::unruly::{pours_after_login, says_bye};
 use crate::peers::{Peer, imap_server};
 use crate::servers::pki::Pki;
 use crate::servers::{dovecot, local};
@@ -817,6 +817,36 @@ fn a_session_is_ended_by_our_own_page_alone() {
     // Who is gone cannot be ended, and that is no failure.
     assert!(kick(port, &origin, &good).starts_with("HTTP/1.1 303 "));
     assert_eq!(postern.count("the status page ended session"), 1);
+    postern.stop();
+}
+
+#[test]
+fn a_session_is_ended_by_the_page_whose_client_does_not_read() {
+    const MUCH: usize = 64 * 1024 * 1024;
+    let port = free_port();
+    let backend = Peer::start(pours_after_login(MUCH));
+    let address = backend.address();
+    let auth = AuthServer::start(move |_| Answer::ok(address));
+    let postern = with_status(port, &service("imap", &auth, ""));
+    // It takes the answer to its login, and of the rest what its system takes for it.
+    let (_client, answer) = imap_login(postern.address("imap"), "alice pw");
+    assert!(answer.starts_with("a OK"), "{answer}");
+    let passed = || {
+        let listed: serde_json::Value =
+            serde_json::from_str(body(&get(port, "/sessions"))).expect("JSON");
+        listed["sessions"][0]["bytes_to_client"].as_u64()
+    };
+    let mut before = None;
+    wait::until_true("nothing moves", PATIENCE, || {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = passed();
+        std::mem::replace(&mut before, now) == now && now > Some(0)
+    });
+    let host = format!("Host: localhost:{port}\r\nOrigin: http://localhost:{port}");
+    let answer = kick(port, &host, &format!("session=1&token={}", token(port)));
+    assert!(answer.starts_with("HTTP/1.1 303 "), "{answer}");
+    let line = postern.wait_for_log("session closed");
+    assert!(line.contains("reason=\"kicked\""), "{line}");
     postern.stop();
 }
 

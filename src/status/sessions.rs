@@ -81,13 +81,10 @@ fn in_json(session: &Snapshot) -> Value {
     })
 }
 
-/// Ends a session in good order; whether there is one of this number.
+/// Ends a session, as `postern kick` does: in good order, and after a moment in any case. Whether there is one
+/// of this number.
 pub(super) fn end(runtime: &Runtime, number: u64) -> bool {
-    match runtime.live.find(number) {
-        Some(entry) => {
-            runtime.end(&entry, Ending::Kicked);
-            true
-        }
-        None => false,
-    }
+    let found = runtime.live.find(number);
+    runtime.end_all(found.as_slice(), Ending::Kicked);
+    found.is_some()
 }
